@@ -1,0 +1,96 @@
+//! What the engine asks of the host.
+
+use core::net::SocketAddr;
+
+use super::{FlowId, Instant};
+
+/// Where a flow goes, as the guest addressed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outside {
+    /// The gateway's own address: this host's loopback, in the family of the address. Only the port counts.
+    HostLoopback(SocketAddr),
+    /// Any other address.
+    Remote(SocketAddr),
+}
+
+/// The protocol of a datagram flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum DatagramKind {
+    /// UDP; the payload is what follows the UDP header.
+    Udp,
+    /// ICMP or ICMPv6 echo; the payload is the whole ICMP message from its type octet on. The host's
+    /// ping socket replaces identifier and checksum; the engine restores the guest's identifier.
+    Echo,
+}
+
+/// One thing for the host to do. Actions come in order; each is complete in itself.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action<'e> {
+    /// Connect a stream socket; answer with [`Event::Connected`](super::Event::Connected) or
+    /// [`Event::ConnectFailed`](super::Event::ConnectFailed). The guest's SYN waits meanwhile.
+    Connect {
+        /// The new flow.
+        flow: FlowId,
+        /// The destination.
+        to: Outside,
+    },
+    /// Bytes of the guest wait in `Engine::take_from_guest`: write them outside. Said once until
+    /// the host takes some; a host whose socket is full comes back when it is writable.
+    Send {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// The guest has finished, and every byte of it has been taken: shut down the sending side.
+    Finish {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// There is room again for bytes to the guest, after `Engine::give_to_guest` had none.
+    Receive {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// The guest reset the flow, or the engine gave it up: close the socket with a reset. The id is free.
+    Reset {
+        /// The ended flow.
+        flow: FlowId,
+    },
+    /// Both directions have ended in order: close the socket. The id is free.
+    Close {
+        /// The ended flow.
+        flow: FlowId,
+    },
+    /// Send one datagram, on a socket of the flow's own, connected to `to` (opened if this is the first).
+    SendDatagram {
+        /// The flow.
+        flow: FlowId,
+        /// What kind of socket.
+        kind: DatagramKind,
+        /// The destination.
+        to: Outside,
+        /// The payload; 0 to 65,507 bytes.
+        payload: &'e [u8],
+    },
+    /// Nothing to do until `until`, a frame, or an event.
+    Wait {
+        /// The deadline; `None`: none. In the past: poll again at once, after others had a turn.
+        until: Option<Instant>,
+        /// What the deadline is for.
+        why: WaitReason,
+    },
+}
+
+/// Why the engine waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum WaitReason {
+    /// No flow has a timer running.
+    Idle,
+    /// The nearest timer of a flow or of a half reassembled datagram.
+    Timer,
+    /// The turn's budget is spent; more frames wait.
+    Budget,
+    /// The ring to the guest is full; the consumer wakes the producer when there is room.
+    GuestRingFull,
+}

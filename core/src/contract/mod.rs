@@ -1,0 +1,15 @@
+//! All that host and engine say to each other: events go in, actions come out.
+
+mod action;
+mod event;
+mod id;
+mod offload;
+mod outcome;
+mod time;
+
+pub use action::{Action, DatagramKind, Outside, WaitReason};
+pub use event::Event;
+pub use id::FlowId;
+pub use offload::{Offload, TransportChecksum};
+pub use outcome::{ConfigError, Drop, Refusal};
+pub use time::Instant;

@@ -1,0 +1,161 @@
+//! How things end, by blame: a frame is dropped, a flow is refused, a caller's config is wrong.
+
+use core::fmt;
+
+/// Why a guest frame went no further. Counted, never an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
+pub enum Drop {
+    /// Shorter than its own headers say.
+    Truncated,
+    /// Longer than the link's MTU allows.
+    TooLong,
+    /// Not from the guest's MAC address.
+    SourceMac,
+    /// Not to the gateway, and neither broadcast nor multicast.
+    DestinationMac,
+    /// Not from an address of the guest.
+    SourceAddress,
+    /// To an address that no guest may name (unspecified, loopback, multicast, broadcast, its own).
+    DestinationAddress,
+    /// A header or payload checksum is wrong.
+    Checksum,
+    /// A header field contradicts another, or its RFC.
+    Malformed,
+    /// An EtherType, IP protocol, ICMP type or extension header that is not served.
+    Unsupported,
+    /// A fragment that overlaps, lies outside 64 KiB, or whose set was discarded.
+    Fragment,
+    /// A port that must be non-zero is zero.
+    Port,
+    /// A segment of no flow that asks for no answer (a stray RST).
+    NoFlow,
+    /// A segment that TCP has no use for in the flow's state (a repeated SYN while connecting).
+    Redundant,
+    /// The flow table of the protocol is full of busy flows.
+    FlowsFull,
+    /// Policy denies the destination.
+    Denied,
+    /// The ring from the guest was full for too long (counted by the adapter).
+    RingFull,
+    /// An offload record that the frame's bytes contradict.
+    Offload,
+    /// An answer could not be put into the full ring to the guest.
+    AnswerLost,
+}
+
+impl Drop {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 18] = [
+        Self::Truncated,
+        Self::TooLong,
+        Self::SourceMac,
+        Self::DestinationMac,
+        Self::SourceAddress,
+        Self::DestinationAddress,
+        Self::Checksum,
+        Self::Malformed,
+        Self::Unsupported,
+        Self::Fragment,
+        Self::Port,
+        Self::NoFlow,
+        Self::Redundant,
+        Self::FlowsFull,
+        Self::Denied,
+        Self::RingFull,
+        Self::Offload,
+        Self::AnswerLost,
+    ];
+
+    /// The name used in counters and fixtures.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::TooLong => "too_long",
+            Self::SourceMac => "source_mac",
+            Self::DestinationMac => "destination_mac",
+            Self::SourceAddress => "source_address",
+            Self::DestinationAddress => "destination_address",
+            Self::Checksum => "checksum",
+            Self::Malformed => "malformed",
+            Self::Unsupported => "unsupported",
+            Self::Fragment => "fragment",
+            Self::Port => "port",
+            Self::NoFlow => "no_flow",
+            Self::Redundant => "redundant",
+            Self::FlowsFull => "flows_full",
+            Self::Denied => "denied",
+            Self::RingFull => "ring_full",
+            Self::Offload => "offload",
+            Self::AnswerLost => "answer_lost",
+        }
+    }
+}
+
+/// Why the outside would not have a flow or a datagram; decides what the guest sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Refusal {
+    /// Refused by the peer: TCP RST, ICMP port unreachable (RFC 792, RFC 4443 3.1).
+    Refused,
+    /// No route to the host: ICMP host unreachable, ICMPv6 address unreachable.
+    HostUnreachable,
+    /// No route to the network: ICMP net unreachable, ICMPv6 no route.
+    NetUnreachable,
+    /// Nobody answered in time: ICMP host unreachable, ICMPv6 address unreachable.
+    TimedOut,
+    /// The host forbids it: ICMP administratively prohibited (RFC 1812 5.2.7.1, RFC 4443 3.1).
+    Forbidden,
+    /// A datagram is larger than the path takes: ICMP fragmentation needed, ICMPv6 packet too big.
+    TooBig {
+        /// The path's MTU, in bytes of IP packet.
+        mtu: u32,
+    },
+    /// This host is out of descriptors, ports or memory: TCP RST, ICMP host unreachable.
+    Exhausted,
+}
+
+/// What is wrong with a configuration: the field, its value and the limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The field, dotted from the top (`interface.mtu`).
+    pub field: &'static str,
+    /// The offending value, as text.
+    pub value: heapless::String<64>,
+    /// What the field accepts, as a sentence fragment.
+    pub expected: &'static str,
+}
+
+impl ConfigError {
+    /// An error for `field`. A value longer than 64 bytes is cut.
+    #[must_use]
+    pub fn new(field: &'static str, value: impl fmt::Display, expected: &'static str) -> Self {
+        let mut cut = Cut(heapless::String::new());
+        // `Cut` takes as much as fits and never fails.
+        let _ = fmt::write(&mut cut, format_args!("{value}"));
+        Self { field, value: cut.0, expected }
+    }
+}
+
+struct Cut(heapless::String<64>);
+
+impl fmt::Write for Cut {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        for c in s.chars() {
+            if self.0.push(c).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} is not {}", self.field, self.value, self.expected)
+    }
+}
+
+impl core::error::Error for ConfigError {}

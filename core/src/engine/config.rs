@@ -1,0 +1,106 @@
+//! What an engine is told once, checked once.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::contract::ConfigError;
+use crate::limits;
+
+/// The two ends of the guest's link: MAC and IP addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// The guest's MAC address; frames from any other are dropped.
+    pub guest_mac: [u8; 6],
+    /// Our MAC address.
+    pub gateway_mac: [u8; 6],
+    /// The guest's IPv4 address.
+    pub guest_ipv4: Ipv4Addr,
+    /// Our IPv4 address on the link: the guest's way to this host's loopback.
+    pub gateway_ipv4: Ipv4Addr,
+    /// The guest's IPv6 address.
+    pub guest_ipv6: Ipv6Addr,
+    /// Our IPv6 address on the link.
+    pub gateway_ipv6: Ipv6Addr,
+    /// The largest IP packet that the guest sends, in bytes.
+    pub mtu: u16,
+    /// The largest Ethernet frame that the guest's receive buffers take, in bytes without a virtio header.
+    pub receive_frame_bytes: u32,
+}
+
+/// What a rule, or the lack of one, does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Permission {
+    /// The flow may go ahead.
+    Allow,
+    /// It is refused.
+    #[default]
+    Deny,
+}
+
+/// An engine's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The link.
+    pub link: Link,
+    /// TCP flows at a time.
+    pub tcp_flows_max: u32,
+    /// UDP flows at a time.
+    pub udp_flows_max: u32,
+    /// Echo flows at a time.
+    pub icmp_flows_max: u32,
+    /// Bytes of each TCP flow's receive buffer, a power of two.
+    pub tcp_receive_bytes: usize,
+    /// Bytes of each TCP flow's send buffer, a power of two.
+    pub tcp_send_bytes: usize,
+    /// Datagrams that may be under reassembly at a time.
+    pub fragment_sets: u32,
+    /// What happens to flows from the guest that no rule matches.
+    pub default_egress: Permission,
+    /// Secret randomness: keys the flow hash and the initial sequence numbers.
+    pub seed: [u8; 16],
+}
+
+impl Config {
+    /// Checks every field against its limits.
+    ///
+    /// # Errors
+    /// The first field that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let l = &self.link;
+        if !(limits::MTU_BYTES_MIN..=limits::MTU_BYTES_MAX).contains(&l.mtu) {
+            return Err(ConfigError::new("interface.mtu", l.mtu, "between 1280 and 65520"));
+        }
+        if !(limits::RECEIVE_FRAME_BYTES_DEFAULT..=limits::FRAME_BYTES_MAX as u32)
+            .contains(&l.receive_frame_bytes)
+        {
+            return Err(ConfigError::new(
+                "interface.receive_frame_bytes",
+                l.receive_frame_bytes,
+                "between 1514 and 65549",
+            ));
+        }
+        for (field, value, max) in [
+            ("max_connections", self.tcp_flows_max, limits::TCP_FLOWS_MAX),
+            ("max_udp_connections", self.udp_flows_max, limits::UDP_FLOWS_MAX),
+            ("max_icmp_connections", self.icmp_flows_max, limits::ICMP_FLOWS_MAX),
+        ] {
+            if value == 0 || value > max {
+                return Err(ConfigError::new(field, value, "between 1 and 65536"));
+            }
+        }
+        for (field, value) in
+            [("tcp_receive_bytes", self.tcp_receive_bytes), ("tcp_send_bytes", self.tcp_send_bytes)]
+        {
+            if !value.is_power_of_two() || !(4096..=1 << 30).contains(&value) {
+                return Err(ConfigError::new(field, value, "a power of two from 4096 to 2^30"));
+            }
+        }
+        if self.fragment_sets == 0 || self.fragment_sets > 1024 {
+            return Err(ConfigError::new(
+                "fragment_sets",
+                self.fragment_sets,
+                "between 1 and 1024",
+            ));
+        }
+        Ok(())
+    }
+}

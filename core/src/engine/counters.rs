@@ -1,0 +1,38 @@
+//! What the engine counted: drops by reason, and what became of flows.
+
+use crate::contract::Drop;
+
+/// Counts since the engine began. Plain numbers: the host publishes copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Frames of the guest that were read from the ring.
+    pub frames_from_guest: u64,
+    /// Guest frames that went no further, in the order of [`Drop::ALL`].
+    pub drops: [u64; Drop::ALL.len()],
+    /// TCP flows that the guest opened (a SYN that policy and capacity allowed).
+    pub tcp_opened: u64,
+    /// TCP flows that the outside did not accept.
+    pub tcp_refused: u64,
+    /// TCP flows that ended with a reset from either side or from a timer.
+    pub tcp_reset: u64,
+    /// UDP flows that were opened.
+    pub udp_opened: u64,
+    /// Echo flows that were opened.
+    pub icmp_opened: u64,
+    /// UDP flows that made room for a newer one before their time.
+    pub udp_evicted: u64,
+}
+
+impl Counters {
+    pub(crate) fn count_drop(&mut self, reason: Drop) {
+        if let Some(count) = self.drops.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+
+    /// How many guest frames were dropped for `reason`.
+    #[must_use]
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.drops.get(reason as usize).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,361 @@
+//! The way of one guest frame: what it is, whose it is, and what follows from it.
+
+use core::net::{IpAddr, SocketAddr};
+use core::ops::Range;
+
+use smoltcp::wire::EthernetProtocol;
+
+use super::config::Permission;
+use super::{Engine, Payload, Step};
+use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Refusal, TransportChecksum};
+use crate::limits::ETHERNET_HEADER_BYTES;
+use crate::stack::datagram;
+use crate::stack::tcp::{Syn, ends};
+use crate::store::flows::{FlowKey, FlowKind};
+use crate::store::fragments::HEADROOM_BYTES;
+use crate::store::ring::{Record, RingHandle};
+use crate::wire::classify::{self, Ip, Network, Segment, Transport};
+use crate::wire::reply::{self, Quote};
+
+/// Where the payload of an IP packet lies.
+#[derive(Clone, Copy)]
+enum Source {
+    /// In a frame of the ring.
+    Ring(Record),
+    /// In a reassembled datagram.
+    Set(usize),
+}
+
+/// An IP packet whose payload was read.
+struct Packet {
+    ip: Ip,
+    source: Source,
+    /// Where the payload lies in its source.
+    at: Range<usize>,
+}
+
+impl<R: RingHandle> Engine<'_, R> {
+    /// Takes one frame of the guest in.
+    ///
+    /// # Cost
+    /// Constant, and a pass over the bytes for the checksum and the copy.
+    pub(super) fn ingest(&mut self, now: Instant, record: Record) -> Option<Step> {
+        self.out.counters.frames_from_guest += 1;
+        match self.accept(now, record) {
+            Ok(step) => step,
+            Err(reason) => {
+                self.out.counters.count_drop(reason);
+                None
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant, record: Record) -> Result<Option<Step>, Drop> {
+        let frame = self.from_guest.bytes(&record);
+        let ip = match classify::network(frame, record.offload, &self.ends)? {
+            Network::Arp { sender, target } => {
+                self.answer_arp(sender, target);
+                return Ok(None);
+            }
+            Network::Ip(ip) => ip,
+        };
+        let Some(piece) = ip.fragment else {
+            let at = ip.payload.clone();
+            return self.packet(now, Packet { ip, source: Source::Ring(record), at }, record.offload);
+        };
+        let payload = frame.get(ip.payload.clone()).ok_or(Drop::Truncated)?;
+        let Some(set) = self.fragments.add(now, &ip, piece, payload)? else { return Ok(None) };
+        let at = HEADROOM_BYTES..self.fragments.datagram(set).len();
+        let step = self.packet(now, Packet { ip, source: Source::Set(set), at }, Offload::NONE);
+        if !matches!(&step, Ok(Some(Step::Datagram { .. }))) {
+            self.fragments.release(set);
+        }
+        step
+    }
+
+    fn answer_arp(&mut self, sender: core::net::Ipv4Addr, target: core::net::Ipv4Addr) {
+        let link = self.config.link;
+        // Silence about its own address tells the guest that nobody else has it (RFC 5227 2.1.1).
+        if target != link.guest_ipv4 && !target.is_unspecified() {
+            self.out.reply(EthernetProtocol::Arp, |out| {
+                reply::arp(link.gateway_mac, link.guest_mac, sender, target, out)
+            });
+        }
+    }
+
+    /// Takes the payload of an IP packet in.
+    fn packet(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        offload: Offload,
+    ) -> Result<Option<Step>, Drop> {
+        let bytes = self.bytes(packet.source).get(packet.at.clone()).ok_or(Drop::Truncated)?;
+        let unfinished = offload.checksum == TransportChecksum::Partial;
+        let transport = classify::transport(&packet.ip, bytes, offload.checksum)?;
+        match transport {
+            Transport::Tcp(segment) => self.segment(now, &packet, segment),
+            Transport::Udp { .. } | Transport::Echo { .. } if unfinished && offload.segment_bytes > 0 => {
+                Err(Drop::Offload)
+            }
+            Transport::Udp { guest_port, outside_port, payload } => {
+                let key = FlowKey {
+                    kind: FlowKind::Udp,
+                    outside: packet.ip.destination,
+                    guest_port,
+                    outside_port,
+                };
+                self.datagram_out(now, &packet, key, payload)
+            }
+            Transport::Echo { ident } => self.echo(now, &packet, ident),
+            Transport::NeighborSolicit { target } => self.answer_solicit(&packet.ip, target),
+        }
+    }
+
+    fn bytes(&mut self, source: Source) -> &mut [u8] {
+        match source {
+            Source::Ring(record) => self.from_guest.bytes_mut(&record),
+            Source::Set(set) => self.fragments.datagram(set),
+        }
+    }
+
+    /// RFC 4861 7.2.3, 7.2.4.
+    fn answer_solicit(
+        &mut self,
+        ip: &Ip,
+        target: core::net::Ipv6Addr,
+    ) -> Result<Option<Step>, Drop> {
+        let IpAddr::V6(solicitor) = ip.source else { return Err(Drop::Malformed) };
+        if target.is_multicast() || target.is_unspecified() {
+            return Err(Drop::Malformed);
+        }
+        let link = self.config.link;
+        // Whoever asks without an address wants to know whether `target` is taken. Only our own is:
+        // the guest's link-local addresses are its own choice.
+        let taken = target == link.gateway_ipv6
+            || (!solicitor.is_unspecified() && target != link.guest_ipv6);
+        if taken {
+            self.out.reply(EthernetProtocol::Ipv6, |out| {
+                reply::neighbor_advert(link.gateway_mac, solicitor, target, out)
+            });
+        }
+        Ok(None)
+    }
+
+    fn segment(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        segment: Segment,
+    ) -> Result<Option<Step>, Drop> {
+        let key = FlowKey {
+            kind: FlowKind::Tcp,
+            outside: packet.ip.destination,
+            guest_port: segment.guest_port,
+            outside_port: segment.outside_port,
+        };
+        let opens = segment.syn && segment.ack.is_none() && !segment.rst && !segment.fin;
+        match self.flows.find(&key) {
+            Some(slot) if self.tcp.connecting(slot).is_some() => {
+                self.while_connecting(slot, &segment)
+            }
+            Some(slot) if opens && self.tcp.is_lingering(slot) => {
+                self.tcp.forget(slot);
+                self.remove(slot);
+                self.open(now, packet, key, segment)
+            }
+            Some(slot) => {
+                let bytes = match packet.source {
+                    Source::Ring(record) => self.from_guest.bytes_mut(&record),
+                    Source::Set(set) => self.fragments.datagram(set),
+                };
+                let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
+                self.tcp.ingress(now, slot, whole, &mut self.out);
+                self.flows.needs_attention(slot);
+                self.flows.needs_egress(slot);
+                Ok(None)
+            }
+            None if opens => self.open(now, packet, key, segment),
+            None if segment.rst => Err(Drop::NoFlow),
+            None => {
+                self.answer_reset(&key, &segment);
+                Err(Drop::NoFlow)
+            }
+        }
+    }
+
+    /// The guest may repeat its SYN, or give up.
+    fn while_connecting(&mut self, slot: u32, segment: &Segment) -> Result<Option<Step>, Drop> {
+        if !segment.rst {
+            return Err(Drop::Redundant);
+        }
+        let flow = self.flows.id(slot);
+        self.tcp.forget(slot);
+        self.remove(slot);
+        self.out.counters.tcp_reset += 1;
+        Ok(Some(Step::Plain(Action::Reset { flow })))
+    }
+
+    /// A SYN opens a flow, if policy and capacity allow.
+    fn open(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        key: FlowKey,
+        segment: Segment,
+    ) -> Result<Option<Step>, Drop> {
+        if self.config.default_egress == Permission::Deny {
+            self.answer_reset(&key, &segment);
+            return Err(Drop::Denied);
+        }
+        let Some(slot) = self.flows.insert(key).or_else(|| self.take_lingering(key)) else {
+            self.answer_reset(&key, &segment);
+            return Err(Drop::FlowsFull);
+        };
+        let guest = packet.ip.source;
+        let bytes = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
+        let syn = Syn::of(guest, &segment, bytes);
+        self.tcp.open(now, slot, syn);
+        let deadline = self.tcp.deadline(now, slot);
+        self.timers.set(slot, deadline);
+        self.out.counters.tcp_opened += 1;
+        let to = self.outside(ends(guest, &key).1);
+        Ok(Some(Step::Plain(Action::Connect { flow: self.flows.id(slot), to })))
+    }
+
+    /// At the cap, the flow that is oldest makes room if it only lingers.
+    fn take_lingering(&mut self, key: FlowKey) -> Option<u32> {
+        let oldest = self.flows.oldest(FlowKind::Tcp).filter(|&slot| self.tcp.is_lingering(slot))?;
+        self.tcp.forget(oldest);
+        self.remove(oldest);
+        self.flows.insert(key)
+    }
+
+    fn answer_reset(&mut self, key: &FlowKey, segment: &Segment) {
+        let guest = self.guest(key.outside);
+        let kind = if guest.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
+        self.out.reply(kind, |out| reply::reset(guest, key.outside, segment, out));
+    }
+
+    /// The reset that answers a SYN with sequence number `seq`.
+    pub(super) fn reset_syn(&mut self, key: &FlowKey, seq: u32) {
+        let segment = Segment {
+            guest_port: key.guest_port,
+            outside_port: key.outside_port,
+            seq,
+            ack: None,
+            syn: true,
+            fin: false,
+            rst: false,
+            window: 0,
+            header_len: 20,
+            payload_len: 0,
+        };
+        self.answer_reset(key, &segment);
+    }
+
+    /// An echo request: the gateway answers for itself, the host asks everybody else.
+    fn echo(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        ident: u16,
+    ) -> Result<Option<Step>, Drop> {
+        let (guest, outside) = (packet.ip.source, packet.ip.destination);
+        let key = FlowKey { kind: FlowKind::Echo, outside, guest_port: ident, outside_port: 0 };
+        let len = packet.at.len();
+        let link = &self.config.link;
+        if outside == link.gateway_ipv4 || outside == link.gateway_ipv6 {
+            let message = match packet.source {
+                Source::Ring(record) => self.from_guest.bytes(&record),
+                Source::Set(set) => self.fragments.datagram(set),
+            };
+            let message = message.get(packet.at.clone()).unwrap_or(&[]);
+            if let Some(parts) = datagram::echo_reply(guest, &key, message) {
+                let number = datagram::number(DatagramKind::Echo, guest);
+                self.out.datagram(outside, guest, number, parts);
+            }
+            return Ok(None);
+        }
+        self.datagram_out(now, packet, key, 0..len)
+    }
+
+    /// A datagram for the outside; `payload` is a range of the packet's payload.
+    fn datagram_out(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        key: FlowKey,
+        payload: Range<usize>,
+    ) -> Result<Option<Step>, Drop> {
+        let kind = match key.kind {
+            FlowKind::Echo => DatagramKind::Echo,
+            FlowKind::Udp | FlowKind::Tcp => DatagramKind::Udp,
+        };
+        let guest = packet.ip.source;
+        let Some(slot) = self.flows.find(&key).map_or_else(|| self.admit(key, kind), Some) else {
+            let head = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
+            let quote = Quote {
+                guest,
+                outside: key.outside,
+                protocol: packet.ip.protocol,
+                len: packet.at.len(),
+                head: head.first_chunk().copied().unwrap_or([0; 8]),
+            };
+            let denied = self.config.default_egress == Permission::Deny;
+            let refusal = if denied { Refusal::Forbidden } else { Refusal::Exhausted };
+            self.out.icmp_error(now, refusal, &quote);
+            return Err(if denied { Drop::Denied } else { Drop::FlowsFull });
+        };
+        let bytes = match packet.source {
+            Source::Ring(record) => self.from_guest.bytes(&record),
+            Source::Set(set) => self.fragments.datagram(set),
+        };
+        let transport = bytes.get(packet.at.clone()).unwrap_or(&[]);
+        let own = &mut self.datagrams[(slot - self.config.tcp_flows_max) as usize];
+        own.sent(now, transport);
+        let deadline = own.deadline(kind);
+        self.timers.set(slot, Some(deadline));
+        self.flows.touch(slot);
+        let range = packet.at.start + payload.start..packet.at.start + payload.end;
+        let payload = match packet.source {
+            Source::Ring(record) => Payload::Ring(record, range),
+            Source::Set(set) => Payload::Set(set, range),
+        };
+        let to = self.outside(SocketAddr::new(key.outside, key.outside_port));
+        Ok(Some(Step::Datagram { slot, kind, to, payload }))
+    }
+
+    /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow
+    /// which was used least recently.
+    fn admit(&mut self, key: FlowKey, kind: DatagramKind) -> Option<u32> {
+        if self.config.default_egress == Permission::Deny {
+            return None;
+        }
+        let slot = self.flows.insert(key).or_else(|| {
+            let oldest = self.flows.oldest(key.kind).filter(|_| kind == DatagramKind::Udp)?;
+            self.remove(oldest);
+            self.out.counters.udp_evicted += 1;
+            self.flows.insert(key)
+        })?;
+        match kind {
+            DatagramKind::Udp => self.out.counters.udp_opened += 1,
+            DatagramKind::Echo => self.out.counters.icmp_opened += 1,
+        }
+        Some(slot)
+    }
+}
+
+/// The packet of `ip` whose payload is at `at` of `bytes`, under a header without options: smoltcp
+/// reads no other. The bytes before the payload are the packet's own headers, or headroom.
+fn canonical<'b>(ip: &Ip, at: Range<usize>, bytes: &'b mut [u8]) -> Result<&'b mut [u8], Drop> {
+    let header = if ip.source.is_ipv4() { 20 } else { 40 };
+    let start = at.start.checked_sub(header).ok_or(Drop::Malformed)?;
+    let packet = bytes.get_mut(start..at.end).ok_or(Drop::Truncated)?;
+    // A frame whose header is plain is what it should be already.
+    if start != ETHERNET_HEADER_BYTES {
+        let hop_limit = ip.hop_limit;
+        reply::ip_header((ip.source, ip.destination), ip.protocol, at.len(), hop_limit, packet);
+    }
+    Ok(packet)
+}

@@ -1,0 +1,68 @@
+//! The storage that a caller lends to an engine, and how much of it a configuration needs.
+
+use super::config::Config;
+use crate::limits;
+use crate::stack::datagram::DatagramSlot;
+use crate::stack::tcp::{SocketCell, TcpSlot};
+use crate::store::flows::{FlowSlot, FlowTable};
+use crate::store::fragments::{FragmentSet, SET_BYTES};
+use crate::store::timers::Timer;
+
+/// All memory of an engine. The lengths are those of [`MemoryLen::of`].
+///
+/// Bytes are touched only as flows use them, so a caller may lend fresh anonymous memory and pay for
+/// what is used: an idle TCP flow touches about a page of each of its two buffers.
+#[allow(missing_docs, reason = "each field is described by the field of `MemoryLen` with its name")]
+pub struct Memory<'a> {
+    pub flows: &'a mut [FlowSlot],
+    pub index: &'a mut [u32],
+    pub timers: &'a mut [Timer],
+    pub tcp: &'a mut [TcpSlot<'a>],
+    pub sockets: &'a mut [SocketCell<'a>],
+    pub datagrams: &'a mut [DatagramSlot],
+    pub buffers: &'a mut [u8],
+    pub fragments: &'a mut [FragmentSet],
+    pub fragment_bytes: &'a mut [u8],
+    pub scratch: &'a mut [u8],
+}
+
+/// How many elements each part of [`Memory`] has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLen {
+    /// Flow slots, of every kind; as many timers.
+    pub flows: usize,
+    /// Entries of the flow index.
+    pub index: usize,
+    /// TCP flows; as many sockets.
+    pub tcp: usize,
+    /// UDP and echo flows.
+    pub datagrams: usize,
+    /// Bytes of all TCP buffers.
+    pub buffers: usize,
+    /// Datagrams under reassembly.
+    pub fragments: usize,
+    /// Bytes of those.
+    pub fragment_bytes: usize,
+    /// Bytes in which the largest packet is made before it is cut.
+    pub scratch: usize,
+}
+
+impl MemoryLen {
+    /// What `config` needs.
+    #[must_use]
+    pub const fn of(config: &Config) -> Self {
+        let tcp = config.tcp_flows_max as usize;
+        let datagrams = config.udp_flows_max as usize + config.icmp_flows_max as usize;
+        let fragments = config.fragment_sets as usize;
+        Self {
+            flows: tcp + datagrams,
+            index: FlowTable::index_len(tcp + datagrams),
+            tcp,
+            datagrams,
+            buffers: tcp * (config.tcp_receive_bytes + config.tcp_send_bytes),
+            fragments,
+            fragment_bytes: fragments * SET_BYTES,
+            scratch: limits::FRAME_BYTES_MAX,
+        }
+    }
+}

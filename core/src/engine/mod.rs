@@ -1,0 +1,483 @@
+//! The engine: frames and facts in, actions out.
+//!
+//! A turn is one run of [`Engine::poll`] up to [`Action::Wait`]: a bounded number of guest frames
+//! is read, each into its flow; then each flow that has something to say to the host says it; then
+//! the timers that have come; then each flow that may have packets for the guest sends them. So
+//! what the guest sent in a batch goes out in one write, and one acknowledgement answers it.
+
+pub(crate) mod config;
+pub(crate) mod counters;
+mod ingress;
+mod memory;
+
+use core::net::{IpAddr, SocketAddr};
+use core::ops::Range;
+
+use crate::contract::{
+    Action, ConfigError, DatagramKind, Event, FlowId, Instant, Outside, Refusal, WaitReason,
+};
+use crate::limits::TURN_FRAMES_MAX;
+use crate::stack::datagram::{self, DatagramSlot};
+use crate::stack::device::Emitter;
+use crate::stack::tcp::{self, Egress, Say, Tcp, TcpMemory};
+use crate::store::flows::{FlowKey, FlowKind, FlowTable};
+use crate::store::fragments::Fragments;
+use crate::store::ring::{Consumer, Producer, Record, RingHandle};
+use crate::store::timers::Timers;
+use crate::wire::classify::Ends;
+use crate::wire::reply::Quote;
+
+use config::Config;
+pub use counters::Counters;
+pub use memory::{Memory, MemoryLen};
+
+/// The gateway of one guest.
+///
+/// `R` is how its two rings are held ([`RingHandle`]). Nothing is allocated after
+/// [`new`](Self::new).
+pub struct Engine<'a, R> {
+    config: Config,
+    ends: Ends,
+    from_guest: Consumer<R>,
+    out: Emitter<'a, R>,
+    flows: FlowTable<'a>,
+    timers: Timers<'a>,
+    tcp: Tcp<'a>,
+    datagrams: &'a mut [DatagramSlot],
+    fragments: Fragments<'a>,
+    turn_frames: u32,
+    /// A reassembled datagram whose payload an action lends.
+    lent_set: Option<usize>,
+}
+
+/// What [`Engine::poll`] returns, before it lends anything.
+enum Step {
+    Plain(Action<'static>),
+    Datagram { slot: u32, kind: DatagramKind, to: Outside, payload: Payload },
+}
+
+/// Where the payload of a datagram lies.
+enum Payload {
+    Ring(Record, Range<usize>),
+    Set(usize, Range<usize>),
+}
+
+impl<'a, R: RingHandle> Engine<'a, R> {
+    /// An engine over lent memory, between the ring that guest frames come from and the ring they
+    /// go to.
+    ///
+    /// # Errors
+    /// The first field of `config` that is out of range.
+    ///
+    /// # Panics
+    /// If a part of `memory` is shorter than [`MemoryLen::of`] says.
+    pub fn new(
+        config: &Config,
+        memory: Memory<'a>,
+        from_guest: Consumer<R>,
+        to_guest: Producer<R>,
+        now: Instant,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        let link = config.link;
+        let seed = u128::from_le_bytes(config.seed);
+        // Two halves for two generators; the flow hash has all of it under SipHash.
+        let (low, high) = (seed as u64, (seed >> 64) as u64);
+        let mut out = Emitter::new(to_guest, memory.scratch, link, high as u32);
+        let tcp = Tcp::new(
+            TcpMemory {
+                slots: memory.tcp,
+                cells: memory.sockets,
+                buffers: memory.buffers,
+                receive_bytes: config.tcp_receive_bytes,
+                send_bytes: config.tcp_send_bytes,
+            },
+            &mut out,
+            low ^ high.rotate_left(32),
+            now,
+        );
+        let counts = [config.tcp_flows_max, config.udp_flows_max, config.icmp_flows_max];
+        Ok(Self {
+            ends: Ends {
+                guest_mac: link.guest_mac,
+                gateway_mac: link.gateway_mac,
+                guest_ipv4: link.guest_ipv4,
+                guest_ipv6: link.guest_ipv6,
+                gateway_ipv4: link.gateway_ipv4,
+                gateway_ipv6: link.gateway_ipv6,
+                mtu: link.mtu,
+            },
+            from_guest,
+            out,
+            flows: FlowTable::new(memory.flows, memory.index, counts, &config.seed),
+            timers: Timers::new(memory.timers, now),
+            tcp,
+            datagrams: memory.datagrams,
+            fragments: Fragments::new(memory.fragments, memory.fragment_bytes),
+            turn_frames: 0,
+            lent_set: None,
+            config: config.clone(),
+        })
+    }
+
+    /// The next thing to do. Call until it says [`Action::Wait`], then wait for what that says, for
+    /// a frame, or for an event; `now` never goes back.
+    ///
+    /// # Cost
+    /// Constant a frame, and bounded a turn.
+    pub fn poll(&mut self, now: Instant) -> Action<'_> {
+        if let Some(set) = self.lent_set.take() {
+            self.fragments.release(set);
+        }
+        match self.step(now) {
+            Step::Plain(action) => action,
+            Step::Datagram { slot, kind, to, payload } => {
+                let flow = self.flows.id(slot);
+                let payload = match payload {
+                    Payload::Ring(record, range) => self.from_guest.bytes(&record).get(range),
+                    Payload::Set(set, range) => {
+                        self.lent_set = Some(set);
+                        self.fragments.datagram(set).get(range)
+                    }
+                };
+                Action::SendDatagram { flow, kind, to, payload: payload.unwrap_or(&[]) }
+            }
+        }
+    }
+
+    fn step(&mut self, now: Instant) -> Step {
+        while self.turn_frames < TURN_FRAMES_MAX
+            && let Some(record) = self.from_guest.read()
+        {
+            self.turn_frames += 1;
+            if let Some(step) = self.ingest(now, record) {
+                return step;
+            }
+        }
+        while let Some(slot) = self.flows.attention() {
+            if let Some(action) = self.attend(now, slot) {
+                return Step::Plain(action);
+            }
+            self.flows.attended();
+        }
+        while let Some(slot) = self.timers.fire(now) {
+            if let Some(action) = self.expire(now, slot) {
+                return Step::Plain(action);
+            }
+        }
+        Step::Plain(self.end_turn(now))
+    }
+
+    /// What the flow in `slot` has to tell the host.
+    fn attend(&mut self, now: Instant, slot: u32) -> Option<Action<'static>> {
+        let say = self.tcp.say(now, slot)?;
+        let flow = self.flows.id(slot);
+        let action = match say {
+            Say::Send => Action::Send { flow },
+            Say::Finish => Action::Finish { flow },
+            Say::Receive => Action::Receive { flow },
+            Say::Close => Action::Close { flow },
+            Say::Reset => {
+                self.out.counters.tcp_reset += 1;
+                Action::Reset { flow }
+            }
+        };
+        if self.tcp.is_free(slot) {
+            self.remove(slot);
+        }
+        Some(action)
+    }
+
+    /// Gives the guest what every waiting flow has for it, and says what to wait for.
+    fn end_turn(&mut self, now: Instant) -> Action<'static> {
+        let mut parked = false;
+        let mut again = false;
+        let mut rounds = 0;
+        while let Some(slot) = self.flows.egress() {
+            match self.tcp.egress(now, slot, &mut self.out) {
+                Egress::Done => {
+                    self.flows.egressed(false);
+                    let deadline = self.tcp.deadline(now, slot);
+                    self.timers.set(slot, deadline);
+                }
+                Egress::Again => {
+                    self.flows.egressed(true);
+                    again = true;
+                    rounds += 1;
+                    if rounds >= TURN_FRAMES_MAX {
+                        break;
+                    }
+                }
+                Egress::Ended => self.remove(slot),
+                Egress::Parked => {
+                    parked = !self.out.wait_for_room();
+                    if parked {
+                        break;
+                    }
+                }
+            }
+        }
+        self.from_guest.release();
+        self.out.flush();
+        let more = again || self.turn_frames >= TURN_FRAMES_MAX;
+        self.turn_frames = 0;
+        if more && !parked {
+            return Action::Wait { until: Some(now), why: WaitReason::Budget };
+        }
+        let until = self.timers.next();
+        let why = match (parked, until) {
+            (true, _) => WaitReason::GuestRingFull,
+            (false, Some(_)) => WaitReason::Timer,
+            (false, None) => WaitReason::Idle,
+        };
+        Action::Wait { until: if more { Some(now) } else { until }, why }
+    }
+
+    /// The timer of `slot` has come: a retransmission is due, or the flow's time is up.
+    fn expire(&mut self, now: Instant, slot: u32) -> Option<Action<'static>> {
+        let key = self.flows.key(slot)?;
+        let flow = self.flows.id(slot);
+        let kind = match key.kind {
+            FlowKind::Tcp => return self.expire_tcp(now, slot, &key),
+            FlowKind::Udp => DatagramKind::Udp,
+            FlowKind::Echo => DatagramKind::Echo,
+        };
+        let deadline = self.datagram(slot).deadline(kind);
+        if deadline > now {
+            self.timers.set(slot, Some(deadline));
+            return None;
+        }
+        self.remove(slot);
+        Some(Action::Close { flow })
+    }
+
+    fn expire_tcp(&mut self, now: Instant, slot: u32, key: &FlowKey) -> Option<Action<'static>> {
+        let flow = self.flows.id(slot);
+        if !self.tcp.is_overdue(now, slot) {
+            self.flows.needs_egress(slot);
+            return None;
+        }
+        if self.tcp.is_lingering(slot) {
+            self.tcp.forget(slot);
+            self.remove(slot);
+            return None;
+        }
+        self.out.counters.tcp_reset += 1;
+        if let Some(syn) = self.tcp.connecting(slot) {
+            let quote = self.quote_syn(key, syn.seq());
+            self.out.icmp_error(now, Refusal::TimedOut, &quote);
+            self.tcp.forget(slot);
+            self.remove(slot);
+        } else {
+            self.abort(slot);
+        }
+        Some(Action::Reset { flow })
+    }
+
+    /// Ends a connection with a reset for the guest. Its slot is free once that is sent, but its
+    /// name dies at once.
+    fn abort(&mut self, slot: u32) {
+        self.tcp.abort(slot);
+        self.flows.needs_egress(slot);
+    }
+
+    /// The guest's address in the family of `outside`.
+    fn guest(&self, outside: IpAddr) -> IpAddr {
+        match outside {
+            IpAddr::V4(_) => self.config.link.guest_ipv4.into(),
+            IpAddr::V6(_) => self.config.link.guest_ipv6.into(),
+        }
+    }
+
+    fn quote_syn(&self, key: &FlowKey, seq: u32) -> Quote {
+        let mut head = [0; 8];
+        head[..2].copy_from_slice(&key.guest_port.to_be_bytes());
+        head[2..4].copy_from_slice(&key.outside_port.to_be_bytes());
+        head[4..].copy_from_slice(&seq.to_be_bytes());
+        let guest = self.guest(key.outside);
+        let protocol = crate::wire::classify::protocol::TCP;
+        Quote { guest, outside: key.outside, protocol, len: 20, head }
+    }
+
+    fn datagram(&mut self, slot: u32) -> &mut DatagramSlot {
+        // Slots of datagram flows follow those of TCP flows.
+        &mut self.datagrams[(slot - self.config.tcp_flows_max) as usize]
+    }
+
+    fn remove(&mut self, slot: u32) {
+        self.timers.clear(slot);
+        self.flows.remove(slot);
+    }
+
+    /// Takes note of what happened outside.
+    ///
+    /// # Cost
+    /// Constant.
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        let flow = match event {
+            Event::Connected { flow }
+            | Event::ConnectFailed { flow, .. }
+            | Event::OutsideFinished { flow }
+            | Event::OutsideReset { flow }
+            | Event::DatagramFailed { flow, .. } => flow,
+        };
+        let Some(slot) = self.flows.slot(flow) else { return };
+        let Some(key) = self.flows.key(slot) else { return };
+        match (event, key.kind) {
+            (Event::Connected { .. }, FlowKind::Tcp) => {
+                let ends = tcp::ends(self.guest(key.outside), &key);
+                self.tcp.connected(now, slot, ends, &mut self.out);
+                self.flows.needs_egress(slot);
+            }
+            (Event::ConnectFailed { refusal, .. }, FlowKind::Tcp) => {
+                self.refuse(now, slot, &key, refusal);
+            }
+            (Event::OutsideFinished { .. }, FlowKind::Tcp) => {
+                self.tcp.outside_finished(now, slot);
+                self.flows.needs_attention(slot);
+                self.flows.needs_egress(slot);
+            }
+            (Event::OutsideReset { .. }, FlowKind::Tcp) => {
+                self.out.counters.tcp_reset += 1;
+                self.abort(slot);
+            }
+            (Event::DatagramFailed { refusal, .. }, FlowKind::Udp) => {
+                self.fail_datagram(now, slot, &key, (DatagramKind::Udp, refusal));
+            }
+            (Event::DatagramFailed { refusal, .. }, FlowKind::Echo) => {
+                self.fail_datagram(now, slot, &key, (DatagramKind::Echo, refusal));
+            }
+            (
+                Event::Connected { .. }
+                | Event::ConnectFailed { .. }
+                | Event::OutsideFinished { .. }
+                | Event::OutsideReset { .. },
+                FlowKind::Udp | FlowKind::Echo,
+            )
+            | (Event::DatagramFailed { .. }, FlowKind::Tcp) => {}
+        }
+    }
+
+    /// The host could not connect: the guest sees why.
+    fn refuse(&mut self, now: Instant, slot: u32, key: &FlowKey, refusal: Refusal) {
+        let Some(syn) = self.tcp.connecting(slot) else { return };
+        self.out.counters.tcp_refused += 1;
+        match refusal {
+            Refusal::Refused | Refusal::Exhausted | Refusal::TooBig { .. } => {
+                self.reset_syn(key, syn.seq());
+            }
+            Refusal::HostUnreachable
+            | Refusal::NetUnreachable
+            | Refusal::TimedOut
+            | Refusal::Forbidden => {
+                let quote = self.quote_syn(key, syn.seq());
+                self.out.icmp_error(now, refusal, &quote);
+            }
+        }
+        self.tcp.forget(slot);
+        self.remove(slot);
+    }
+
+    fn fail_datagram(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        key: &FlowKey,
+        (kind, refusal): (DatagramKind, Refusal),
+    ) {
+        let guest = self.guest(key.outside);
+        let quote = self.datagram(slot).quote(guest, key, kind);
+        self.out.icmp_error(now, refusal, &quote);
+    }
+
+    /// Lets `take` have bytes of the guest, as [`Action::Send`] announced: the oldest that lie in
+    /// one piece. It returns how many it took, and must not be called again once it took none.
+    /// `None`: there are no more.
+    ///
+    /// # Cost
+    /// No copy.
+    pub fn take_from_guest(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        take: impl FnOnce(&[u8]) -> usize,
+    ) -> Option<usize> {
+        let slot = self.tcp_slot(flow)?;
+        let taken = self.tcp.take(now, slot, take)?;
+        if taken > 0 {
+            self.flows.needs_attention(slot);
+            self.flows.needs_egress(slot);
+        }
+        Some(taken)
+    }
+
+    /// Lets `give` write bytes for the guest into free space, as much as lies in one piece; it
+    /// returns how many it wrote. `None`: no space; [`Action::Receive`] will say when.
+    ///
+    /// # Cost
+    /// No copy.
+    pub fn give_to_guest(
+        &mut self,
+        flow: FlowId,
+        give: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Option<usize> {
+        let slot = self.tcp_slot(flow)?;
+        let given = self.tcp.give(slot, give)?;
+        if given > 0 {
+            self.flows.needs_egress(slot);
+        }
+        Some(given)
+    }
+
+    fn tcp_slot(&self, flow: FlowId) -> Option<u32> {
+        self.flows.slot(flow).filter(|slot| *slot < self.config.tcp_flows_max)
+    }
+
+    /// Whether a datagram of any length can be delivered now. If not, the consumer of the ring
+    /// wakes its producer when one can.
+    pub fn can_deliver(&mut self) -> bool {
+        self.out.has_room() || self.out.wait_for_room()
+    }
+
+    /// Sends the guest a datagram that came back on `flow`: a UDP payload, or a whole echo reply.
+    /// Without room ([`can_deliver`](Self::can_deliver)) it is dropped and counted; with an ended
+    /// flow it is ignored.
+    ///
+    /// # Cost
+    /// One copy of the payload.
+    pub fn deliver(&mut self, now: Instant, flow: FlowId, payload: &[u8]) {
+        let Some(slot) = self.flows.slot(flow) else { return };
+        let Some(key) = self.flows.key(slot) else { return };
+        let guest = self.guest(key.outside);
+        let (kind, parts) = match key.kind {
+            FlowKind::Tcp => return,
+            FlowKind::Udp => (DatagramKind::Udp, Some(datagram::udp(guest, &key, payload))),
+            FlowKind::Echo => (DatagramKind::Echo, datagram::echo_reply(guest, &key, payload)),
+        };
+        let Some(parts) = parts else { return };
+        self.out.datagram(key.outside, guest, datagram::number(kind, guest), parts);
+        self.datagram(slot).received(now);
+        self.flows.touch(slot);
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.out.counters
+    }
+
+    /// The ring that guest frames come from: its owner sleeps on it between turns.
+    pub fn from_guest(&mut self) -> &mut Consumer<R> {
+        &mut self.from_guest
+    }
+
+    /// Where a flow to `address` goes.
+    fn outside(&self, address: SocketAddr) -> Outside {
+        let link = &self.config.link;
+        if address.ip() == link.gateway_ipv4 || address.ip() == link.gateway_ipv6 {
+            Outside::HostLoopback(address)
+        } else {
+            Outside::Remote(address)
+        }
+    }
+}

@@ -1,0 +1,35 @@
+#![no_std]
+#![doc = "The `no_std` engine of Sluicegate: Ethernet frames of one guest in, socket work for the host out."]
+//!
+//! **The contract.** The caller lends memory ([`Memory`]) and two frame rings ([`FrameRing`]), tells
+//! what happened outside ([`Engine::handle`]), and does what it is asked ([`Engine::poll`] until
+//! [`Action::Wait`]). Bytes of a connection are not in actions: the caller borrows them
+//! ([`Engine::take_from_guest`], [`Engine::give_to_guest`]), so that it can read and write its
+//! sockets without a copy. The engine has no clock, socket, thread, global, log line or randomness
+//! of its own, and allocates nothing after [`Engine::new`].
+//!
+//! **The floors**, lowest first; each uses only lower ones: `addr` and `limits` (the guest's
+//! addresses, every number); `contract` (what both sides say); `wire` (bytes and their meaning);
+//! `store` (memory without rules); `stack` (one machine a protocol); `engine` (which packet goes
+//! where, and when).
+
+pub mod addr;
+mod contract;
+mod engine;
+pub mod limits;
+mod stack;
+mod store;
+mod wire;
+
+pub use contract::{
+    Action, ConfigError, DatagramKind, Drop, Event, FlowId, Instant, Offload, Outside, Refusal,
+    TransportChecksum, WaitReason,
+};
+pub use engine::config::{Config, Link, Permission};
+pub use engine::{Counters, Engine, Memory, MemoryLen};
+pub use stack::datagram::DatagramSlot;
+pub use stack::tcp::{SocketCell, TcpSlot};
+pub use store::flows::FlowSlot;
+pub use store::fragments::FragmentSet;
+pub use store::ring::{Consumer, FrameRing, Producer, Record, RingBytes, RingHandle};
+pub use store::timers::Timer;

@@ -1,0 +1,84 @@
+//! Every capacity and timeout of the engine, unit in the name.
+//!
+//! What a user may change is a field of the configuration whose default or bound stands here.
+
+/// Bytes of an Ethernet II header: destination, source, EtherType.
+pub const ETHERNET_HEADER_BYTES: usize = 14;
+/// The largest IP packet (RFC 791: a 16-bit total length).
+pub const IP_PACKET_BYTES_MAX: usize = 65_535;
+/// The largest frame of any link here: an Ethernet header and the largest IP packet.
+pub const FRAME_BYTES_MAX: usize = ETHERNET_HEADER_BYTES + IP_PACKET_BYTES_MAX;
+
+/// The link MTU where nothing is configured.
+pub const MTU_BYTES_DEFAULT: u16 = 1500;
+/// The smallest link MTU: IPv6 needs it (RFC 8200 5).
+pub const MTU_BYTES_MIN: u16 = 1280;
+/// The largest link MTU: what Linux lets a virtio-net interface have, a multiple of 8 below 65,535.
+pub const MTU_BYTES_MAX: u16 = 65_520;
+/// Ethernet frame bytes that every virtio-net driver's receive buffers take without offloads.
+pub const RECEIVE_FRAME_BYTES_DEFAULT: u32 = 1514;
+
+/// TCP flows where nothing is configured.
+pub const TCP_FLOWS_DEFAULT: u32 = 4096;
+/// The most TCP flows that may be configured.
+pub const TCP_FLOWS_MAX: u32 = 65_536;
+/// UDP flows where nothing is configured.
+pub const UDP_FLOWS_DEFAULT: u32 = 4096;
+/// The most UDP flows that may be configured.
+pub const UDP_FLOWS_MAX: u32 = 65_536;
+/// Echo (ping) flows where nothing is configured.
+pub const ICMP_FLOWS_DEFAULT: u32 = 256;
+/// The most echo flows that may be configured.
+pub const ICMP_FLOWS_MAX: u32 = 65_536;
+
+/// Bytes of a TCP flow's receive buffer (from the guest), a power of two.
+pub const TCP_RECEIVE_BYTES: usize = 256 * 1024;
+/// Bytes of a TCP flow's send buffer (to the guest), a power of two.
+pub const TCP_SEND_BYTES: usize = 256 * 1024;
+
+/// The host's connect may take this long; then the guest sees ICMP host unreachable.
+pub const TCP_CONNECT_MS_MAX: u64 = 30_000;
+/// The guest must answer a SYN-ACK within this time.
+pub const TCP_HALF_OPEN_MS_MAX: u64 = 10_000;
+/// A silent connection is probed after this time, and given up when the probes go unanswered.
+pub const TCP_IDLE_MS_MAX: u64 = 2 * 3600 * 1000;
+/// How long unanswered data, probes or keepalives are retried before the guest counts as gone.
+pub const TCP_UNANSWERED_MS_MAX: u64 = 120_000;
+/// A connection that the outside finished and the guest left open may be silent this long.
+pub const TCP_FIN_WAIT_2_MS_MAX: u64 = 60_000;
+/// Data of a finished direction may make no progress this long.
+pub const TCP_DRAIN_MS_MAX: u64 = 30_000;
+/// TIME-WAIT towards the guest. RFC 9293 asks for 2 MSL; no segment wanders on a link of one hop,
+/// so a second covers what this state is for: answering a repeated FIN.
+pub const TCP_TIME_WAIT_MS: u64 = 1000;
+
+/// A UDP flow without a datagram either way ends (RFC 4787 REQ-5 asks for 2 minutes of NATs, and
+/// lets the administrator choose; the nearest peer has a minute too).
+pub const UDP_IDLE_MS_MAX: u64 = 60_000;
+/// An echo flow without a message either way ends (RFC 5508 REQ-1).
+pub const ICMP_IDLE_MS_MAX: u64 = 60_000;
+
+/// Datagrams that are being reassembled at a time.
+pub const FRAGMENT_SETS_DEFAULT: u32 = 16;
+/// Separate pieces of one datagram that are remembered.
+pub const FRAGMENT_HOLES_MAX: usize = 16;
+/// A datagram must be complete this long after its first fragment (RFC 8200 4.5 allows 60 s).
+pub const FRAGMENT_MS_MAX: u64 = 10_000;
+
+/// ICMP errors that the guest is sent in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
+pub const ICMP_ERRORS_PER_SECOND_MAX: u32 = 1000;
+
+/// Frames of the guest that one turn takes.
+pub const TURN_FRAMES_MAX: u32 = 256;
+/// Bytes that one flow may give to the guest in one turn.
+pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a frame ring where nothing is configured, a power of two.
+pub const RING_BYTES_DEFAULT: usize = 1024 * 1024;
+
+const _: () = assert!(TCP_RECEIVE_BYTES.is_power_of_two() && TCP_SEND_BYTES.is_power_of_two());
+const _: () = assert!(TCP_RECEIVE_BYTES <= 1 << 30, "window scaling ends at 1 GiB (RFC 7323 2.3)");
+const _: () = assert!(MTU_BYTES_MIN <= MTU_BYTES_DEFAULT && MTU_BYTES_DEFAULT <= MTU_BYTES_MAX);
+const _: () = assert!(RING_BYTES_DEFAULT.is_power_of_two());
+const _: () = assert!(RING_BYTES_DEFAULT >= 8 * FRAME_BYTES_MAX, "the ring must hold a batch");
+const _: () = assert!(TCP_FLOWS_MAX as u64 + UDP_FLOWS_MAX as u64 + (ICMP_FLOWS_MAX as u64) < u32::MAX as u64);

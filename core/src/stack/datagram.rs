@@ -1,0 +1,103 @@
+//! UDP and echo flows: datagrams pass through, one host socket a flow.
+//!
+//! RFC 768, RFC 792, RFC 4443 4; RFC 4787 and RFC 5508 for how a gateway keeps them.
+
+use core::net::IpAddr;
+
+use crate::contract::{DatagramKind, Instant};
+use crate::limits;
+use crate::store::flows::FlowKey;
+use crate::wire::classify::protocol;
+use crate::wire::reply::Quote;
+
+use super::device::Parts;
+
+/// One UDP or echo flow.
+#[derive(Debug, Clone, Copy)]
+pub struct DatagramSlot {
+    used: Instant,
+    /// What the last datagram of the guest began with, to be quoted in errors.
+    head: [u8; 8],
+    len: u16,
+}
+
+impl DatagramSlot {
+    /// A slot that no flow has used.
+    pub const FREE: Self = Self { used: Instant::ZERO, head: [0; 8], len: 0 };
+
+    /// Notes a datagram of the guest, whose transport is `transport`.
+    pub(crate) fn sent(&mut self, now: Instant, transport: &[u8]) {
+        self.used = now;
+        if let Some(head) = transport.first_chunk::<8>() {
+            self.head = *head;
+        }
+        // A transport part is below 2^16.
+        self.len = transport.len() as u16;
+    }
+
+    /// Notes a datagram for the guest.
+    pub(crate) fn received(&mut self, now: Instant) {
+        self.used = now;
+    }
+
+    /// When the flow ends unless something passes.
+    pub(crate) fn deadline(&self, kind: DatagramKind) -> Instant {
+        self.used.plus_millis(match kind {
+            DatagramKind::Udp => limits::UDP_IDLE_MS_MAX,
+            DatagramKind::Echo => limits::ICMP_IDLE_MS_MAX,
+        })
+    }
+
+    /// The guest's last datagram, as an ICMP error quotes it.
+    pub(crate) fn quote(&self, guest: IpAddr, key: &FlowKey, kind: DatagramKind) -> Quote {
+        Quote {
+            guest,
+            outside: key.outside,
+            protocol: number(kind, guest),
+            len: usize::from(self.len),
+            head: self.head,
+        }
+    }
+}
+
+/// The IP protocol number of `kind` in the family of `address`.
+pub(crate) fn number(kind: DatagramKind, address: IpAddr) -> u8 {
+    match (kind, address) {
+        (DatagramKind::Udp, _) => protocol::UDP,
+        (DatagramKind::Echo, IpAddr::V4(_)) => protocol::ICMP,
+        (DatagramKind::Echo, IpAddr::V6(_)) => protocol::ICMPV6,
+    }
+}
+
+/// The UDP datagram from the outside end of `key` to the guest (RFC 768).
+pub(crate) fn udp<'p>(guest: IpAddr, key: &FlowKey, payload: &'p [u8]) -> Parts<'p> {
+    let mut head = [0; 8];
+    // A payload for a guest is at most 65,507 bytes.
+    let len = (payload.len() + 8) as u16;
+    head[0..2].copy_from_slice(&key.outside_port.to_be_bytes());
+    head[2..4].copy_from_slice(&key.guest_port.to_be_bytes());
+    head[4..6].copy_from_slice(&len.to_be_bytes());
+    let mut parts = Parts { head, payload };
+    let sum = parts.checksum(Some((key.outside, guest)), protocol::UDP);
+    // Zero means "none", so a sum of zero is sent as its other form.
+    parts.head[6..8].copy_from_slice(if sum == [0, 0] { &[0xff, 0xff] } else { &sum });
+    parts
+}
+
+/// The echo reply to the guest whose data and sequence number are those of `message`, an echo
+/// message of either direction; `None` if it is too short.
+pub(crate) fn echo_reply<'p>(
+    guest: IpAddr,
+    key: &FlowKey,
+    message: &'p [u8],
+) -> Option<Parts<'p>> {
+    let (&[_, _, _, _, _, _, seq_high, seq_low], payload) = message.split_first_chunk::<8>()?;
+    let [id_high, id_low] = key.guest_port.to_be_bytes();
+    let v4 = guest.is_ipv4();
+    let kind = if v4 { 0 } else { 129 };
+    let head = [kind, 0, 0, 0, id_high, id_low, seq_high, seq_low];
+    let mut parts = Parts { head, payload };
+    let sum = parts.checksum((!v4).then_some((key.outside, guest)), protocol::ICMPV6);
+    parts.head[2..4].copy_from_slice(&sum);
+    Some(parts)
+}

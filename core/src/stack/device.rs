@@ -1,0 +1,369 @@
+//! The one producer of guest frames, and the guest's link as smoltcp sees it.
+//!
+//! The emitter knows what the guest can take: a frame that does not fit is segmented (TCP) or
+//! fragmented (datagrams), never handed over. smoltcp sees a link without Ethernet, whose MTU is
+//! the largest IP packet and whose checksums are somebody else's work; what it writes is cut to the
+//! guest's segment size here.
+
+use core::net::IpAddr;
+
+use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
+use smoltcp::time::Instant as SmolInstant;
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket};
+
+use crate::contract::{Drop, Instant, Offload, Refusal};
+use crate::engine::config::Link;
+use crate::engine::counters::Counters;
+use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
+use crate::store::ring::{Producer, RingHandle};
+use crate::wire::checksum::Sum;
+use crate::wire::classify::protocol;
+use crate::wire::reply::{self, HOP_LIMIT, Quote, REPLY_BYTES_MAX};
+use crate::wire::segment::{Super, finish_ipv4_header, set_offered_mss};
+
+/// Segments that one pass through smoltcp may become.
+pub(crate) const SEGMENTS_MAX: usize = 64;
+/// Ring space that must be free before smoltcp is asked for a packet: the largest packet, and for
+/// each segment of it an Ethernet, an IPv6 and a full TCP header and the ring's own bookkeeping.
+const ROOM_BYTES: usize = FRAME_BYTES_MAX + SEGMENTS_MAX * (ETHERNET_HEADER_BYTES + 40 + 60 + 32);
+
+/// The only producer of frames for the guest.
+pub(crate) struct Emitter<'a, R> {
+    ring: Producer<R>,
+    scratch: &'a mut [u8],
+    link: Link,
+    fragment_ident: u32,
+    errors: ErrorBudget,
+    pub(crate) counters: Counters,
+}
+
+/// ICMP errors still allowed in the running second (RFC 1812 4.3.2.8).
+#[derive(Debug, Default)]
+struct ErrorBudget {
+    second: u64,
+    sent: u32,
+}
+
+impl<'a, R: RingHandle> Emitter<'a, R> {
+    /// `scratch` has at least [`FRAME_BYTES_MAX`] bytes.
+    pub(crate) fn new(ring: Producer<R>, scratch: &'a mut [u8], link: Link, ident: u32) -> Self {
+        assert!(scratch.len() >= FRAME_BYTES_MAX, "scratch holds the largest packet");
+        Self {
+            ring,
+            scratch,
+            link,
+            fragment_ident: ident,
+            errors: ErrorBudget::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The link that frames are made for.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Whether any one packet can be emitted now.
+    ///
+    /// # Cost
+    /// Constant; usually no shared memory is touched.
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.ring.room() >= ROOM_BYTES
+    }
+
+    /// As [`has_room`](Self::has_room), and if there is none, asks the consumer to wake us.
+    pub(crate) fn wait_for_room(&mut self) -> bool {
+        !self.ring.wait_for_room(ROOM_BYTES)
+    }
+
+    /// Wakes the consumer if it sleeps: once a batch.
+    pub(crate) fn flush(&mut self) {
+        self.ring.flush();
+    }
+
+    /// The longest IP packet that the guest takes.
+    fn packet_bytes_max(&self) -> usize {
+        let taken = self.link.receive_frame_bytes as usize - ETHERNET_HEADER_BYTES;
+        taken.min(usize::from(self.link.mtu))
+    }
+
+    /// Payload bytes of a TCP segment to a guest that offered `mss`, in the family of `guest`.
+    pub(crate) fn segment_bytes(&self, guest: IpAddr, mss: u16) -> u16 {
+        let headers = if guest.is_ipv4() { 40 } else { 60 };
+        // The bound is below 2^16, as the link's MTU is.
+        mss.min((self.packet_bytes_max() - headers) as u16)
+    }
+
+    /// Puts one frame with `len` bytes of packet into the ring; `write` fills the packet in.
+    fn frame(&mut self, kind: EthernetProtocol, len: usize, write: impl FnOnce(&mut [u8])) {
+        let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) else {
+            self.counters.count_drop(Drop::AnswerLost);
+            return;
+        };
+        write_ethernet(&self.link, kind, frame);
+        write(frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []));
+        self.ring.commit(ETHERNET_HEADER_BYTES + len, Offload::NONE);
+    }
+
+    /// Sends a packet that [`reply`] composes, whose kind is `kind`.
+    pub(crate) fn reply(&mut self, kind: EthernetProtocol, compose: impl FnOnce(&mut [u8]) -> usize) {
+        let mut packet = [0; REPLY_BYTES_MAX];
+        let len = compose(&mut packet);
+        self.frame(kind, len, |out| out.copy_from_slice(packet.get(..len).unwrap_or(&[])));
+    }
+
+    /// Sends the ICMP error for `refusal`, unless too many were sent this second.
+    pub(crate) fn icmp_error(&mut self, now: Instant, refusal: Refusal, quote: &Quote) {
+        let second = now.as_millis() / 1000;
+        if self.errors.second != second {
+            self.errors = ErrorBudget { second, sent: 0 };
+        }
+        if self.errors.sent >= limits::ICMP_ERRORS_PER_SECOND_MAX {
+            return;
+        }
+        self.errors.sent += 1;
+        // A closed port is said by its owner, everything else by the router.
+        let from = match (refusal, quote.guest) {
+            (Refusal::Refused, _) => quote.outside,
+            (_, IpAddr::V4(_)) => self.link.gateway_ipv4.into(),
+            (_, IpAddr::V6(_)) => self.link.gateway_ipv6.into(),
+        };
+        let kind = ethertype(quote.guest);
+        self.reply(kind, |out| reply::icmp_error(from, refusal, quote, out));
+    }
+
+    /// Sends a datagram whose transport is the eight bytes of `head` and `payload`, in fragments
+    /// where it is longer than the guest takes (RFC 791 3.2, RFC 8200 4.5).
+    ///
+    /// # Cost
+    /// One copy of the payload.
+    pub(crate) fn datagram(&mut self, from: IpAddr, to: IpAddr, number: u8, parts: Parts<'_>) {
+        let header = if from.is_ipv4() { 20 } else { 40 };
+        let total = parts.len();
+        if header + total <= self.packet_bytes_max() {
+            self.frame(ethertype(from), header + total, |out| {
+                reply::ip_header((from, to), number, total, HOP_LIMIT, out);
+                parts.copy(0, out.get_mut(header..).unwrap_or(&mut []));
+            });
+            return;
+        }
+        self.fragment_ident = self.fragment_ident.wrapping_add(1);
+        let headers = if from.is_ipv4() { 20 } else { 48 };
+        let step = (self.packet_bytes_max() - headers) & !7;
+        let mut offset = 0;
+        while offset < total {
+            let len = step.min(total - offset);
+            let piece = Piece { offset, len, more: offset + len < total, ident: self.fragment_ident };
+            self.frame(ethertype(from), headers + len, |out| {
+                piece.write((from, to), number, &parts, out);
+            });
+            offset += len;
+        }
+    }
+
+    /// Sends the TCP packet of `len` bytes that `write` makes, cut to `segment_bytes` of payload.
+    /// `write` is called exactly once; without room its packet is dropped and counted.
+    ///
+    /// # Cost
+    /// One packet that fits a frame: written in place. A longer one: one copy more.
+    fn tcp(&mut self, len: usize, segment_bytes: u16, write: impl FnOnce(&mut [u8])) {
+        let scratch = self.scratch.get_mut(..len).unwrap_or(&mut []);
+        let fits = len <= self.link.receive_frame_bytes as usize - ETHERNET_HEADER_BYTES;
+        if fits && let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) {
+            let packet = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
+            write(packet);
+            let Some(parts) = Super::of(packet) else { return };
+            if len <= parts.headers_len + usize::from(segment_bytes) {
+                offer_mss(&self.link, parts.ip_len, packet);
+                parts.finish(packet);
+                write_ethernet(&self.link, ip_ethertype(parts.ip_len), frame);
+                self.ring.commit(ETHERNET_HEADER_BYTES + len, Offload::NONE);
+                return;
+            }
+            scratch.copy_from_slice(packet);
+        } else {
+            write(scratch);
+        }
+        self.cut(len, segment_bytes);
+    }
+
+    /// Sends the packet in the first `len` bytes of the scratch in segments.
+    fn cut(&mut self, len: usize, segment_bytes: u16) {
+        let Some(packet) = self.scratch.get(..len) else { return };
+        let Some(parts) = Super::of(packet) else { return };
+        let payload = len - parts.headers_len;
+        let mut offset = 0;
+        while offset < payload {
+            let end = payload.min(offset + usize::from(segment_bytes));
+            let frame_len = ETHERNET_HEADER_BYTES + parts.headers_len + end - offset;
+            let Some(frame) = self.ring.reserve(frame_len) else {
+                self.counters.count_drop(Drop::AnswerLost);
+                return;
+            };
+            write_ethernet(&self.link, ip_ethertype(parts.ip_len), frame);
+            let out = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
+            parts.cut(packet, offset, end, out);
+            self.ring.commit(frame_len, Offload::NONE);
+            offset = end;
+        }
+    }
+}
+
+fn write_ethernet(link: &Link, kind: EthernetProtocol, frame: &mut [u8]) {
+    let mut ethernet = EthernetFrame::new_unchecked(frame);
+    ethernet.set_dst_addr(EthernetAddress(link.guest_mac));
+    ethernet.set_src_addr(EthernetAddress(link.gateway_mac));
+    ethernet.set_ethertype(kind);
+}
+
+/// A SYN offers smoltcp's idea of the largest segment; the link's replaces it.
+fn offer_mss(link: &Link, ip_len: usize, packet: &mut [u8]) {
+    let is_syn = packet.get(ip_len..).is_some_and(|segment| TcpPacket::new_unchecked(segment).syn());
+    if is_syn {
+        // MTUs are far above the headers.
+        set_offered_mss(packet, ip_len, link.mtu - (ip_len as u16 + 20));
+    }
+}
+
+fn ethertype(address: IpAddr) -> EthernetProtocol {
+    if address.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 }
+}
+
+fn ip_ethertype(ip_len: usize) -> EthernetProtocol {
+    if ip_len == 20 { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 }
+}
+
+/// A datagram's transport: eight bytes of header, and what follows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts<'p> {
+    pub(crate) head: [u8; 8],
+    pub(crate) payload: &'p [u8],
+}
+
+impl Parts<'_> {
+    /// Bytes in all.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    /// The Internet checksum of both and of the pseudo-header of `ends`, if any.
+    pub(crate) fn checksum(&self, ends: Option<(IpAddr, IpAddr)>, number: u8) -> [u8; 2] {
+        let sum = Sum::of(&self.head).add(self.payload);
+        ends.map_or(sum, |ends| sum.pseudo(&ends, number, self.len())).finish()
+    }
+
+    /// Copies what starts at `offset` until `out` is full.
+    fn copy(&self, offset: usize, out: &mut [u8]) {
+        let head = self.head.get(offset..).unwrap_or(&[]);
+        let head = head.get(..out.len()).unwrap_or(head);
+        let (to_head, to_payload) = out.split_at_mut(head.len());
+        to_head.copy_from_slice(head);
+        let from = offset.saturating_sub(self.head.len());
+        if let Some(rest) = self.payload.get(from..from + to_payload.len()) {
+            to_payload.copy_from_slice(rest);
+        }
+    }
+}
+
+/// One fragment of a datagram.
+struct Piece {
+    offset: usize,
+    len: usize,
+    more: bool,
+    ident: u32,
+}
+
+impl Piece {
+    fn write(&self, ends: (IpAddr, IpAddr), number: u8, parts: &Parts<'_>, out: &mut [u8]) {
+        // Offsets are below 2^16.
+        let offset = self.offset as u16;
+        let at = if ends.0.is_ipv4() {
+            let at = reply::ip_header(ends, number, self.len, HOP_LIMIT, out);
+            let mut ip = Ipv4Packet::new_unchecked(&mut *out);
+            ip.set_dont_frag(false);
+            // The low half of the counter.
+            ip.set_ident(self.ident as u16);
+            ip.set_frag_offset(offset);
+            ip.set_more_frags(self.more);
+            finish_ipv4_header(out);
+            at
+        } else {
+            let at = reply::ip_header(ends, protocol::FRAGMENT, self.len + 8, HOP_LIMIT, out);
+            let word = (offset & !7) | u16::from(self.more);
+            if let Some([next, reserved, o1, o2, ident @ ..]) = out.get_mut(at..at + 8) {
+                (*next, *reserved) = (number, 0);
+                [*o1, *o2] = word.to_be_bytes();
+                ident.copy_from_slice(&self.ident.to_be_bytes());
+            }
+            at + 8
+        };
+        parts.copy(self.offset, out.get_mut(at..).unwrap_or(&mut []));
+    }
+}
+
+/// One pass of smoltcp over one flow: at most one packet in, any number out.
+pub(crate) struct Port<'x, 'a, R> {
+    pub(crate) packet: Option<&'x mut [u8]>,
+    pub(crate) out: &'x mut Emitter<'a, R>,
+    pub(crate) segment_bytes: u16,
+}
+
+impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
+    type RxToken<'t>
+        = FromGuest<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = ToGuest<'t, 'a, R>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        let packet = self.packet.take()?;
+        let out = &mut *self.out;
+        Some((FromGuest(packet), ToGuest { out, segment_bytes: self.segment_bytes }))
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<Self::TxToken<'_>> {
+        self.out
+            .has_room()
+            .then_some(ToGuest { out: self.out, segment_bytes: self.segment_bytes })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = IP_PACKET_BYTES_MAX;
+        let mut checksum = ChecksumCapabilities::ignored();
+        checksum.tcp = Checksum::None;
+        capabilities.checksum = checksum;
+        capabilities
+    }
+}
+
+/// A packet of the guest for smoltcp.
+pub(crate) struct FromGuest<'t>(&'t mut [u8]);
+
+impl phy::RxToken for FromGuest<'_> {
+    fn consume<T, F: FnOnce(&[u8]) -> T>(self, f: F) -> T {
+        f(self.0)
+    }
+}
+
+/// Room for one packet of smoltcp's.
+pub(crate) struct ToGuest<'t, 'a, R> {
+    out: &'t mut Emitter<'a, R>,
+    segment_bytes: u16,
+}
+
+impl<R: RingHandle> phy::TxToken for ToGuest<'_, '_, R> {
+    fn consume<T, F: FnOnce(&mut [u8]) -> T>(self, len: usize, f: F) -> T {
+        let mut result = None;
+        self.out.tcp(len, self.segment_bytes, |packet| {
+            if packet.len() == len {
+                result = Some(f(packet));
+            }
+        });
+        result.expect("because `Emitter::tcp` calls its writer with every packet up to 64 KiB")
+    }
+}

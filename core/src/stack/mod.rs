@@ -1,0 +1,5 @@
+//! One machine per protocol: each turns guest packets into facts for the host, and back.
+
+pub(crate) mod datagram;
+pub(crate) mod device;
+pub(crate) mod tcp;

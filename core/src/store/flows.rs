@@ -1,0 +1,397 @@
+//! Which flow a packet belongs to: a keyed hash from the flow's ends to its slot.
+//!
+//! Slots are dense and grouped by kind (TCP, then UDP, then echo), so that a slot's number tells its
+//! kind. The index is open addressing with linear probing, at most half full, and deletes by moving
+//! back, so that no tombstones pile up. The hash is SipHash-1-3 under a secret key: a guest that
+//! picks its ports and destinations can't pick its collisions.
+
+use core::hash::Hasher;
+use core::net::IpAddr;
+use core::ops::Range;
+
+use siphasher::sip::SipHasher13;
+
+use super::list::{Link, Links, List};
+use crate::contract::FlowId;
+
+const EMPTY: u32 = u32::MAX;
+
+/// The protocols that have flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FlowKind {
+    Tcp,
+    Udp,
+    Echo,
+}
+
+/// The ends of a flow. The guest's address is not in it: there is one in each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlowKey {
+    pub(crate) kind: FlowKind,
+    pub(crate) outside: IpAddr,
+    /// The guest's port, or the identifier of its echo requests.
+    pub(crate) guest_port: u16,
+    /// The outside port; 0 for echo.
+    pub(crate) outside_port: u16,
+}
+
+/// One slot: whose it is, and its links.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowSlot {
+    key: Option<FlowKey>,
+    generation: u32,
+    hash: u32,
+    /// The free list while free, then the list of flows of its kind by age of use.
+    age: Link,
+    attention: Link,
+    egress: Link,
+}
+
+impl FlowSlot {
+    /// A slot that no flow has.
+    pub const FREE: Self = Self {
+        key: None,
+        generation: 0,
+        hash: 0,
+        age: Link::OFF,
+        attention: Link::OFF,
+        egress: Link::OFF,
+    };
+}
+
+/// Links of one kind in the slots.
+struct By<'s, const LIST: u8>(&'s mut [FlowSlot]);
+const AGE: u8 = 0;
+const ATTENTION: u8 = 1;
+const EGRESS: u8 = 2;
+
+impl<const LIST: u8> Links for By<'_, LIST> {
+    fn link(&mut self, slot: u32) -> &mut Link {
+        // Slots come from this table.
+        let flow = &mut self.0[slot as usize];
+        match LIST {
+            AGE => &mut flow.age,
+            ATTENTION => &mut flow.attention,
+            _ => &mut flow.egress,
+        }
+    }
+}
+
+/// The slots of one kind.
+#[derive(Debug)]
+struct Pool {
+    slots: Range<u32>,
+    /// Slots that were never used start here.
+    fresh: u32,
+    free: List,
+    by_age: List,
+}
+
+impl Pool {
+    fn new(slots: Range<u32>) -> Self {
+        Self { fresh: slots.start, slots, free: List::EMPTY, by_age: List::EMPTY }
+    }
+}
+
+/// All flows of an engine.
+pub(crate) struct FlowTable<'a> {
+    slots: &'a mut [FlowSlot],
+    index: &'a mut [u32],
+    hasher: SipHasher13,
+    tcp: Pool,
+    udp: Pool,
+    echo: Pool,
+    attention: List,
+    egress: List,
+}
+
+impl<'a> FlowTable<'a> {
+    /// Index entries for `flows` flows.
+    pub(crate) const fn index_len(flows: usize) -> usize {
+        (2 * flows).next_power_of_two()
+    }
+
+    /// `slots` has a slot for each flow of `counts` (TCP, UDP, echo), `index` has
+    /// [`index_len`](Self::index_len) entries.
+    pub(crate) fn new(
+        slots: &'a mut [FlowSlot],
+        index: &'a mut [u32],
+        counts: [u32; 3],
+        key: &[u8; 16],
+    ) -> Self {
+        let [tcp, udp, echo] = counts;
+        assert!(slots.len() >= (tcp + udp + echo) as usize, "a slot for each flow");
+        assert!(index.len().is_power_of_two() && index.len() >= 2 * slots.len(), "half full at most");
+        index.fill(EMPTY);
+        Self {
+            slots,
+            index,
+            hasher: SipHasher13::new_with_key(key),
+            tcp: Pool::new(0..tcp),
+            udp: Pool::new(tcp..tcp + udp),
+            echo: Pool::new(tcp + udp..tcp + udp + echo),
+            attention: List::EMPTY,
+            egress: List::EMPTY,
+        }
+    }
+
+    fn hash(&self, key: &FlowKey) -> u32 {
+        let mut bytes = [0; 24];
+        let (address, rest) = bytes.split_at_mut(16);
+        match key.outside {
+            IpAddr::V4(a) => address[..4].copy_from_slice(&a.octets()),
+            IpAddr::V6(a) => address.copy_from_slice(&a.octets()),
+        }
+        rest[..2].copy_from_slice(&key.guest_port.to_ne_bytes());
+        rest[2..4].copy_from_slice(&key.outside_port.to_ne_bytes());
+        rest[4] = key.kind as u8;
+        rest[5] = u8::from(key.outside.is_ipv6());
+        let mut hasher = self.hasher;
+        hasher.write(&bytes);
+        // The low half is as good as the whole.
+        hasher.finish() as u32
+    }
+
+    fn mask(&self) -> usize {
+        self.index.len() - 1
+    }
+
+    /// The slot of the flow with these ends.
+    ///
+    /// # Cost
+    /// Constant: one hash, one or two probes.
+    pub(crate) fn find(&self, key: &FlowKey) -> Option<u32> {
+        let hash = self.hash(key);
+        let mut at = hash as usize & self.mask();
+        loop {
+            let slot = self.index[at];
+            if slot == EMPTY {
+                return None;
+            }
+            let flow = &self.slots[slot as usize];
+            if flow.hash == hash && flow.key.as_ref() == Some(key) {
+                return Some(slot);
+            }
+            at = (at + 1) & self.mask();
+        }
+    }
+
+    /// Takes a free slot for a flow with these ends, which has none yet. `None`: all are in use.
+    ///
+    /// # Cost
+    /// Constant.
+    pub(crate) fn insert(&mut self, key: FlowKey) -> Option<u32> {
+        let pool = match key.kind {
+            FlowKind::Tcp => &mut self.tcp,
+            FlowKind::Udp => &mut self.udp,
+            FlowKind::Echo => &mut self.echo,
+        };
+        let slot = match pool.free.pop_front(&mut By::<AGE>(self.slots)) {
+            Some(slot) => slot,
+            None if pool.fresh < pool.slots.end => {
+                pool.fresh += 1;
+                pool.fresh - 1
+            }
+            None => return None,
+        };
+        pool.by_age.push_back(&mut By::<AGE>(self.slots), slot);
+        let hash = self.hash(&key);
+        let flow = &mut self.slots[slot as usize];
+        (flow.key, flow.hash) = (Some(key), hash);
+        flow.generation = flow.generation.wrapping_add(1);
+        let mut at = hash as usize & self.mask();
+        while self.index[at] != EMPTY {
+            at = (at + 1) & self.mask();
+        }
+        self.index[at] = slot;
+        Some(slot)
+    }
+
+    /// Gives the slot of an ended flow back, and takes it off every list.
+    ///
+    /// # Cost
+    /// Constant.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        let flow = &mut self.slots[slot as usize];
+        let Some(key) = flow.key.take() else { return };
+        let hash = flow.hash;
+        if flow.attention.is_on() {
+            self.attention.remove(&mut By::<ATTENTION>(self.slots), slot);
+        }
+        if self.slots[slot as usize].egress.is_on() {
+            self.egress.remove(&mut By::<EGRESS>(self.slots), slot);
+        }
+        let pool = match key.kind {
+            FlowKind::Tcp => &mut self.tcp,
+            FlowKind::Udp => &mut self.udp,
+            FlowKind::Echo => &mut self.echo,
+        };
+        pool.by_age.remove(&mut By::<AGE>(self.slots), slot);
+        pool.free.push_back(&mut By::<AGE>(self.slots), slot);
+        self.unindex(slot, hash);
+    }
+
+    /// Takes `slot` out of the index and moves later entries of the same run back (Knuth 6.4 R).
+    fn unindex(&mut self, slot: u32, hash: u32) {
+        let mask = self.mask();
+        let mut hole = hash as usize & mask;
+        while self.index[hole] != slot {
+            hole = (hole + 1) & mask;
+        }
+        let mut at = hole;
+        loop {
+            self.index[hole] = EMPTY;
+            loop {
+                at = (at + 1) & mask;
+                let moved = self.index[at];
+                if moved == EMPTY {
+                    return;
+                }
+                let home = self.slots[moved as usize].hash as usize & mask;
+                // Its home must not lie between the hole and itself, around the table.
+                if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
+                    self.index[hole] = moved;
+                    hole = at;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The ends of the flow in `slot`.
+    pub(crate) fn key(&self, slot: u32) -> Option<FlowKey> {
+        self.slots.get(slot as usize)?.key
+    }
+
+    /// The name of the flow in `slot`.
+    pub(crate) fn id(&self, slot: u32) -> FlowId {
+        FlowId { index: slot, generation: self.slots[slot as usize].generation }
+    }
+
+    /// The slot of `id`, if that flow still lives.
+    pub(crate) fn slot(&self, id: FlowId) -> Option<u32> {
+        let flow = self.slots.get(id.index as usize)?;
+        (flow.key.is_some() && flow.generation == id.generation).then_some(id.index)
+    }
+
+    /// Marks the flow as the one used last of its kind.
+    ///
+    /// # Cost
+    /// Constant.
+    pub(crate) fn touch(&mut self, slot: u32) {
+        let Some(key) = self.key(slot) else { return };
+        let pool = match key.kind {
+            FlowKind::Tcp => &mut self.tcp,
+            FlowKind::Udp => &mut self.udp,
+            FlowKind::Echo => &mut self.echo,
+        };
+        pool.by_age.remove(&mut By::<AGE>(self.slots), slot);
+        pool.by_age.push_back(&mut By::<AGE>(self.slots), slot);
+    }
+
+    /// The flow of `kind` that was used least recently.
+    pub(crate) fn oldest(&self, kind: FlowKind) -> Option<u32> {
+        match kind {
+            FlowKind::Tcp => self.tcp.by_age.front(),
+            FlowKind::Udp => self.udp.by_age.front(),
+            FlowKind::Echo => self.echo.by_age.front(),
+        }
+    }
+
+    /// Puts `slot` in the queue of flows that have something to say to the host.
+    pub(crate) fn needs_attention(&mut self, slot: u32) {
+        self.attention.push_back(&mut By::<ATTENTION>(self.slots), slot);
+    }
+
+    /// The next flow with something to say; it stays in the queue.
+    pub(crate) fn attention(&self) -> Option<u32> {
+        self.attention.front()
+    }
+
+    /// The flow at the front of the queue has nothing more to say.
+    pub(crate) fn attended(&mut self) {
+        self.attention.pop_front(&mut By::<ATTENTION>(self.slots));
+    }
+
+    /// Puts `slot` in the queue of flows that may have packets for the guest.
+    pub(crate) fn needs_egress(&mut self, slot: u32) {
+        self.egress.push_back(&mut By::<EGRESS>(self.slots), slot);
+    }
+
+    /// The next flow that may have packets; it stays in the queue.
+    pub(crate) fn egress(&self) -> Option<u32> {
+        self.egress.front()
+    }
+
+    /// The flow at the front of the queue has sent; `again`: it goes to the end of the queue.
+    pub(crate) fn egressed(&mut self, again: bool) {
+        let slot = self.egress.pop_front(&mut By::<EGRESS>(self.slots));
+        if let Some(slot) = slot.filter(|_| again) {
+            self.needs_egress(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use core::net::Ipv4Addr;
+    use std::collections::HashMap;
+    use std::vec;
+
+    fn key(port: u16) -> FlowKey {
+        FlowKey {
+            kind: FlowKind::Udp,
+            outside: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            guest_port: port,
+            outside_port: 53,
+        }
+    }
+
+    #[test]
+    fn finds_what_a_map_finds_through_a_million_changes() {
+        let mut slots = vec![FlowSlot::FREE; 64];
+        let mut index = vec![0; FlowTable::index_len(64)];
+        let mut table = FlowTable::new(&mut slots, &mut index, [0, 64, 0], &[7; 16]);
+        let mut model: HashMap<u16, u32> = HashMap::new();
+        let mut seed = 1u32;
+        for _ in 0..1_000_000 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let port = (seed >> 16) as u16 % 100;
+            assert_eq!(table.find(&key(port)), model.get(&port).copied());
+            match model.remove(&port) {
+                Some(slot) => table.remove(slot),
+                None => match table.insert(key(port)) {
+                    Some(slot) => assert!(model.insert(port, slot).is_none()),
+                    None => assert_eq!(model.len(), 64),
+                },
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_dies_with_its_flow() {
+        let mut slots = vec![FlowSlot::FREE; 1];
+        let mut index = vec![0; 2];
+        let mut table = FlowTable::new(&mut slots, &mut index, [0, 1, 0], &[0; 16]);
+        let slot = table.insert(key(1)).unwrap();
+        let id = table.id(slot);
+        table.needs_egress(slot);
+        table.remove(slot);
+        assert_eq!((table.slot(id), table.egress()), (None, None));
+        let again = table.insert(key(1)).unwrap();
+        assert_eq!((again, table.slot(id)), (slot, None));
+    }
+
+    #[test]
+    fn the_least_recently_used_is_the_oldest() {
+        let mut slots = vec![FlowSlot::FREE; 2];
+        let mut index = vec![0; 4];
+        let mut table = FlowTable::new(&mut slots, &mut index, [0, 2, 0], &[0; 16]);
+        let a = table.insert(key(1)).unwrap();
+        let b = table.insert(key(2)).unwrap();
+        table.touch(a);
+        assert_eq!((table.oldest(FlowKind::Udp), table.insert(key(3))), (Some(b), None));
+    }
+}

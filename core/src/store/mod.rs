@@ -1,0 +1,7 @@
+//! Fixed memory without rules: rings, tables, lists, timers.
+
+pub(crate) mod flows;
+pub(crate) mod fragments;
+pub(crate) mod list;
+pub(crate) mod ring;
+pub(crate) mod timers;

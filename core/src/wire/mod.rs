@@ -1,0 +1,6 @@
+//! Bytes and their meaning, without state: what a frame is, and how the frames that we compose look.
+
+pub(crate) mod checksum;
+pub(crate) mod classify;
+pub(crate) mod reply;
+pub(crate) mod segment;

@@ -1,0 +1,188 @@
+//! The packets that the gateway composes itself: ARP and NDP answers, resets, ICMP errors.
+//!
+//! Each function writes one whole packet (ARP or IP, checksums included) to the start of `out` and
+//! returns its length. `out` has at least [`REPLY_BYTES_MAX`] bytes.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpProtocol, IpRepr,
+    NdiscNeighborFlags, NdiscRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
+};
+
+use super::checksum::Sum;
+use super::classify::{Segment, protocol};
+use super::segment::{Super, finish_ipv4_header};
+use crate::contract::Refusal;
+
+/// The longest packet composed here: IPv6, ICMPv6 and a quoted IPv6 header with eight bytes.
+pub(crate) const REPLY_BYTES_MAX: usize = 128;
+
+/// What of a refused packet goes back in the ICMP error: the first eight bytes of its transport.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quote {
+    pub(crate) guest: IpAddr,
+    pub(crate) outside: IpAddr,
+    pub(crate) protocol: u8,
+    /// Bytes of the whole transport part.
+    pub(crate) len: usize,
+    pub(crate) head: [u8; 8],
+}
+
+/// An ARP reply that `target` is at the gateway's MAC (RFC 826).
+pub(crate) fn arp(
+    gateway_mac: [u8; 6],
+    guest_mac: [u8; 6],
+    sender: Ipv4Addr,
+    target: Ipv4Addr,
+    out: &mut [u8],
+) -> usize {
+    let repr = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(gateway_mac),
+        source_protocol_addr: target,
+        target_hardware_addr: EthernetAddress(guest_mac),
+        target_protocol_addr: sender,
+    };
+    repr.emit(&mut ArpPacket::new_unchecked(out));
+    repr.buffer_len()
+}
+
+/// A neighbour advertisement for `target`, from `target` itself: smoltcp guests file it under its
+/// source address. An unspecified `solicitor` checks for duplicates, and is answered by multicast
+/// (RFC 4861 7.2.4).
+pub(crate) fn neighbor_advert(
+    gateway_mac: [u8; 6],
+    solicitor: Ipv6Addr,
+    target: Ipv6Addr,
+    out: &mut [u8],
+) -> usize {
+    let solicited = !solicitor.is_unspecified();
+    let to = if solicited { solicitor } else { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1) };
+    let mut flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE;
+    flags.set(NdiscNeighborFlags::SOLICITED, solicited);
+    let repr = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+        flags,
+        target_addr: target,
+        lladdr: Some(EthernetAddress(gateway_mac).into()),
+    });
+    let len = repr.buffer_len();
+    let at = ip_header((target.into(), to.into()), protocol::ICMPV6, len, 255, out);
+    if let Some(message) = out.get_mut(at..at + len) {
+        // The message's checksum is written here; smoltcp knows both addresses.
+        repr.emit(
+            &target,
+            &to,
+            &mut Icmpv6Packet::new_unchecked(message),
+            &ChecksumCapabilities::default(),
+        );
+    }
+    at + len
+}
+
+/// The reset that answers `segment`, which belongs to no flow (RFC 9293 3.10.7.1).
+pub(crate) fn reset(guest: IpAddr, outside: IpAddr, segment: &Segment, out: &mut [u8]) -> usize {
+    let counted =
+        segment.payload_len + usize::from(segment.syn) + usize::from(segment.fin);
+    // Sequence numbers wrap; the types of smoltcp hold an i32. A length is below 2^16.
+    let after = segment.seq.wrapping_add(counted as u32).cast_signed();
+    let repr = TcpRepr {
+        src_port: segment.outside_port,
+        dst_port: segment.guest_port,
+        control: TcpControl::Rst,
+        seq_number: TcpSeqNumber(segment.ack.unwrap_or(0).cast_signed()),
+        ack_number: segment.ack.is_none().then_some(TcpSeqNumber(after)),
+        window_len: 0,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None, None, None],
+        timestamp: None::<TcpTimestampRepr>,
+        payload: &[],
+    };
+    tcp(outside, guest, &repr, out)
+}
+
+/// Writes the whole packet of a TCP segment; returns its length.
+pub(crate) fn tcp(from: IpAddr, to: IpAddr, repr: &TcpRepr<'_>, out: &mut [u8]) -> usize {
+    let len = repr.buffer_len();
+    let at = ip_header((from, to), protocol::TCP, len, HOP_LIMIT, out);
+    if let Some(segment) = out.get_mut(at..at + len) {
+        repr.emit(
+            &mut TcpPacket::new_unchecked(segment),
+            &from.into(),
+            &to.into(),
+            &ChecksumCapabilities::ignored(),
+        );
+    }
+    if let Some(packet) = out.get_mut(..at + len)
+        && let Some(parts) = Super::of(packet)
+    {
+        parts.finish(packet);
+    }
+    at + len
+}
+
+/// Time to live of what the gateway sends (RFC 1700).
+pub(crate) const HOP_LIMIT: u8 = 64;
+
+/// Writes an IP header for `len` bytes of `protocol`; returns its own length. The checksum of an
+/// IPv4 header is in place.
+pub(crate) fn ip_header(
+    ends: (IpAddr, IpAddr),
+    protocol: u8,
+    len: usize,
+    hop_limit: u8,
+    out: &mut [u8],
+) -> usize {
+    let mut repr =
+        IpRepr::new(ends.0.into(), ends.1.into(), IpProtocol::from(protocol), len, hop_limit);
+    repr.set_payload_len(len);
+    repr.emit(&mut *out, &ChecksumCapabilities::ignored());
+    if ends.0.is_ipv4() {
+        finish_ipv4_header(out);
+    }
+    repr.header_len()
+}
+
+/// The ICMP error for `refusal`, from `from`, about the packet of `quote`.
+///
+/// RFC 792, RFC 1191 4, RFC 1812 5.2.7.1; RFC 4443 3.1, 3.2.
+pub(crate) fn icmp_error(from: IpAddr, refusal: Refusal, quote: &Quote, out: &mut [u8]) -> usize {
+    let v4 = quote.guest.is_ipv4();
+    let (kind, code, mtu) = match (refusal, v4) {
+        (Refusal::Refused, true) => (3, 3, 0),
+        (Refusal::Refused, false) => (1, 4, 0),
+        (Refusal::NetUnreachable, true) => (3, 0, 0),
+        (Refusal::NetUnreachable, false) => (1, 0, 0),
+        (Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted, true) => (3, 1, 0),
+        (Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted, false) => (1, 3, 0),
+        (Refusal::Forbidden, true) => (3, 13, 0),
+        (Refusal::Forbidden, false) => (1, 1, 0),
+        (Refusal::TooBig { mtu }, true) => (3, 4, mtu.min(0xffff)),
+        (Refusal::TooBig { mtu }, false) => (2, 0, mtu),
+    };
+    let quoted_ip = if v4 { 20 } else { 40 };
+    let len = 8 + quoted_ip + quote.head.len();
+    let ends = (from, quote.guest);
+    let number = if v4 { protocol::ICMP } else { protocol::ICMPV6 };
+    let at = ip_header(ends, number, len, HOP_LIMIT, out);
+    let Some(message) = out.get_mut(at..at + len) else { return 0 };
+    let (head, quoted) = message.split_at_mut(8);
+    head.fill(0);
+    if let [k, c, _, _, rest @ ..] = head {
+        (*k, *c) = (kind, code);
+        rest.copy_from_slice(&mtu.to_be_bytes());
+    }
+    ip_header((quote.guest, quote.outside), quote.protocol, quote.len, HOP_LIMIT, quoted);
+    if let Some(tail) = quoted.get_mut(quoted_ip..) {
+        tail.copy_from_slice(&quote.head);
+    }
+    let sum = Sum::of(message);
+    let sum = if v4 { sum } else { sum.pseudo(&ends, number, len) }.finish();
+    if let Some(field) = message.get_mut(2..4) {
+        field.copy_from_slice(&sum);
+    }
+    at + len
+}
