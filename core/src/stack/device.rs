@@ -14,7 +14,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 use crate::contract::{Drop, Instant, Offload, Refusal};
 use crate::engine::config::Link;
 use crate::engine::counters::Counters;
-use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
+use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use crate::store::ring::{Producer, RingHandle};
 use crate::wire::checksum::Sum;
 use crate::wire::classify::protocol;
@@ -22,10 +22,14 @@ use crate::wire::reply::{self, HOP_LIMIT, Quote, REPLY_BYTES_MAX};
 use crate::wire::segment::{Super, finish_ipv4_header, set_offered_mss};
 
 /// Segments that one pass through smoltcp may become.
-pub(crate) const SEGMENTS_MAX: usize = 64;
-/// Ring space that must be free before smoltcp is asked for a packet: the largest packet, and for
-/// each segment of it an Ethernet, an IPv6 and a full TCP header and the ring's own bookkeeping.
-const ROOM_BYTES: usize = FRAME_BYTES_MAX + SEGMENTS_MAX * (ETHERNET_HEADER_BYTES + 40 + 60 + 32);
+pub(crate) const SEGMENTS_MAX: usize = 32;
+/// What a segment takes in the ring besides its payload, at most: an Ethernet, an IPv6 and a TCP
+/// header with as many options as smoltcp writes beside data, and the ring's own header and padding.
+const SEGMENT_OVERHEAD_BYTES: usize = ETHERNET_HEADER_BYTES + 40 + 44 + 32;
+/// The longest packet that smoltcp may write: once cut, it takes the room of the longest frame.
+const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX - SEGMENTS_MAX * SEGMENT_OVERHEAD_BYTES;
+/// Ring space that must be free before smoltcp is asked for a packet.
+const ROOM_BYTES: usize = FRAME_BYTES_MAX;
 
 /// The only producer of frames for the guest.
 pub(crate) struct Emitter<'a, R> {
@@ -333,7 +337,7 @@ impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = IP_PACKET_BYTES_MAX;
+        capabilities.max_transmission_unit = PACKET_BYTES_MAX;
         let mut checksum = ChecksumCapabilities::ignored();
         checksum.tcp = Checksum::None;
         capabilities.checksum = checksum;

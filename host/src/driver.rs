@@ -1,0 +1,244 @@
+//! The loop: takes frames and readiness in, lets the engine decide, does what it says, sleeps.
+//!
+//! One thread runs it. A byte of a plain flow crosses one thread boundary at most, that between a
+//! VMM's worker and this loop; a link that the loop serves itself has none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use memmap2::{MmapMut, MmapOptions};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use sluicegate_core::{
+    Config, DatagramSlot, Engine, FlowSlot, FragmentSet, Instant, Memory, MemoryLen, SocketCell,
+    TcpSlot, Timer,
+};
+
+use crate::adapter::GuestLink;
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::flow::{Flows, HostEngine};
+use crate::metrics::Published;
+use crate::rings::{RingConsumer, RingProducer};
+
+/// The token of [`DriverWake`](crate::wake::DriverWake).
+pub(crate) const WAKE: Token = Token(usize::MAX);
+const LINK: Token = Token(usize::MAX - 1);
+/// Readiness events that are taken at a time.
+const EVENTS_MAX: usize = 256;
+/// Frames that a link may bring in one turn.
+const LINK_FRAMES_MAX: u32 = 128;
+
+/// The ends of the rings that belong to the engine.
+pub(crate) struct EngineEnds {
+    pub(crate) from_guest: RingConsumer,
+    pub(crate) to_guest: RingProducer,
+}
+
+/// Who serves the other ends of the rings.
+pub(crate) enum FrontEnd {
+    /// A VMM's own thread, through the backend that it took.
+    Worker(WorkerLink),
+    /// This loop.
+    Link { link: Box<dyn GuestLink>, from_guest: RingProducer, to_guest: RingConsumer },
+}
+
+/// What the loop must know of a front end that another thread serves.
+#[derive(Default)]
+pub(crate) struct WorkerLink {
+    /// Rings the worker again where it left a frame lying; returns how long the loop may sleep.
+    #[cfg(feature = "krun")]
+    pub(crate) doorbell: Option<Arc<crate::adapter::krun::Doorbell>>,
+}
+
+impl WorkerLink {
+    fn recheck(&self) -> Option<Duration> {
+        #[cfg(feature = "krun")]
+        return self.doorbell.as_ref().and_then(|doorbell| doorbell.recheck());
+        #[cfg(not(feature = "krun"))]
+        None
+    }
+}
+
+/// All that a driver is made of.
+pub(crate) struct Driver {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) poll: Poll,
+    pub(crate) ends: EngineEnds,
+    pub(crate) front: FrontEnd,
+    pub(crate) published: Arc<Published>,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
+struct Storage<'a> {
+    flows: Vec<FlowSlot>,
+    index: Vec<u32>,
+    timers: Vec<Timer>,
+    tcp: Vec<TcpSlot<'a>>,
+    sockets: Vec<SocketCell<'a>>,
+    datagrams: Vec<DatagramSlot>,
+    fragments: Vec<FragmentSet>,
+    scratch: Vec<u8>,
+}
+
+impl Storage<'_> {
+    fn new(len: &MemoryLen) -> Self {
+        Self {
+            flows: vec![FlowSlot::FREE; len.flows],
+            index: vec![0; len.index],
+            timers: vec![Timer::OFF; len.flows],
+            tcp: core::iter::repeat_with(|| TcpSlot::FREE).take(len.tcp).collect(),
+            sockets: core::iter::repeat_with(|| SocketCell::EMPTY).take(len.tcp).collect(),
+            datagrams: vec![DatagramSlot::FREE; len.datagrams],
+            fragments: vec![FragmentSet::FREE; len.fragments],
+            scratch: vec![0; len.scratch],
+        }
+    }
+}
+
+fn map(len: usize) -> Result<MmapMut, Error> {
+    // Reserving no swap lets the most flows be configured; pages exist once they are touched.
+    MmapOptions::new()
+        .len(len)
+        .no_reserve_swap()
+        .map_anon()
+        .map_err(Error::machine("reserving memory for the buffers of flows"))
+}
+
+impl Driver {
+    /// Runs until it is stopped, or its link ends.
+    ///
+    /// # Errors
+    /// What the machine refused, or a configuration that the engine refuses.
+    pub(crate) fn run(self) -> Result<(), Error> {
+        let len = MemoryLen::of(&self.config);
+        let mut buffers = map(len.buffers)?;
+        let mut fragment_bytes = map(len.fragment_bytes)?;
+        let mut storage = Storage::new(&len);
+        let memory = Memory {
+            flows: &mut storage.flows,
+            index: &mut storage.index,
+            timers: &mut storage.timers,
+            tcp: &mut storage.tcp,
+            sockets: &mut storage.sockets,
+            datagrams: &mut storage.datagrams,
+            buffers: &mut buffers,
+            fragments: &mut storage.fragments,
+            fragment_bytes: &mut fragment_bytes,
+            scratch: &mut storage.scratch,
+        };
+        let now = self.clock.now();
+        let EngineEnds { from_guest, to_guest } = self.ends;
+        let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
+        let registry =
+            self.poll.registry().try_clone().map_err(Error::machine("duplicating the poll"))?;
+        let flows = Flows::new(registry, Arc::clone(&self.published));
+        Loop {
+            engine,
+            flows,
+            front: self.front,
+            poll: self.poll,
+            clock: self.clock,
+            published: self.published,
+            stop: self.stop,
+            link_is_ready: true,
+        }
+        .run()
+    }
+}
+
+struct Loop<'a> {
+    engine: HostEngine<'a>,
+    flows: Flows,
+    front: FrontEnd,
+    poll: Poll,
+    clock: Clock,
+    published: Arc<Published>,
+    stop: Arc<AtomicBool>,
+    /// The link may have more frames than were taken.
+    link_is_ready: bool,
+}
+
+impl Loop<'_> {
+    fn run(mut self) -> Result<(), Error> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        if let FrontEnd::Link { link, .. } = &self.front {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&link.as_fd());
+            self.poll
+                .registry()
+                .register(&mut SourceFd(&fd), LINK, Interest::READABLE | Interest::WRITABLE)
+                .map_err(Error::machine("watching the guest's link"))?;
+        }
+        while !self.stop.load(Ordering::Acquire) {
+            self.published.driver_turns.fetch_add(1, Ordering::Relaxed);
+            let now = self.clock.now();
+            self.receive()?;
+            self.flows.serve(&mut self.engine, now);
+            let until = self.flows.perform_all(&mut self.engine, now);
+            self.send()?;
+            self.published.publish(self.engine.counters());
+            self.wait(&mut events, until)?;
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    LINK => self.link_is_ready |= event.is_readable(),
+                    Token(index) => self.flows.ready(index, event),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes frames from a link that is ours to serve.
+    fn receive(&mut self) -> Result<(), Error> {
+        if let FrontEnd::Link { link, from_guest, .. } = &mut self.front
+            && self.link_is_ready
+        {
+            self.link_is_ready = link
+                .receive(from_guest, LINK_FRAMES_MAX)
+                .map_err(Error::machine("reading the guest's link"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives frames to a link that is ours to serve.
+    fn send(&mut self) -> Result<(), Error> {
+        if let FrontEnd::Link { link, to_guest, .. } = &mut self.front {
+            link.send(to_guest).map_err(Error::machine("writing the guest's link"))?;
+        }
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self, events: &mut Events, until: Option<Instant>) -> Result<(), Error> {
+        let now = self.clock.now();
+        let mut timeout = until.map(|until| {
+            Duration::from_micros(until.as_micros().saturating_sub(now.as_micros()))
+        });
+        match &self.front {
+            FrontEnd::Link { .. } if self.link_is_ready => timeout = Some(Duration::ZERO),
+            FrontEnd::Link { .. } => {}
+            FrontEnd::Worker(worker) => {
+                if !self.engine.from_guest().sleep() {
+                    timeout = Some(Duration::ZERO);
+                } else if let Some(limit) = worker.recheck() {
+                    timeout = Some(timeout.map_or(limit, |t| t.min(limit)));
+                }
+            }
+        }
+        if self.flows.is_busy() {
+            timeout = Some(Duration::ZERO);
+        }
+        let polled = self.poll.poll(events, timeout);
+        if matches!(self.front, FrontEnd::Worker(_)) {
+            self.engine.from_guest().awake();
+        }
+        match polled {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            done => done.map_err(Error::machine("waiting for readiness")),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What can go wrong for an embedder, by blame.
+
+use std::io;
+
+use sluicegate_core::ConfigError;
+
+/// Why a network could not be made, started or kept running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the configuration is out of its range; the text names field, value and limit.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// A configuration could not be read.
+    #[error(transparent)]
+    Load(#[from] crate::config::LoadError),
+    /// The slot is not one of 0 to 65535.
+    #[error("slot {0} is not between 0 and 65535")]
+    Slot(u64),
+    /// The backend was taken before; a network has one guest.
+    #[error("the backend of this network was already taken")]
+    BackendTaken,
+    /// The network was started before, or has been shut down.
+    #[error("the network was already started")]
+    AlreadyStarted,
+    /// The machine refused something that the network can't do without.
+    #[error("{doing}: {source}")]
+    Machine {
+        /// What was tried, as "opening the TAP interface".
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The driver's thread died of a bug; the other networks of the process are not concerned.
+    #[error("the network's driver stopped on a bug: {0}")]
+    Bug(String),
+}
+
+impl Error {
+    /// `Machine` for `doing`, to be used with `map_err`.
+    pub(crate) fn machine(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Machine { doing, source }
+    }
+}

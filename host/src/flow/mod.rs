@@ -1,0 +1,264 @@
+//! The host's side of flows: one socket each, non-blocking, watched for edges.
+//!
+//! A byte of a connection goes between the socket and the engine's own buffer, in one system call and
+//! without a stop between. What a socket would not take or give is tried again when its edge comes, or
+//! when the engine says that there is room.
+
+mod datagram;
+mod socket;
+mod tcp;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mio::{Registry, Token};
+use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Refusal};
+
+use crate::metrics::Published;
+use crate::rings::HeapRing;
+use datagram::DatagramFlow;
+use tcp::TcpFlow;
+
+/// The engine as the host holds it.
+pub(crate) type HostEngine<'a> = Engine<'a, Arc<HeapRing>>;
+
+/// Flows that one turn serves before frames have their turn again.
+const TURN_FLOWS_MAX: usize = 256;
+
+/// The socket of one flow.
+enum Flow {
+    Tcp(TcpFlow),
+    Datagram(DatagramFlow),
+}
+
+struct Slot {
+    id: FlowId,
+    flow: Flow,
+    /// In the queue of flows to be served.
+    is_queued: bool,
+}
+
+/// What became of a flow that was served.
+enum Served {
+    /// It waits for an edge or an action.
+    Waits,
+    /// Its budget is spent: it goes to the end of the queue.
+    Again,
+    /// The ring to the guest is full: it is served when there is room.
+    NoRoom,
+    /// It is over for the host; the engine knows.
+    Ended,
+}
+
+/// All sockets of a network, by the index of their flow.
+pub(crate) struct Flows {
+    slots: Vec<Option<Slot>>,
+    queue: VecDeque<u32>,
+    registry: Registry,
+    /// Where datagrams are received before the engine frames them.
+    datagram: Box<[u8]>,
+    published: Arc<Published>,
+    ping_warned: bool,
+    /// The ring to the guest was full for the flow at the front.
+    is_stalled: bool,
+}
+
+impl Flows {
+    pub(crate) fn new(registry: Registry, published: Arc<Published>) -> Self {
+        Self {
+            slots: Vec::new(),
+            queue: VecDeque::new(),
+            registry,
+            datagram: vec![0; 65_536].into(),
+            published,
+            ping_warned: false,
+            is_stalled: false,
+        }
+    }
+
+    /// Whether flows wait to be served, and can be.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.queue.is_empty() && !self.is_stalled
+    }
+
+    /// Asks the engine what to do until it has nothing more; returns the last action's deadline.
+    pub(crate) fn perform_all(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+    ) -> Option<Instant> {
+        loop {
+            match engine.poll(now) {
+                Action::Wait { until, .. } => return until,
+                Action::Connect { flow, to } => self.connect(engine, now, flow, to),
+                Action::Send { flow } => self.with_tcp(flow, |tcp| tcp.send(engine, now)),
+                Action::Finish { flow } => self.with_tcp(flow, |tcp| {
+                    tcp.finish();
+                    Ok(())
+                }),
+                Action::Receive { flow } => self.enqueue(flow.index),
+                Action::Reset { flow } => {
+                    self.with_tcp(flow, |tcp| {
+                        tcp.reset_on_close();
+                        Ok(())
+                    });
+                    self.close(flow);
+                }
+                Action::Close { flow } => self.close(flow),
+                Action::SendDatagram { flow, kind, to, payload } => {
+                    if let Err(refusal) = self.send_datagram(flow, (kind, to), payload) {
+                        engine.handle(now, Event::DatagramFailed { flow, refusal });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that the socket of the flow in slot `index` has something for us.
+    pub(crate) fn ready(&mut self, index: usize, event: &mio::event::Event) {
+        let Some(Some(slot)) = self.slots.get_mut(index) else { return };
+        match &mut slot.flow {
+            Flow::Tcp(tcp) => tcp.note(event),
+            Flow::Datagram(_) => {}
+        }
+        // Slots are indexed by flows, whose indices are u32.
+        self.enqueue(index as u32);
+    }
+
+    fn enqueue(&mut self, index: u32) {
+        if let Some(Some(slot)) = self.slots.get_mut(index as usize)
+            && !slot.is_queued
+        {
+            slot.is_queued = true;
+            self.queue.push_back(index);
+        }
+    }
+
+    /// Serves the flows that have something, each within its budget.
+    pub(crate) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
+        self.is_stalled = false;
+        for _ in 0..self.queue.len().min(TURN_FLOWS_MAX) {
+            let Some(index) = self.queue.pop_front() else { return };
+            let Some(Some(slot)) = self.slots.get_mut(index as usize) else { continue };
+            slot.is_queued = false;
+            let id = slot.id;
+            let served = match &mut slot.flow {
+                Flow::Tcp(tcp) => tcp.serve(engine, now, &self.registry),
+                Flow::Datagram(flow) => flow.serve(engine, now, &mut self.datagram),
+            };
+            match served {
+                Served::Waits => {}
+                Served::Again => self.enqueue(index),
+                Served::NoRoom => {
+                    // Its turn comes with the next wake, which the ring's consumer gives.
+                    self.enqueue(index);
+                    self.is_stalled = true;
+                    return;
+                }
+                Served::Ended => self.close(id),
+            }
+        }
+    }
+
+    fn with_tcp(
+        &mut self,
+        flow: FlowId,
+        act: impl FnOnce(&mut TcpFlow) -> Result<(), tcp::Failed>,
+    ) {
+        let Some(Some(slot)) = self.slots.get_mut(flow.index as usize) else { return };
+        if slot.id != flow {
+            return;
+        }
+        if let Flow::Tcp(tcp) = &mut slot.flow
+            && act(tcp).is_err()
+        {
+            // The flow says so itself when it is served.
+            self.enqueue(flow.index);
+        }
+    }
+
+    fn connect(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        flow: FlowId,
+        to: sluicegate_core::Outside,
+    ) {
+        match TcpFlow::connect(flow, to, &self.registry) {
+            Ok(tcp) => {
+                let is_connected = tcp.is_connected();
+                self.insert(flow, Flow::Tcp(tcp));
+                if is_connected {
+                    engine.handle(now, Event::Connected { flow });
+                }
+            }
+            Err(refusal) => {
+                self.count(refusal);
+                engine.handle(now, Event::ConnectFailed { flow, refusal });
+            }
+        }
+    }
+
+    fn send_datagram(
+        &mut self,
+        flow: FlowId,
+        (kind, to): (sluicegate_core::DatagramKind, sluicegate_core::Outside),
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
+        if !known {
+            let opened = DatagramFlow::open(flow, kind, to, &self.registry)
+                .inspect_err(|refusal| self.complain(kind, *refusal))?;
+            self.insert(flow, Flow::Datagram(opened));
+        }
+        match self.slots.get_mut(flow.index as usize) {
+            Some(Some(Slot { flow: Flow::Datagram(datagram), .. })) => datagram.send(payload),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn complain(&mut self, kind: sluicegate_core::DatagramKind, refusal: Refusal) {
+        self.count(refusal);
+        let is_ping = kind == sluicegate_core::DatagramKind::Echo && refusal == Refusal::Forbidden;
+        if is_ping && !core::mem::replace(&mut self.ping_warned, true) {
+            tracing::warn!(
+                "this host forbids ping sockets, so guests can't ping the outside; \
+                 net.ipv4.ping_group_range decides who may"
+            );
+        }
+    }
+
+    fn count(&self, refusal: Refusal) {
+        if refusal == Refusal::Exhausted {
+            self.published.host_exhausted.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!("a flow was refused: this host is out of descriptors, ports or memory");
+        }
+    }
+
+    /// Puts a flow into its slot; one of an earlier generation there is over, and is closed.
+    fn insert(&mut self, id: FlowId, flow: Flow) {
+        let index = id.index as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            let is_queued = slot.as_ref().is_some_and(|old| old.is_queued);
+            *slot = Some(Slot { id, flow, is_queued });
+        }
+    }
+
+    fn close(&mut self, flow: FlowId) {
+        // Dropping a socket takes it off the poll as well.
+        if let Some(slot) = self.slots.get_mut(flow.index as usize)
+            && slot.as_ref().is_some_and(|s| s.id == flow)
+        {
+            *slot = None;
+        }
+    }
+}
+
+/// The token of a flow's socket.
+fn token(flow: FlowId) -> Token {
+    Token(flow.index as usize)
+}

@@ -1,0 +1,70 @@
+//! Opening host sockets, and what their errors mean to a guest.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rustix::io::Errno;
+use sluicegate_core::{Outside, Refusal};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Where to connect: the first choice, and one to try where that is refused.
+pub(super) fn addresses(to: Outside) -> (SocketAddr, Option<SocketAddr>) {
+    match to {
+        Outside::Remote(address) => (address, None),
+        Outside::HostLoopback(address) => {
+            let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
+            let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), address.port());
+            if address.is_ipv4() { (v4, Some(v6)) } else { (v6, Some(v4)) }
+        }
+    }
+}
+
+/// A non-blocking socket of the family of `to`.
+pub(super) fn open(to: SocketAddr, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(to), kind.nonblocking(), protocol)
+}
+
+/// What a guest is told of `error`.
+pub(super) fn refusal(error: &io::Error) -> Refusal {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::CONNREFUSED | Errno::CONNRESET) => Refusal::Refused,
+        Some(Errno::NETUNREACH | Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT | Errno::NETDOWN) => {
+            Refusal::NetUnreachable
+        }
+        Some(Errno::HOSTUNREACH | Errno::HOSTDOWN) => Refusal::HostUnreachable,
+        Some(Errno::TIMEDOUT) => Refusal::TimedOut,
+        Some(Errno::ACCESS | Errno::PERM) => Refusal::Forbidden,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN) => {
+            Refusal::Exhausted
+        }
+        Some(_) | None => Refusal::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_is_the_loopback_of_its_family_and_then_of_the_other() {
+        let gateway: SocketAddr = "100.96.0.1:80".parse().unwrap();
+        let (first, second) = addresses(Outside::HostLoopback(gateway));
+        assert_eq!((first.to_string(), second.unwrap().to_string()), (
+            "127.0.0.1:80".to_owned(),
+            "[::1]:80".to_owned()
+        ));
+    }
+
+    #[test]
+    fn errors_become_what_the_guest_would_have_seen_itself() {
+        for (errno, expected) in [
+            (Errno::CONNREFUSED, Refusal::Refused),
+            (Errno::HOSTUNREACH, Refusal::HostUnreachable),
+            (Errno::NETUNREACH, Refusal::NetUnreachable),
+            (Errno::ACCESS, Refusal::Forbidden),
+            (Errno::MFILE, Refusal::Exhausted),
+        ] {
+            assert_eq!(refusal(&errno.into()), expected);
+        }
+    }
+}

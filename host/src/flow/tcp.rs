@@ -1,0 +1,279 @@
+//! One TCP connection to the outside.
+//!
+//! ```text
+//! Connecting -> Open -> (closed by the engine's word, or by an error that the engine is told of)
+//! ```
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry};
+use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal, limits};
+use socket2::{SockRef, Type};
+
+use super::{HostEngine, Served, socket, token};
+
+/// The socket failed; the engine is told when the flow is next served.
+pub(super) struct Failed;
+
+pub(super) struct TcpFlow {
+    id: FlowId,
+    stream: TcpStream,
+    phase: Phase,
+    /// Bytes or an end may be there to read.
+    is_readable: bool,
+    /// The outside's end was announced: a short read is not the last.
+    is_ending: bool,
+    /// Bytes of the guest wait for the socket to take more.
+    is_blocked: bool,
+    /// Set once the socket failed under a write.
+    has_failed: bool,
+}
+
+enum Phase {
+    Connecting { fallback: Option<SocketAddr> },
+    Open,
+    /// The outside has finished; writing goes on.
+    Ended,
+}
+
+impl TcpFlow {
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// What the guest is told, where not even the beginning works.
+    pub(super) fn connect(id: FlowId, to: Outside, registry: &Registry) -> Result<Self, Refusal> {
+        let (first, fallback) = socket::addresses(to);
+        match start(id, first, registry) {
+            Ok((stream, connected)) => Ok(Self::new(id, stream, connected, fallback)),
+            Err(refused) => match fallback.filter(|_| is_worth_another(socket::refusal(&refused))) {
+                Some(other) => start(id, other, registry)
+                    .map(|(stream, connected)| Self::new(id, stream, connected, None))
+                    .map_err(|error| socket::refusal(&error)),
+                None => Err(socket::refusal(&refused)),
+            },
+        }
+    }
+
+    fn new(id: FlowId, stream: TcpStream, connected: bool, fallback: Option<SocketAddr>) -> Self {
+        let phase = if connected { Phase::Open } else { Phase::Connecting { fallback } };
+        Self {
+            id,
+            stream,
+            phase,
+            is_readable: false,
+            is_ending: false,
+            is_blocked: false,
+            has_failed: false,
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// Notes an edge.
+    pub(super) fn note(&mut self, event: &mio::event::Event) {
+        self.is_readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.is_ending |= event.is_read_closed() || event.is_error();
+        // An open connection's failure is read, after the bytes that came before it.
+        if event.is_error() && matches!(self.phase, Phase::Ended) {
+            self.has_failed |= matches!(self.stream.take_error(), Ok(Some(_)) | Err(_));
+        }
+    }
+
+    /// Writes what the guest has sent, as far as the socket takes it.
+    ///
+    /// # Cost
+    /// One system call for each piece of the engine's buffer, which has at most two.
+    pub(super) fn send(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+    ) -> Result<(), Failed> {
+        self.is_blocked = false;
+        loop {
+            let stream = &mut self.stream;
+            let (mut blocked, mut failed) = (false, false);
+            let taken = engine.take_from_guest(now, self.id, |bytes| match write(stream, bytes) {
+                Ok(written) => {
+                    blocked = written < bytes.len();
+                    written
+                }
+                Err(error) => {
+                    blocked = error.kind() == ErrorKind::WouldBlock;
+                    failed = !blocked;
+                    0
+                }
+            });
+            if failed {
+                self.has_failed = true;
+                return Err(Failed);
+            }
+            if blocked {
+                self.is_blocked = true;
+                return Ok(());
+            }
+            if taken.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The guest has finished, and all of it is written.
+    pub(super) fn finish(&mut self) {
+        // Fails where the connection is gone already, which reading will tell.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Makes the socket's end a reset (RFC 9293 3.10.5).
+    pub(super) fn reset_on_close(&mut self) {
+        // Fails on a socket that is gone, which needs no reset.
+        let _ = SockRef::from(&self.stream).set_linger(Some(core::time::Duration::ZERO));
+    }
+
+    /// Acts on what was noted: the connect's result, room to write, bytes to read, failure.
+    pub(super) fn serve(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        registry: &Registry,
+    ) -> Served {
+        if let Phase::Connecting { fallback } = self.phase {
+            if let Some(served) = self.conclude(engine, now, (fallback, registry)) {
+                return served;
+            }
+        }
+        if !self.has_failed && self.is_blocked && self.send(engine, now).is_err() {
+            self.has_failed = true;
+        }
+        if self.has_failed {
+            engine.handle(now, Event::OutsideReset { flow: self.id });
+            return Served::Ended;
+        }
+        if matches!(self.phase, Phase::Open) { self.receive(engine, now) } else { Served::Waits }
+    }
+
+    /// Looks at how the connect went; `None`: it is open.
+    fn conclude(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        (fallback, registry): (Option<SocketAddr>, &Registry),
+    ) -> Option<Served> {
+        let flow = self.id;
+        let error = match self.stream.take_error() {
+            Ok(None) => match self.stream.peer_addr() {
+                Ok(_) => {
+                    self.phase = Phase::Open;
+                    engine.handle(now, Event::Connected { flow });
+                    return None;
+                }
+                Err(error) if error.kind() == ErrorKind::NotConnected => {
+                    return Some(Served::Waits); // an edge that was not the connect's
+                }
+                Err(error) => error,
+            },
+            Ok(Some(error)) | Err(error) => error,
+        };
+        let refusal = socket::refusal(&error);
+        if let Some(other) = fallback.filter(|_| is_worth_another(refusal))
+            && let Ok((stream, connected)) = start(flow, other, registry)
+        {
+            *self = Self::new(flow, stream, connected, None);
+            if connected {
+                engine.handle(now, Event::Connected { flow });
+                return None;
+            }
+            return Some(Served::Waits);
+        }
+        engine.handle(now, Event::ConnectFailed { flow, refusal });
+        Some(Served::Ended)
+    }
+
+    /// Reads straight into the engine's buffer, within the flow's budget.
+    fn receive(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Served {
+        let mut budget = limits::TURN_FLOW_BYTES_MAX;
+        while self.is_readable {
+            let stream = &mut self.stream;
+            let mut result = Ok(0);
+            let mut asked = 0;
+            let given = engine.give_to_guest(self.id, |space| {
+                asked = space.len();
+                result = read(stream, space);
+                result.as_ref().copied().unwrap_or(0)
+            });
+            if given.is_none() {
+                return Served::Waits; // the engine says when there is room
+            }
+            match result {
+                Ok(0) => {
+                    self.is_readable = false;
+                    self.phase = Phase::Ended;
+                    engine.handle(now, Event::OutsideFinished { flow: self.id });
+                    return Served::Waits;
+                }
+                Ok(read) => {
+                    // A short read has emptied the socket; whatever comes later makes an edge.
+                    self.is_readable = read == asked || self.is_ending;
+                    budget = budget.saturating_sub(read);
+                    if budget == 0 && self.is_readable {
+                        return Served::Again;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_readable = false,
+                Err(_) => {
+                    engine.handle(now, Event::OutsideReset { flow: self.id });
+                    return Served::Ended;
+                }
+            }
+        }
+        Served::Waits
+    }
+}
+
+/// Whether the other loopback may have what this one had not.
+fn is_worth_another(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::Refused | Refusal::NetUnreachable | Refusal::HostUnreachable => true,
+        Refusal::TimedOut | Refusal::Forbidden | Refusal::TooBig { .. } | Refusal::Exhausted => {
+            false
+        }
+    }
+}
+
+/// Opens a socket and begins to connect it; true: it is connected already.
+fn start(id: FlowId, to: SocketAddr, registry: &Registry) -> io::Result<(TcpStream, bool)> {
+    let socket = socket::open(to, Type::STREAM, None)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    let connected = match socket.connect(&to.into()) {
+        Ok(()) => true,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            false
+        }
+        Err(error) => return Err(error),
+    };
+    let mut stream = TcpStream::from_std(socket.into());
+    registry.register(&mut stream, token(id), Interest::READABLE | Interest::WRITABLE)?;
+    Ok((stream, connected))
+}
+
+fn write(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match stream.write(bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+fn read(stream: &mut TcpStream, space: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(space) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The host side of a guest's network card.
+//!
+//! A VMM hands over the Ethernet frames of a microVM; they end here in user space, and what policy
+//! allows goes on over ordinary host sockets. No TAP, root or bridge is needed.
+//!
+//! # The walk of one packet
+//!
+//! ```text
+//! guest -> virtio queue -> VMM's worker -> adapter -> [from_guest ring]
+//!   -> driver: engine.poll -> classify -> flow -> smoltcp -> Action::Send
+//!   -> flow: write(2) from the engine's own buffer -> outside
+//! outside -> readiness -> driver -> flow: read(2) into the engine's own buffer
+//!   -> engine.poll -> smoltcp -> segments -> [to_guest ring] -> adapter -> VMM's worker -> guest
+//! ```
+//!
+//! [`SmoltcpNetwork`] is all of it for one guest.
+
+pub mod adapter;
+mod clock;
+pub mod config;
+mod driver;
+mod error;
+mod flow;
+mod metrics;
+pub mod netns;
+mod network;
+mod rings;
+mod wake;
+
+pub use config::NetworkConfig;
+pub use error::Error;
+pub use metrics::MetricsHandle;
+pub use network::{SmoltcpNetwork, TerminationHandle};
+pub use rings::{HeapRing, RingConsumer, RingProducer};

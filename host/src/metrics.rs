@@ -1,0 +1,121 @@
+//! Counters that others may read while the driver runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sluicegate_core::{Counters, Drop};
+
+use crate::rings::Rings;
+
+/// What the driver publishes: one number a counter, written by it alone.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    drops: [AtomicU64; Drop::ALL.len()],
+    frames_from_guest: AtomicU64,
+    tcp_opened: AtomicU64,
+    tcp_refused: AtomicU64,
+    tcp_reset: AtomicU64,
+    udp_opened: AtomicU64,
+    icmp_opened: AtomicU64,
+    udp_evicted: AtomicU64,
+    /// Turns of the driver's loop: an idle guest causes none.
+    pub(crate) driver_turns: AtomicU64,
+    /// Sockets that the host would not open or connect, by lack of descriptors, ports or memory.
+    pub(crate) host_exhausted: AtomicU64,
+    /// Frames that the adapter dropped: too short, too long, or no room in the ring in time.
+    pub(crate) adapter_drops: AtomicU64,
+}
+
+impl Published {
+    /// Copies the engine's counters.
+    pub(crate) fn publish(&self, counters: &Counters) {
+        for (to, from) in self.drops.iter().zip(counters.drops) {
+            to.store(from, Ordering::Relaxed);
+        }
+        for (to, from) in [
+            (&self.frames_from_guest, counters.frames_from_guest),
+            (&self.tcp_opened, counters.tcp_opened),
+            (&self.tcp_refused, counters.tcp_refused),
+            (&self.tcp_reset, counters.tcp_reset),
+            (&self.udp_opened, counters.udp_opened),
+            (&self.icmp_opened, counters.icmp_opened),
+            (&self.udp_evicted, counters.udp_evicted),
+        ] {
+            to.store(from, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reads a network's counters, from any thread, also after the network is gone.
+#[derive(Clone)]
+pub struct MetricsHandle {
+    rings: Arc<Rings>,
+    published: Arc<Published>,
+}
+
+impl MetricsHandle {
+    pub(crate) fn new(rings: Arc<Rings>, published: Arc<Published>) -> Self {
+        Self { rings, published }
+    }
+
+    /// Ethernet bytes from the guest, without a virtio header, counted when they are accepted.
+    #[must_use]
+    pub fn tx_bytes(&self) -> u64 {
+        self.rings.from_guest.bytes_accepted()
+    }
+
+    /// Ethernet bytes to the guest, without a virtio header, counted when they are accepted.
+    #[must_use]
+    pub fn rx_bytes(&self) -> u64 {
+        self.rings.to_guest.bytes_accepted()
+    }
+
+    /// Every counter by name, as of the driver's last turn. Drops are `drop_` and their reason.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let p = &self.published;
+        let mut all = vec![
+            ("tx_bytes", self.tx_bytes()),
+            ("rx_bytes", self.rx_bytes()),
+            ("frames_from_guest", read(&p.frames_from_guest)),
+            ("frames_to_guest", self.rings.to_guest.frames_accepted()),
+            ("tcp_opened", read(&p.tcp_opened)),
+            ("tcp_refused", read(&p.tcp_refused)),
+            ("tcp_reset", read(&p.tcp_reset)),
+            ("udp_opened", read(&p.udp_opened)),
+            ("udp_evicted", read(&p.udp_evicted)),
+            ("icmp_opened", read(&p.icmp_opened)),
+            ("host_exhausted", read(&p.host_exhausted)),
+            ("adapter_drops", read(&p.adapter_drops)),
+            ("driver_turns", read(&p.driver_turns)),
+        ];
+        all.extend(Drop::ALL.iter().zip(&p.drops).map(|(reason, count)| {
+            (drop_name(*reason), read(count))
+        }));
+        all
+    }
+}
+
+fn drop_name(reason: Drop) -> &'static str {
+    match reason {
+        Drop::Truncated => "drop_truncated",
+        Drop::TooLong => "drop_too_long",
+        Drop::SourceMac => "drop_source_mac",
+        Drop::DestinationMac => "drop_destination_mac",
+        Drop::SourceAddress => "drop_source_address",
+        Drop::DestinationAddress => "drop_destination_address",
+        Drop::Checksum => "drop_checksum",
+        Drop::Malformed => "drop_malformed",
+        Drop::Unsupported => "drop_unsupported",
+        Drop::Fragment => "drop_fragment",
+        Drop::Port => "drop_port",
+        Drop::NoFlow => "drop_no_flow",
+        Drop::Redundant => "drop_redundant",
+        Drop::FlowsFull => "drop_flows_full",
+        Drop::Denied => "drop_denied",
+        Drop::RingFull => "drop_ring_full",
+        Drop::Offload => "drop_offload",
+        Drop::AnswerLost => "drop_answer_lost",
+    }
+}

@@ -1,0 +1,282 @@
+//! One guest's network, as a VMM author holds it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use mio::Poll;
+use sluicegate_core::FrameRing;
+
+use crate::adapter::GuestLink;
+use crate::clock::Clock;
+use crate::config::NetworkConfig;
+use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
+use crate::error::Error;
+use crate::metrics::{MetricsHandle, Published};
+use crate::rings::{RingConsumer, RingProducer, Rings};
+use crate::wake::DriverWake;
+
+/// What runs when the network decides that the guest must end.
+type Hook = Arc<dyn Fn() + Send + Sync>;
+
+/// The host side of one guest's network card.
+///
+/// Made from a configuration and a slot, which is the guest's number among those of the host and
+/// gives it its addresses. A VMM takes the backend, starts the network, and boots the guest with the
+/// MAC address and the environment from here; `shutdown`, or dropping it, ends it.
+pub struct SmoltcpNetwork {
+    config: sluicegate_core::Config,
+    addresses: sluicegate_core::addr::Addresses,
+    environment: Vec<(String, String)>,
+    rings: Arc<Rings>,
+    published: Arc<Published>,
+    clock: Clock,
+    wake: Arc<DriverWake>,
+    stop: Arc<AtomicBool>,
+    /// What the driver is made of, until it is started.
+    parts: Option<(Poll, EngineEnds)>,
+    /// The guest's ends of the rings, until somebody takes them.
+    guest_ends: Option<(RingProducer, RingConsumer)>,
+    front: Option<FrontEnd>,
+    receive_frame_bytes_is_set: bool,
+    driver: Option<JoinHandle<Result<(), Error>>>,
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+impl SmoltcpNetwork {
+    /// A network for the guest in `slot`.
+    ///
+    /// # Panics
+    /// If `slot` is above 65535 or the configuration is out of range; [`try_new`](Self::try_new)
+    /// returns that as an error.
+    #[must_use]
+    pub fn new(config: NetworkConfig, slot: u64) -> Self {
+        match Self::try_new(config, slot) {
+            Ok(network) => network,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A network for the guest in `slot`, 0 to 65535.
+    ///
+    /// # Errors
+    /// A slot or a field out of range, or no descriptors or randomness to be had.
+    pub fn try_new(config: NetworkConfig, slot: u64) -> Result<Self, Error> {
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed)
+            .map_err(|error| Error::machine("reading randomness")(error.into()))?;
+        let core = config.to_core(slot, seed)?;
+        let addresses = config.addresses(slot)?;
+        let rings = Arc::new(Rings::new());
+        let poll = Poll::new().map_err(Error::machine("opening a poll"))?;
+        let waker = mio::Waker::new(poll.registry(), WAKE)
+            .map_err(Error::machine("opening the driver's waker"))?;
+        let wake = DriverWake::new(waker);
+        let (guest_producer, mut from_guest) = FrameRing::split(Arc::clone(&rings.from_guest));
+        let (mut to_guest, guest_consumer) = FrameRing::split(Arc::clone(&rings.to_guest));
+        from_guest.register(&wake.waker());
+        to_guest.register(&wake.waker());
+        Ok(Self {
+            environment: environment(&addresses),
+            config: core,
+            addresses,
+            rings,
+            published: Arc::new(Published::default()),
+            clock: Clock::new(),
+            wake,
+            stop: Arc::new(AtomicBool::new(false)),
+            parts: Some((poll, EngineEnds { from_guest, to_guest })),
+            guest_ends: Some((guest_producer, guest_consumer)),
+            front: None,
+            receive_frame_bytes_is_set: config.interface.receive_frame_bytes.is_some(),
+            driver: None,
+            hook: Arc::default(),
+        })
+    }
+
+    /// The backend for msb_krun's virtio-net device.
+    ///
+    /// # Panics
+    /// If it was taken before; [`try_take_backend`](Self::try_take_backend) returns that as an error.
+    #[cfg(feature = "krun")]
+    #[must_use]
+    pub fn take_backend(&mut self) -> Box<dyn msb_krun::backends::net::NetBackend + Send> {
+        match self.try_take_backend() {
+            Ok(backend) => backend,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The backend for msb_krun's virtio-net device; there is one. Take it before
+    /// [`start`](Self::start).
+    ///
+    /// # Errors
+    /// [`Error::BackendTaken`] the second time, or no descriptors to be had.
+    #[cfg(feature = "krun")]
+    pub fn try_take_backend(
+        &mut self,
+    ) -> Result<Box<dyn msb_krun::backends::net::NetBackend + Send>, Error> {
+        use crate::adapter::krun::KrunBackend;
+        let (from_guest, to_guest) = self.guest_ends.take().ok_or(Error::BackendTaken)?;
+        let bound = self.config.link.receive_frame_bytes;
+        let (backend, doorbell) = KrunBackend::new(
+            from_guest,
+            to_guest,
+            bound,
+            self.clock,
+            Arc::clone(&self.published),
+        )
+        .map_err(Error::machine("opening the backend's doorbell"))?;
+        self.front = Some(FrontEnd::Worker(WorkerLink { doorbell: Some(doorbell) }));
+        Ok(Box::new(backend))
+    }
+
+    /// Lets the driver serve `link` itself, in place of a backend.
+    ///
+    /// A link takes frames as long as its MTU allows, unless the configuration says otherwise.
+    ///
+    /// # Errors
+    /// [`Error::BackendTaken`] if the guest's end was taken before.
+    pub fn attach_link(&mut self, link: Box<dyn GuestLink>) -> Result<(), Error> {
+        let (from_guest, to_guest) = self.guest_ends.take().ok_or(Error::BackendTaken)?;
+        if !self.receive_frame_bytes_is_set {
+            let ethernet = sluicegate_core::limits::ETHERNET_HEADER_BYTES as u32;
+            self.config.link.receive_frame_bytes = u32::from(self.config.link.mtu) + ethernet;
+        }
+        self.front = Some(FrontEnd::Link { link, from_guest, to_guest });
+        Ok(())
+    }
+
+    /// Starts the driver's thread. `runtime` is where work that has to wait for others is done
+    /// (names, TLS); plain flows never touch it.
+    ///
+    /// # Panics
+    /// If it was started before, or the system has no threads to give;
+    /// [`try_start`](Self::try_start) returns that as an error.
+    pub fn start(&mut self, runtime: tokio::runtime::Handle) {
+        if let Err(error) = self.try_start(runtime) {
+            panic!("{error}");
+        }
+    }
+
+    /// Starts the driver's thread.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyStarted`], or no thread to be had.
+    pub fn try_start(&mut self, runtime: tokio::runtime::Handle) -> Result<(), Error> {
+        // Nothing waits for others yet.
+        drop(runtime);
+        let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
+        let front = match self.front.take() {
+            Some(front) => front,
+            None => FrontEnd::Worker(WorkerLink::default()),
+        };
+        let driver = Driver {
+            config: self.config.clone(),
+            clock: self.clock,
+            poll,
+            ends,
+            front,
+            published: Arc::clone(&self.published),
+            stop: Arc::clone(&self.stop),
+        };
+        let thread = std::thread::Builder::new()
+            .name("sluicegate".to_owned())
+            .spawn(move || driver.run())
+            .map_err(Error::machine("starting the driver's thread"))?;
+        self.driver = Some(thread);
+        Ok(())
+    }
+
+    /// Waits until the driver ends by itself: when its link is gone, or it failed.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub fn wait(&mut self) -> Result<(), Error> {
+        let Some(driver) = self.driver.take() else { return Ok(()) };
+        driver.join().unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(Error::Bug(text.unwrap_or("a panic without a text").to_owned()))
+        })
+    }
+
+    /// Whether the driver runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.driver.as_ref().is_some_and(|driver| !driver.is_finished())
+    }
+
+    /// Ends the network: stops and joins the driver, and closes every socket. Harmless if it never
+    /// ran, or has ended.
+    ///
+    /// # Errors
+    /// What the driver failed of, if it had.
+    pub fn shutdown(&mut self) -> Result<(), Error> {
+        self.stop.store(true, Ordering::Release);
+        self.wake.ring();
+        self.wait()
+    }
+
+    /// The guest's MAC address.
+    #[must_use]
+    pub fn guest_mac(&self) -> [u8; 6] {
+        self.config.link.guest_mac
+    }
+
+    /// All addresses of the guest's link.
+    #[must_use]
+    pub fn addresses(&self) -> &sluicegate_core::addr::Addresses {
+        &self.addresses
+    }
+
+    /// What the guest's agent reads: `MSB_NET`, `MSB_NET_IPV4`, `MSB_NET_IPV6`, in this order.
+    #[must_use]
+    pub fn guest_env_vars(&self) -> Vec<(String, String)> {
+        self.environment.clone()
+    }
+
+    /// The certificate of the authority that intercepts TLS, as PEM; `None`, as nothing does.
+    #[must_use]
+    pub fn ca_cert_pem(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Where a VMM says how the guest is ended.
+    #[must_use]
+    pub fn termination_handle(&self) -> TerminationHandle {
+        TerminationHandle { hook: Arc::clone(&self.hook) }
+    }
+
+    /// Where the counters are read.
+    #[must_use]
+    pub fn metrics_handle(&self) -> MetricsHandle {
+        MetricsHandle::new(Arc::clone(&self.rings), Arc::clone(&self.published))
+    }
+}
+
+impl Drop for SmoltcpNetwork {
+    fn drop(&mut self) {
+        if let Err(error) = self.shutdown() {
+            tracing::warn!(%error, "a network ended with an error");
+        }
+    }
+}
+
+/// Sets what runs when the network decides that the guest must end, as a violation of policy may
+/// ask for.
+#[derive(Clone)]
+pub struct TerminationHandle {
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+impl TerminationHandle {
+    /// Sets the hook, in place of an earlier one. It must not block.
+    pub fn set_hook(&self, hook: Arc<dyn Fn() + Send + Sync>) {
+        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
+    }
+}
+
+fn environment(addresses: &sluicegate_core::addr::Addresses) -> Vec<(String, String)> {
+    addresses.environment().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
+}
