@@ -184,7 +184,7 @@ impl Loop<'_> {
             for event in &events {
                 match event.token() {
                     WAKE => {}
-                    LINK => self.link_is_ready |= event.is_readable(),
+                    LINK => self.link_is_ready |= event.is_readable() || event.is_error(),
                     Token(index) => self.flows.ready(index, event),
                 }
             }

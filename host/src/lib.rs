@@ -25,10 +25,12 @@ mod metrics;
 pub mod netns;
 mod network;
 mod rings;
+mod service;
 mod wake;
 
 pub use config::NetworkConfig;
 pub use error::Error;
 pub use metrics::MetricsHandle;
 pub use network::{SmoltcpNetwork, TerminationHandle};
+pub use sluicegate_core::Permission;
 pub use rings::{HeapRing, RingConsumer, RingProducer};

@@ -22,8 +22,19 @@ pub(crate) struct Published {
     pub(crate) driver_turns: AtomicU64,
     /// Sockets that the host would not open or connect, by lack of descriptors, ports or memory.
     pub(crate) host_exhausted: AtomicU64,
-    /// Frames that the adapter dropped: too short, too long, or no room in the ring in time.
-    pub(crate) adapter_drops: AtomicU64,
+    /// What the adapter dropped, counted by the VMM's thread.
+    pub(crate) adapter_drops: AdapterDrops,
+}
+
+/// Frames that an adapter dropped, by reason.
+#[derive(Debug, Default)]
+pub(crate) struct AdapterDrops {
+    /// From the guest: the ring had no room in time.
+    pub(crate) ring_full: AtomicU64,
+    /// From the guest: without a whole virtio header, or with nothing behind it.
+    pub(crate) short: AtomicU64,
+    /// From the guest: longer than any link's frame. To the guest: longer than its buffers.
+    pub(crate) too_long: AtomicU64,
 }
 
 impl Published {
@@ -87,7 +98,9 @@ impl MetricsHandle {
             ("udp_evicted", read(&p.udp_evicted)),
             ("icmp_opened", read(&p.icmp_opened)),
             ("host_exhausted", read(&p.host_exhausted)),
-            ("adapter_drops", read(&p.adapter_drops)),
+            ("adapter_ring_full", read(&p.adapter_drops.ring_full)),
+            ("adapter_short", read(&p.adapter_drops.short)),
+            ("adapter_too_long", read(&p.adapter_drops.too_long)),
             ("driver_turns", read(&p.driver_turns)),
         ];
         all.extend(Drop::ALL.iter().zip(&p.drops).map(|(reason, count)| {

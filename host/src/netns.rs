@@ -298,3 +298,54 @@ pub fn allow_ping() -> io::Result<()> {
     std::fs::write(FILE, "0 2147483647")
         .or_else(|_| std::fs::write(FILE, format!("{0} {0}", group.as_raw())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_path_a_named_namespace_or_a_process() {
+        assert_eq!(path_of("/proc/1/ns/net"), Path::new("/proc/1/ns/net"));
+        assert_eq!(path_of("./here"), Path::new("./here"));
+        assert_eq!(path_of("guest"), Path::new("/run/netns/guest"));
+        assert_eq!(path_of("4294967295"), Path::new("/proc/4294967295/ns/net"));
+        assert_eq!(path_of(""), Path::new("/run/netns"));
+    }
+
+    #[test]
+    fn a_namespace_that_does_not_exist_is_named_with_what_to_do() {
+        let error = open("no-such-namespace").unwrap_err().to_string();
+        assert!(
+            error.contains("no-such-namespace") && error.contains("ip netns add"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_not_entered() {
+        let nothing = open("/dev/null").unwrap();
+        let error = within(nothing.as_fd(), || unreachable!())
+            .map(|(): ()| ())
+            .unwrap_err();
+        assert_eq!(error.to_string(), "that is not a network namespace");
+    }
+
+    #[test]
+    fn only_a_way_out_of_the_namespace_counts_as_a_default_route() {
+        let route = |edit: fn(&mut RouteMessage)| {
+            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .output_interface(2)
+                .build();
+            edit(&mut route);
+            is_default(&route)
+        };
+        assert!(route(|_| ()));
+        assert!(!route(|route| route.header.destination_prefix_length = 30));
+        assert!(!route(|route| route.header.kind = RouteType::Unreachable));
+        assert!(!route(
+            |route| route.attributes = vec![RouteAttribute::Oif(LOOPBACK_INDEX)]
+        ));
+    }
+}

@@ -117,15 +117,11 @@ impl SmoltcpNetwork {
         &mut self,
     ) -> Result<Box<dyn msb_krun::backends::net::NetBackend + Send>, Error> {
         use crate::adapter::krun::KrunBackend;
-        let (from_guest, to_guest) = self.guest_ends.take().ok_or(Error::BackendTaken)?;
+        let ends = self.guest_ends.take().ok_or(Error::BackendTaken)?;
         let bound = self.config.link.receive_frame_bytes;
-        let (backend, doorbell) = KrunBackend::new(
-            from_guest,
-            to_guest,
-            bound,
-            self.clock,
-            Arc::clone(&self.published),
-        )
+        let published = Arc::clone(&self.published);
+        let driver = self.wake.waker();
+        let (backend, doorbell) = KrunBackend::new(ends, bound, self.clock, published, driver)
         .map_err(Error::machine("opening the backend's doorbell"))?;
         self.front = Some(FrontEnd::Worker(WorkerLink { doorbell: Some(doorbell) }));
         Ok(Box::new(backend))
@@ -278,5 +274,6 @@ impl TerminationHandle {
 }
 
 fn environment(addresses: &sluicegate_core::addr::Addresses) -> Vec<(String, String)> {
-    addresses.environment().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
+    let variables = addresses.environment();
+    variables.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect()
 }

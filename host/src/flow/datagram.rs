@@ -2,11 +2,12 @@
 //! so that the kernel delivers nothing that did not come from there.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use sluicegate_core::{DatagramKind, Event, FlowId, Instant, Outside, Refusal};
+use sluicegate_core::{DatagramKind, Event, FlowId, Instant, Refusal};
 use socket2::{Protocol, Socket, Type};
 
 use super::{HostEngine, Served, socket, token};
@@ -20,17 +21,16 @@ pub(super) struct DatagramFlow {
 }
 
 impl DatagramFlow {
-    /// Opens a socket to `to`.
+    /// Opens a socket to `address`.
     ///
     /// # Errors
     /// What the guest is told.
     pub(super) fn open(
         id: FlowId,
         kind: DatagramKind,
-        to: Outside,
+        address: SocketAddr,
         registry: &Registry,
     ) -> Result<Self, Refusal> {
-        let (address, _) = socket::addresses(to);
         let protocol = match kind {
             DatagramKind::Udp => None,
             DatagramKind::Echo if address.is_ipv4() => Some(Protocol::ICMPV4),

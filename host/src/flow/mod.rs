@@ -9,6 +9,7 @@ mod socket;
 mod tcp;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +18,7 @@ use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Refusal};
 
 use crate::metrics::Published;
 use crate::rings::HeapRing;
+use crate::service::nameserver;
 use datagram::DatagramFlow;
 use tcp::TcpFlow;
 
@@ -59,6 +61,8 @@ pub(crate) struct Flows {
     /// Where datagrams are received before the engine frames them.
     datagram: Box<[u8]>,
     published: Arc<Published>,
+    /// Answers names that the guest asks its gateway.
+    nameserver: Option<SocketAddr>,
     ping_warned: bool,
     /// The ring to the guest was full for the flow at the front.
     is_stalled: bool,
@@ -72,6 +76,7 @@ impl Flows {
             registry,
             datagram: vec![0; 65_536].into(),
             published,
+            nameserver: nameserver::of_host(),
             ping_warned: false,
             is_stalled: false,
         }
@@ -185,7 +190,7 @@ impl Flows {
         flow: FlowId,
         to: sluicegate_core::Outside,
     ) {
-        match TcpFlow::connect(flow, to, &self.registry) {
+        match TcpFlow::connect(flow, socket::addresses(to, self.nameserver), &self.registry) {
             Ok(tcp) => {
                 let is_connected = tcp.is_connected();
                 self.insert(flow, Flow::Tcp(tcp));
@@ -208,7 +213,8 @@ impl Flows {
     ) -> Result<(), Refusal> {
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
-            let opened = DatagramFlow::open(flow, kind, to, &self.registry)
+            let (address, _) = socket::addresses(to, self.nameserver);
+            let opened = DatagramFlow::open(flow, kind, address, &self.registry)
                 .inspect_err(|refusal| self.complain(kind, *refusal))?;
             self.insert(flow, Flow::Datagram(opened));
         }

@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
-use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal, limits};
+use sluicegate_core::{Event, FlowId, Instant, Refusal, limits};
 use socket2::{SockRef, Type};
 
 use super::{HostEngine, Served, socket, token};
@@ -39,12 +39,15 @@ enum Phase {
 }
 
 impl TcpFlow {
-    /// Begins to connect.
+    /// Begins to connect to the first address, and where that fails to the other.
     ///
     /// # Errors
     /// What the guest is told, where not even the beginning works.
-    pub(super) fn connect(id: FlowId, to: Outside, registry: &Registry) -> Result<Self, Refusal> {
-        let (first, fallback) = socket::addresses(to);
+    pub(super) fn connect(
+        id: FlowId,
+        (first, fallback): (SocketAddr, Option<SocketAddr>),
+        registry: &Registry,
+    ) -> Result<Self, Refusal> {
         match start(id, first, registry) {
             Ok((stream, connected)) => Ok(Self::new(id, stream, connected, fallback)),
             Err(refused) => match fallback.filter(|_| is_worth_another(socket::refusal(&refused))) {

@@ -1,0 +1,57 @@
+//! `sluicegate check`: whether a configuration would be accepted, and what it would do.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use sluicegate_host::{NetworkConfig, Permission};
+
+use super::failure::{Failure, complain};
+
+/// Check a configuration without starting anything
+///
+/// Says what is wrong (field, value, what it should be), or what the network would do.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit status: 0 if the file is good, 1 if it is not.
+
+Examples:
+  sluicegate check network.json
+  echo '{\"policy\": {\"default_egress\": \"allow\"}}' | sluicegate check /dev/stdin")]
+pub(crate) struct CheckArgs {
+    /// The configuration, as JSON
+    file: PathBuf,
+}
+
+/// Checks the file.
+pub(crate) fn run(args: &CheckArgs) -> ExitCode {
+    match check(&args.file) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(failure.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &Path) -> Result<(), Failure> {
+    let config = NetworkConfig::from_file(file)?;
+    let core = config.to_core(0, [0; 16])?;
+    println!("{}: ok", file.display());
+    println!("  guest to outside: {} by default", word(config.policy.default_egress));
+    println!("  outside to guest: {} by default", word(config.policy.default_ingress));
+    let link = &core.link;
+    println!("  MTU {} bytes, frames to the guest {} bytes", link.mtu, link.receive_frame_bytes);
+    println!(
+        "  at most {} TCP, {} UDP and {} ping flows",
+        core.tcp_flows_max, core.udp_flows_max, core.icmp_flows_max
+    );
+    println!("  in slot 0: guest {} and {}", link.guest_ipv4, link.guest_ipv6);
+    Ok(())
+}
+
+fn word(permission: Permission) -> &'static str {
+    match permission {
+        Permission::Allow => "allowed",
+        Permission::Deny => "denied",
+    }
+}

@@ -1,0 +1,52 @@
+//! `sluicegate env`: what a guest is told of its network.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use sluicegate_host::NetworkConfig;
+
+use super::failure::{Failure, complain};
+
+/// Print the environment of a guest: its addresses, as its agent reads them
+///
+/// One NAME=value a line; no value has a blank or a quote, so a shell can eval them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sluicegate env --slot 0
+  sluicegate env --slot 7 --config network.json
+  env $(sluicegate env --slot 7) my-vmm        # hand them to a VMM")]
+pub(crate) struct EnvArgs {
+    /// The guest's number on this host, 0 to 65535
+    #[arg(long, value_name = "N")]
+    slot: u64,
+    /// The link's MTU, in place of the configuration's
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u16>,
+    /// The network's configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Prints the variables.
+pub(crate) fn run(args: &EnvArgs) -> ExitCode {
+    match print(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(failure.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(args: &EnvArgs) -> Result<(), Failure> {
+    let mut config = match &args.config {
+        Some(path) => NetworkConfig::from_file(path)?,
+        None => NetworkConfig::default(),
+    };
+    config.interface.mtu = args.mtu.or(config.interface.mtu);
+    for (name, value) in config.addresses(args.slot)?.environment() {
+        println!("{name}={value}");
+    }
+    Ok(())
+}

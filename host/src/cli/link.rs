@@ -1,0 +1,80 @@
+//! The guest's network as the command line describes it. Owns the arguments that `run` and `attach`
+//! share and how they and a config file become a [`SmoltcpNetwork`]; must not know namespaces.
+
+use std::path::PathBuf;
+
+use sluicegate_host::netns::Interface;
+use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
+
+use super::failure::Failure;
+
+/// What the guest's network is like.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct LinkArgs {
+    /// Configuration of the network, JSON (`sluicegate check FILE` tells what is wrong with one)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Number of the guest on this host, which its addresses follow from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    slot: u16,
+    /// MTU of the guest's interface: 1280 to 65520 [default: the config's, else 1500]
+    #[arg(long, value_name = "N")]
+    mtu: Option<u16>,
+    /// What happens to traffic that no rule of the config matches [default: the config's, else deny]
+    #[arg(long, value_name = "VERDICT")]
+    egress: Option<Egress>,
+}
+
+/// A verdict on the command line.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Egress {
+    /// Traffic that no rule matches may leave
+    Allow,
+    /// Traffic that no rule matches is refused
+    Deny,
+}
+
+impl LinkArgs {
+    /// The arguments of a network that lets everything out.
+    pub(super) fn open(mtu: u16) -> Self {
+        Self {
+            mtu: Some(mtu),
+            egress: Some(Egress::Allow),
+            ..Self::default()
+        }
+    }
+
+    /// The network that the arguments describe, not yet started. Says on the standard error if
+    /// nobody decided what may leave.
+    pub(super) fn network(&self) -> Result<SmoltcpNetwork, Failure> {
+        let mut config = match &self.config {
+            Some(path) => NetworkConfig::from_file(path)?,
+            None => NetworkConfig::default(),
+        };
+        match self.egress {
+            Some(Egress::Allow) => config.policy.default_egress = Permission::Allow,
+            Some(Egress::Deny) => config.policy.default_egress = Permission::Deny,
+            None if self.config.is_none() => eprintln!(
+                "sluicegate: without --config all traffic to the outside is denied; \
+                 --egress allow lets it out, --egress deny silences this hint"
+            ),
+            None => {}
+        }
+        config.interface.mtu = self.mtu.or(config.interface.mtu);
+        Ok(SmoltcpNetwork::try_new(config, self.slot.into())?)
+    }
+}
+
+/// The guest's interface, called `name`, on the link of `network`.
+pub(super) fn interface(name: &str, network: &SmoltcpNetwork) -> Interface {
+    let addresses = network.addresses();
+    Interface {
+        name: name.to_owned(),
+        mac: addresses.guest_mac,
+        mtu: addresses.mtu,
+        ipv4: addresses.guest_ipv4,
+        ipv6: addresses.guest_ipv6,
+        gateway_ipv4: addresses.gateway_ipv4,
+        gateway_ipv6: addresses.gateway_ipv6,
+    }
+}

@@ -1,0 +1,14 @@
+//! The `sluicegate` command: one file a sub-command, each thin.
+
+pub(crate) mod attach;
+mod channel;
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod env;
+mod failure;
+pub(crate) mod inside;
+mod link;
+mod online;
+mod resolv;
+pub(crate) mod run;
+mod signals;

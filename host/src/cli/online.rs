@@ -1,0 +1,74 @@
+//! A network while it runs. Owns its start and end as a sub-command sees them, with the runtime
+//! beside it. Must not know namespaces.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use sluicegate_host::adapter::GuestLink;
+use sluicegate_host::{MetricsHandle, RingConsumer, RingProducer, SmoltcpNetwork};
+use tokio::runtime::Runtime;
+
+use super::failure::Failure;
+
+/// A running network.
+pub(super) struct Online {
+    network: SmoltcpNetwork,
+    /// Ends after the network does.
+    _runtime: Runtime,
+}
+
+impl Online {
+    /// Serves `link` with `network`; calls `at_end` when that ends, by itself or by [`Online::stop`].
+    pub(super) fn start(
+        mut network: SmoltcpNetwork,
+        link: impl GuestLink + 'static,
+        at_end: impl FnMut() + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        network.attach_link(Box::new(Watched { link, at_end }))?;
+        network.try_start(runtime.handle().clone())?;
+        Ok(Self {
+            network,
+            _runtime: runtime,
+        })
+    }
+
+    /// The network's counters.
+    pub(super) fn metrics(&self) -> MetricsHandle {
+        self.network.metrics_handle()
+    }
+
+    /// Ends the network, and with it the link. An error is why it had ended before.
+    pub(super) fn stop(mut self) -> Result<(), Failure> {
+        Ok(self.network.shutdown()?)
+    }
+}
+
+/// A link that tells of its end: the driver lets go of it when it ends, for whatever reason.
+struct Watched<L, F: FnMut()> {
+    link: L,
+    at_end: F,
+}
+
+impl<L, F: FnMut()> Drop for Watched<L, F> {
+    fn drop(&mut self) {
+        (self.at_end)();
+    }
+}
+
+impl<L: GuestLink, F: FnMut() + Send> GuestLink for Watched<L, F> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+
+    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
+        self.link.receive(from_guest, frames_max)
+    }
+
+    fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool> {
+        self.link.send(to_guest)
+    }
+}

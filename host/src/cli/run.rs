@@ -1,0 +1,115 @@
+//! `sluicegate run`: a command whose only way out is the engine. Owns the command's life as seen
+//! from outside: its start, the signals passed on to it, its exit status. How it gets into its
+//! namespaces is `inside.rs`.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::failure::{Failure, complain};
+use super::inside::{Inside, SET_UP_FAILED};
+use super::link::{self, LinkArgs};
+use super::online::Online;
+use super::signals::{Occurrence, Signals};
+
+/// Run a command in a network of its own, whose only way out is the engine
+///
+/// The command keeps its user, files, terminal, directory and environment; only the network is new:
+/// one interface, eth0, served in user space, and an /etc/resolv.conf that names the gateway. Works
+/// as root, or as anyone where unprivileged user namespaces are allowed. It confines well-behaved
+/// commands: one that runs as root can leave a namespace, and Unix sockets are files.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit status: the command's own; 128 + N if signal N killed it; 125 if the network could not be set
+up, 126 if the command cannot be executed, 127 if it is not found.
+
+Examples:
+  sluicegate run --egress allow -- curl https://example.com
+  sluicegate run --config policy.json -- npm install
+  sluicegate run -- ping -c 1 100.96.0.1        # the gateway of slot 0
+  sluicegate run --slot 7 --mtu 65520 -- bash")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    link: LinkArgs,
+    /// The command and its arguments
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+/// Runs the command to its end.
+pub(crate) fn run(args: RunArgs) -> ExitCode {
+    serve(&args).unwrap_or_else(|failure| {
+        complain(failure.as_ref());
+        ExitCode::from(SET_UP_FAILED)
+    })
+}
+
+fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let signals = Signals::block()?;
+    let network = args.link.network()?;
+    let interface = link::interface("eth0", &network);
+    let input = std::io::stdin();
+    let mut inside = Inside::start(&interface, &args.command, input.as_fd(), Stdio::inherit())?;
+    let tap = inside
+        .take_tap()
+        .ok_or("the process inside sent no interface")?;
+    let (tell, occurrences) = channel();
+    signals.tell(tell.clone())?;
+    let online = Online::start(network, tap, move || {
+        // Nobody listens any more when the command has ended.
+        let _ = tell.send(Occurrence::NetworkEnded);
+    })?;
+    let status = oversee(inside.go()?, &occurrences)?;
+    // Why the network ended before its command was said when it happened.
+    let _ = online.stop();
+    Ok(exit_code(status))
+}
+
+/// Waits for the command's end; passes signals on to it meanwhile.
+fn oversee(mut child: Child, occurrences: &Receiver<Occurrence>) -> Result<ExitStatus, Failure> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        match occurrences.recv()? {
+            Occurrence::ChildChanged => {}
+            Occurrence::Asked {
+                signal,
+                group_has_it,
+            } => {
+                if !group_has_it {
+                    forward(&child, signal)?;
+                }
+            }
+            Occurrence::NetworkEnded => {
+                eprintln!("sluicegate: the network has ended; the command goes on without one");
+            }
+        }
+    }
+}
+
+fn forward(child: &Child, signal: Signal) -> Result<(), Failure> {
+    // Not yet waited for, so the id is still its own.
+    Ok(nix::sys::signal::kill(
+        Pid::from_raw(i32::try_from(child.id())?),
+        signal,
+    )?)
+}
+
+/// The exit code that a shell would show.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,482 @@
+//! The user's configuration: JSON in, checked once.
+//!
+//! Field names and meaning are those of microsandbox-network, so that a configuration written for it
+//! loads here. What is not served yet is refused by name wherever it asks for anything (a value
+//! other than `null`, `false`, `[]` or an object of those), and what is not known at all is refused
+//! too: nothing that a user wrote is ever ignored.
+//!
+//! | field | meaning | absent |
+//! |---|---|---|
+//! | `enabled` | `false`: there is no network to make | `true` |
+//! | `interface.mac` | the guest's MAC address | from the slot |
+//! | `interface.mtu` | bytes of IP packet, 1280 to 65520 | 1500 |
+//! | `interface.ipv4_address`, `ipv6_address` | the guest's addresses | from the slot |
+//! | `interface.ipv4_pool`, `ipv6_pool` | what slots are cut from | 100.96.0.0/11, fd42:6d73:62::/48 |
+//! | `interface.receive_frame_bytes` | the longest Ethernet frame the guest takes | 1514; a TAP: MTU + 14 |
+//! | `max_connections` (`max_tcp_connections`) | TCP flows; 0: the most there can be, 65536 | 4096 |
+//! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
+//! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
+//! | `policy.default_egress`, `default_ingress` | `allow` or `deny` | `deny` |
+//! | `policy.rules` | must be empty | `[]` |
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use sluicegate_core::addr::{Addresses, Ipv4Pool, Ipv6Pool, Mac, Overrides};
+use sluicegate_core::{Config, ConfigError, Link, Permission, limits};
+
+use crate::error::Error;
+
+/// A configuration file is at most this long.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// One guest's network, as the user wants it. The default denies every flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Whether there is a network at all.
+    pub enabled: bool,
+    /// The guest's link.
+    pub interface: InterfaceConfig,
+    /// TCP flows at a time; 0: as many as can be.
+    pub max_connections: Option<u32>,
+    /// UDP flows at a time; 0: as many as can be.
+    pub max_udp_connections: Option<u32>,
+    /// Echo (ping) flows at a time; 0: as many as can be.
+    pub max_icmp_connections: Option<u32>,
+    /// What the guest may reach.
+    pub policy: PolicyConfig,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interface: InterfaceConfig::default(),
+            max_connections: None,
+            max_udp_connections: None,
+            max_icmp_connections: None,
+            policy: PolicyConfig::default(),
+        }
+    }
+}
+
+/// The guest's link; what is `None` follows from the slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InterfaceConfig {
+    /// The guest's MAC address.
+    #[serde(deserialize_with = "mac")]
+    pub mac: Option<[u8; 6]>,
+    /// The link's MTU, in bytes of IP packet.
+    pub mtu: Option<u16>,
+    /// The guest's IPv4 address.
+    pub ipv4_address: Option<Ipv4Addr>,
+    /// The network that slots take their /30 from.
+    #[serde(deserialize_with = "network")]
+    pub ipv4_pool: Option<Ipv4Pool>,
+    /// The guest's IPv6 address.
+    pub ipv6_address: Option<Ipv6Addr>,
+    /// The network that slots take their /64 from.
+    #[serde(deserialize_with = "network")]
+    pub ipv6_pool: Option<Ipv6Pool>,
+    /// The longest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
+    /// header.
+    pub receive_frame_bytes: Option<u32>,
+}
+
+/// What the guest may reach, and who may reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicyConfig {
+    /// Flows that the guest opens.
+    pub default_egress: Permission,
+    /// Flows to the guest's published ports, of which there are none yet.
+    pub default_ingress: Permission,
+}
+
+/// Why a configuration could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file can't be read.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is longer than any configuration.
+    #[error("{path}: longer than 1 MiB", path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not JSON, or a field that is unknown or of another type.
+    #[error("{field}: {problem}")]
+    Json {
+        /// The field, dotted from the top; `.` is the whole.
+        field: String,
+        /// What is wrong with it, with line and column.
+        problem: serde_json::Error,
+    },
+    /// A field that is known, but not served yet.
+    #[error("{field}: {value} is not supported yet; leave it out")]
+    Unsupported {
+        /// The field, dotted from the top.
+        field: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl NetworkConfig {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json), or if the file can't be read or is longer than 1 MiB.
+    pub fn from_file(path: &Path) -> Result<Self, LoadError> {
+        use std::io::Read;
+        let read = |source| LoadError::Read { path: path.to_owned(), source };
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(read)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(read)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(LoadError::TooLong { path: path.to_owned() });
+        }
+        Self::from_json(&text)
+    }
+
+    /// Reads JSON. Ranges are checked later, with the slot: [`to_core`](Self::to_core).
+    ///
+    /// # Errors
+    /// What is not JSON, unknown, of another type, or not supported yet, with its field.
+    pub fn from_json(text: &str) -> Result<Self, LoadError> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let file: File = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            LoadError::Json { field: error.path().to_string(), problem: error.into_inner() }
+        })?;
+        json.end().map_err(|problem| LoadError::Json { field: ".".to_owned(), problem })?;
+        file.check()
+    }
+
+    /// The addresses of the guest in `slot`.
+    ///
+    /// # Errors
+    /// A slot above 65535, or an override out of its range.
+    pub fn addresses(&self, slot: u64) -> Result<Addresses, Error> {
+        let number = u16::try_from(slot).map_err(|_| Error::Slot(slot))?;
+        let interface = &self.interface;
+        let overrides = Overrides {
+            mac: interface.mac,
+            mtu: interface.mtu,
+            ipv4_address: interface.ipv4_address,
+            ipv4_pool: interface.ipv4_pool,
+            ipv6_address: interface.ipv6_address,
+            ipv6_pool: interface.ipv6_pool,
+        };
+        Ok(Addresses::of_slot(number, &overrides)?)
+    }
+
+    /// The engine's configuration for the guest in `slot`; `seed` is secret randomness.
+    ///
+    /// # Errors
+    /// A disabled network, a slot above 65535, or a field out of its range.
+    pub fn to_core(&self, slot: u64, seed: [u8; 16]) -> Result<Config, Error> {
+        if !self.enabled {
+            let expected = "true; a disabled network is one that is not made";
+            return Err(ConfigError::new("enabled", false, expected).into());
+        }
+        let a = self.addresses(slot)?;
+        let bound = self.interface.receive_frame_bytes;
+        let config = Config {
+            link: Link {
+                guest_mac: a.guest_mac,
+                gateway_mac: a.gateway_mac,
+                guest_ipv4: a.guest_ipv4,
+                gateway_ipv4: a.gateway_ipv4,
+                guest_ipv6: a.guest_ipv6,
+                gateway_ipv6: a.gateway_ipv6,
+                mtu: a.mtu,
+                receive_frame_bytes: bound.unwrap_or(limits::RECEIVE_FRAME_BYTES_DEFAULT),
+            },
+            tcp_flows_max: cap(self.max_connections, limits::TCP_FLOWS_DEFAULT, limits::TCP_FLOWS_MAX),
+            udp_flows_max: cap(
+                self.max_udp_connections,
+                limits::UDP_FLOWS_DEFAULT,
+                limits::UDP_FLOWS_MAX,
+            ),
+            icmp_flows_max: cap(
+                self.max_icmp_connections,
+                limits::ICMP_FLOWS_DEFAULT,
+                limits::ICMP_FLOWS_MAX,
+            ),
+            tcp_receive_bytes: limits::TCP_RECEIVE_BYTES,
+            tcp_send_bytes: limits::TCP_SEND_BYTES,
+            fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
+            default_egress: self.policy.default_egress,
+            seed,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Zero asks for no cap, and gets the highest.
+fn cap(configured: Option<u32>, default: u32, highest: u32) -> u32 {
+    match configured {
+        None => default,
+        Some(0) => highest,
+        Some(flows) => flows,
+    }
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    enabled: bool,
+    interface: InterfaceConfig,
+    #[serde(alias = "max_tcp_connections")]
+    max_connections: Option<u32>,
+    max_udp_connections: Option<u32>,
+    max_icmp_connections: Option<u32>,
+    policy: Option<PolicyFile>,
+    // Known, and not served yet.
+    ports: Value,
+    dns: Value,
+    tls: Value,
+    strict: Value,
+    secrets: Value,
+    max_inbound_tcp_connections: Value,
+    tcp_accept_queue_size: Value,
+    rate_limiter: Value,
+    nat64_prefixes: Value,
+    trust_host_cas: Value,
+    http: Value,
+    outbound_proxy: Value,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interface: InterfaceConfig::default(),
+            max_connections: None,
+            max_udp_connections: None,
+            max_icmp_connections: None,
+            policy: None,
+            ports: Value::Null,
+            dns: Value::Null,
+            tls: Value::Null,
+            strict: Value::Null,
+            secrets: Value::Null,
+            max_inbound_tcp_connections: Value::Null,
+            tcp_accept_queue_size: Value::Null,
+            rate_limiter: Value::Null,
+            nat64_prefixes: Value::Null,
+            trust_host_cas: Value::Null,
+            http: Value::Null,
+            outbound_proxy: Value::Null,
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct PolicyFile {
+    default_egress: Word,
+    default_ingress: Word,
+    rules: Value,
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Allow,
+    #[default]
+    Deny,
+}
+
+impl From<Word> for Permission {
+    fn from(word: Word) -> Self {
+        match word {
+            Word::Allow => Self::Allow,
+            Word::Deny => Self::Deny,
+        }
+    }
+}
+
+impl File {
+    fn check(self) -> Result<NetworkConfig, LoadError> {
+        let policy = self.policy.unwrap_or_default();
+        for (field, value) in [
+            ("policy.rules", &policy.rules),
+            ("ports", &self.ports),
+            ("dns", &self.dns),
+            ("tls", &self.tls),
+            ("strict", &self.strict),
+            ("secrets", &self.secrets),
+            ("max_inbound_tcp_connections", &self.max_inbound_tcp_connections),
+            ("tcp_accept_queue_size", &self.tcp_accept_queue_size),
+            ("rate_limiter", &self.rate_limiter),
+            ("nat64_prefixes", &self.nat64_prefixes),
+            ("trust_host_cas", &self.trust_host_cas),
+            ("http", &self.http),
+            ("outbound_proxy", &self.outbound_proxy),
+        ] {
+            refuse(field, value)?;
+        }
+        Ok(NetworkConfig {
+            enabled: self.enabled,
+            interface: self.interface,
+            max_connections: self.max_connections,
+            max_udp_connections: self.max_udp_connections,
+            max_icmp_connections: self.max_icmp_connections,
+            policy: PolicyConfig {
+                default_egress: policy.default_egress.into(),
+                default_ingress: policy.default_ingress.into(),
+            },
+        })
+    }
+}
+
+/// Refuses `value` if it asks for anything.
+fn refuse(field: &str, value: &Value) -> Result<(), LoadError> {
+    match value {
+        Value::Null | Value::Bool(false) => Ok(()),
+        Value::Array(items) if items.is_empty() => Ok(()),
+        Value::Object(members) => {
+            members.iter().try_for_each(|(name, value)| refuse(&format!("{field}.{name}"), value))
+        }
+        Value::Bool(true) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            let mut value = value.to_string();
+            if value.chars().count() > 40 {
+                value = value.chars().take(40).chain(['…']).collect();
+            }
+            Err(LoadError::Unsupported { field: field.to_owned(), value })
+        }
+    }
+}
+
+fn mac<'de, D: Deserializer<'de>>(json: D) -> Result<Option<[u8; 6]>, D::Error> {
+    let text = Option::<String>::deserialize(json)?;
+    let expected = "six pairs of hex digits with colons between, as 02:6d:73:00:00:02";
+    text.map(|text| {
+        text.parse::<Mac>()
+            .map(|mac| mac.0)
+            .map_err(|_| serde::de::Error::custom(format!("{text:?} is not {expected}")))
+    })
+    .transpose()
+}
+
+fn network<'de, A: FromStr, D: Deserializer<'de>>(json: D) -> Result<Option<(A, u8)>, D::Error> {
+    let text = Option::<String>::deserialize(json)?;
+    text.map(|text| {
+        let parsed = text
+            .split_once('/')
+            .and_then(|(address, bits)| Some((address.parse().ok()?, bits.parse().ok()?)));
+        parsed.ok_or_else(|| {
+            serde::de::Error::custom(format!("{text:?} is not a network, as 10.0.0.0/8"))
+        })
+    })
+    .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<NetworkConfig, String> {
+        NetworkConfig::from_json(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_said_denies_everything() {
+        let config = load("{}").unwrap();
+        assert_eq!(config, NetworkConfig::default());
+        assert_eq!(config.policy.default_egress, Permission::Deny);
+        assert_eq!(load(r#"{"policy": {}}"#).unwrap().policy.default_egress, Permission::Deny);
+    }
+
+    #[test]
+    fn everything_that_is_served_loads() {
+        let config = load(
+            r#"{"enabled": true,
+                "interface": {"mac": "02:00:00:00:00:09", "mtu": 9000, "ipv4_address": "10.0.0.2",
+                    "ipv4_pool": "10.0.0.0/8", "ipv6_address": "fd00::2", "ipv6_pool": "fd00::/48",
+                    "receive_frame_bytes": 9014},
+                "max_tcp_connections": 0, "max_udp_connections": 7, "max_icmp_connections": 9,
+                "policy": {"default_egress": "allow", "default_ingress": "allow", "rules": []},
+                "ports": [], "dns": null, "tls": {"enabled": false, "bypass": []}}"#,
+        )
+        .unwrap();
+        let core = config.to_core(3, [0; 16]).unwrap();
+        assert_eq!((core.tcp_flows_max, core.udp_flows_max, core.icmp_flows_max), (65_536, 7, 9));
+        assert_eq!(core.link.guest_mac, [2, 0, 0, 0, 0, 9]);
+        assert_eq!((core.link.mtu, core.link.receive_frame_bytes), (9000, 9014));
+        assert_eq!(core.link.gateway_ipv4, Ipv4Addr::new(10, 0, 0, 1));
+        assert_eq!(core.default_egress, Permission::Allow);
+    }
+
+    #[test]
+    fn what_is_not_served_yet_is_refused_by_name() {
+        for (text, field) in [
+            (r#"{"policy": {"rules": [{"action": "allow"}]}}"#, "policy.rules"),
+            (r#"{"ports": [{"host_port": 80}]}"#, "ports"),
+            (r#"{"dns": {"rebind_protection": true}}"#, "dns.rebind_protection"),
+            (r#"{"dns": {"nameservers": ["192.0.2.1"]}}"#, "dns.nameservers"),
+            (r#"{"tls": {"enabled": true}}"#, "tls.enabled"),
+            (r#"{"strict": true}"#, "strict"),
+            (r#"{"secrets": {"secrets": [{}]}}"#, "secrets.secrets"),
+            (r#"{"max_inbound_tcp_connections": 5}"#, "max_inbound_tcp_connections"),
+            (r#"{"tcp_accept_queue_size": 5}"#, "tcp_accept_queue_size"),
+            (r#"{"rate_limiter": {"egress": {"ops": {"size": 1}}}}"#, "rate_limiter.egress.ops.size"),
+            (r#"{"nat64_prefixes": ["64:ff9b::/96"]}"#, "nat64_prefixes"),
+            (r#"{"trust_host_cas": true}"#, "trust_host_cas"),
+            (r#"{"http": {"deny_message": "no"}}"#, "http.deny_message"),
+            (r#"{"outbound_proxy": {"protocol": "socks5"}}"#, "outbound_proxy.protocol"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.starts_with(&format!("{field}: ")), "{text}: {error}");
+            assert!(error.contains("not supported yet"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_or_mistyped_is_refused_with_its_place() {
+        for (text, expected) in [
+            (r#"{"polcy": {}}"#, "unknown field `polcy`, expected one of"),
+            (r#"{"policy": {"default_egres": "allow"}}"#, "policy.default_egres"),
+            (r#"{"policy": {"default_egress": "maybe"}}"#, "policy.default_egress"),
+            (r#"{"interface": {"mtu": 70000}}"#, "interface.mtu"),
+            (r#"{"interface": {"mac": "02:00"}}"#, "interface.mac: \"02:00\" is not six pairs"),
+            (r#"{"interface": {"ipv4_pool": "10.0.0.0"}}"#, "interface.ipv4_pool"),
+            (r#"{"max_connections": -1}"#, "max_connections"),
+            (r#"{"enabled": true, "enabled": true}"#, "duplicate field `enabled`"),
+            ("{} {}", "trailing characters"),
+            ("{", "line 1 column 1"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_name_field_value_and_limit() {
+        let core = |text: &str| load(text).unwrap().to_core(0, [0; 16]).unwrap_err().to_string();
+        assert_eq!(
+            core(r#"{"max_connections": 65537}"#),
+            "configuration: max_connections: 65537 is not between 1 and 65536"
+        );
+        assert_eq!(
+            core(r#"{"interface": {"mtu": 1000}}"#),
+            "configuration: interface.mtu: 1000 is not between 1280 and 65520"
+        );
+        assert!(core(r#"{"enabled": false}"#).contains("enabled: false"));
+        let slot = NetworkConfig::default().to_core(65_536, [0; 16]).unwrap_err();
+        assert_eq!(slot.to_string(), "slot 65536 is not between 0 and 65535");
+    }
+}

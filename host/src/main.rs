@@ -1,0 +1,69 @@
+//! The `sluicegate` command.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+/// A user-space gateway between a guest's network card and ordinary sockets
+///
+/// Sluicegate takes the Ethernet frames of a guest (a microVM, or here a network namespace), ends its
+/// TCP, UDP and ICMP in user space, and goes on over this host's sockets with what policy allows. The
+/// guest reaches this host's loopback at its gateway's address.
+#[derive(Debug, Parser)]
+#[command(name = "sluicegate", version, max_term_width = 100, after_help = "\
+Examples:
+  sluicegate demo                                       # see it work, in 15 seconds
+  sluicegate run --egress allow -- curl http://example.com
+  sluicegate run -- bash                                # a shell that reaches nothing
+  ip netns add box && sluicegate attach --netns box --config network.json
+  sluicegate check network.json
+
+SLUICEGATE_LOG sets what is logged, as SLUICEGATE_LOG=debug or SLUICEGATE_LOG=sluicegate_host=trace.")]
+struct Arguments {
+    /// Log more to the standard error (-v: progress, -vv: details)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(cli::run::RunArgs),
+    Attach(cli::attach::AttachArgs),
+    Env(cli::env::EnvArgs),
+    Check(cli::check::CheckArgs),
+    Demo(cli::demo::DemoArgs),
+    #[command(hide = true)]
+    Inside(cli::inside::InsideArgs),
+    #[command(hide = true)]
+    DemoGuest(cli::demo::guest::DemoGuestArgs),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log(arguments.verbose);
+    match arguments.command {
+        Command::Run(args) => cli::run::run(args),
+        Command::Attach(args) => cli::attach::run(args),
+        Command::Env(args) => cli::env::run(&args),
+        Command::Check(args) => cli::check::run(&args),
+        Command::Demo(args) => cli::demo::run(args),
+        Command::Inside(args) => cli::inside::run(&args),
+        Command::DemoGuest(args) => cli::demo::guest::run(&args),
+    }
+}
+
+/// Logs to the standard error: warnings, unless more is asked for.
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICEGATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

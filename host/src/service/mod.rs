@@ -1,0 +1,3 @@
+//! Leaf services: what flows ask of the host besides sockets. Ignorant of flows and of each other.
+
+pub(crate) mod nameserver;
