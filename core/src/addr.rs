@@ -32,8 +32,7 @@ pub type Ipv6Pool = (Ipv6Addr, u8);
 /// The pool of IPv4 links: 2^19 of them, of which slots name 2^16.
 pub const IPV4_POOL_DEFAULT: Ipv4Pool = (Ipv4Addr::new(100, 96, 0, 0), 11);
 /// The pool of IPv6 links: one for each slot.
-pub const IPV6_POOL_DEFAULT: Ipv6Pool =
-    (Ipv6Addr::new(0xfd42, 0x6d73, 0x62, 0, 0, 0, 0, 0), 48);
+pub const IPV6_POOL_DEFAULT: Ipv6Pool = (Ipv6Addr::new(0xfd42, 0x6d73, 0x62, 0, 0, 0, 0, 0), 48);
 
 /// What a configuration may say in place of what follows from the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,10 +130,7 @@ fn check_mac(mac: [u8; 6], gateway_mac: [u8; 6]) -> Result<(), ConfigError> {
 }
 
 /// Guest and gateway of the /30 number `slot` of `pool`.
-fn ipv4_of_pool(
-    (network, bits): Ipv4Pool,
-    slot: u16,
-) -> Result<(Ipv4Addr, Ipv4Addr), ConfigError> {
+fn ipv4_of_pool((network, bits): Ipv4Pool, slot: u16) -> Result<(Ipv4Addr, Ipv4Addr), ConfigError> {
     const FIELD: &str = "interface.ipv4_pool";
     let pool = Prefix(network, bits);
     if bits > IPV4_PREFIX_BITS || network.to_bits() & host_mask_v4(bits) != 0 {
@@ -175,10 +171,7 @@ fn ipv4_of_address(address: Ipv4Addr) -> Result<(Ipv4Addr, Ipv4Addr), ConfigErro
 }
 
 /// Guest and gateway of the /64 number `slot` of `pool`.
-fn ipv6_of_pool(
-    (network, bits): Ipv6Pool,
-    slot: u16,
-) -> Result<(Ipv6Addr, Ipv6Addr), ConfigError> {
+fn ipv6_of_pool((network, bits): Ipv6Pool, slot: u16) -> Result<(Ipv6Addr, Ipv6Addr), ConfigError> {
     const FIELD: &str = "interface.ipv6_pool";
     let pool = Prefix(network, bits);
     let host_mask = u128::MAX.checked_shr(u32::from(bits)).unwrap_or(0);
@@ -416,11 +409,14 @@ mod tests {
 
     #[test]
     fn the_environment_of_slot_zero_is_the_abi() {
-        assert_eq!(environment(0), [
-            "MSB_NET=iface=eth0,mac=02:6d:73:00:00:02,mtu=1500",
-            "MSB_NET_IPV4=addr=100.96.0.2/30,gw=100.96.0.1,dns=100.96.0.1",
-            "MSB_NET_IPV6=addr=fd42:6d73:62::2/64,gw=fd42:6d73:62::1,dns=fd42:6d73:62::1",
-        ]);
+        assert_eq!(
+            environment(0),
+            [
+                "MSB_NET=iface=eth0,mac=02:6d:73:00:00:02,mtu=1500",
+                "MSB_NET_IPV4=addr=100.96.0.2/30,gw=100.96.0.1,dns=100.96.0.1",
+                "MSB_NET_IPV6=addr=fd42:6d73:62::2/64,gw=fd42:6d73:62::1,dns=fd42:6d73:62::1",
+            ]
+        );
     }
 
     #[test]
@@ -433,7 +429,10 @@ mod tests {
         ] {
             let a = of(slot);
             assert_eq!(Mac(a.guest_mac).to_string(), mac);
-            assert_eq!((a.guest_ipv4.to_string(), a.guest_ipv6.to_string()), (ipv4.into(), ipv6.into()));
+            assert_eq!(
+                (a.guest_ipv4.to_string(), a.guest_ipv6.to_string()),
+                (ipv4.into(), ipv6.into())
+            );
             assert_eq!(a.gateway_ipv4.to_bits() + 1, a.guest_ipv4.to_bits());
             assert_eq!(a.gateway_mac[5], 1);
         }
@@ -491,12 +490,16 @@ mod tests {
         let pool = |address: &str, bits| Some((address.parse().unwrap(), bits));
         let a = with(|o| o.ipv4_pool = pool("10.0.0.0", 27)).unwrap();
         assert_eq!(a.guest_ipv4, Ipv4Addr::new(10, 0, 0, 30));
-        for (network, bits) in [("10.0.0.0", 28), ("10.0.0.1", 24), ("10.0.0.0", 31), ("127.0.0.0", 8)] {
+        for (network, bits) in
+            [("10.0.0.0", 28), ("10.0.0.1", 24), ("10.0.0.0", 31), ("127.0.0.0", 8)]
+        {
             let error = with(|o| o.ipv4_pool = pool(network, bits)).unwrap_err();
             assert_eq!(error.field, "interface.ipv4_pool", "{network}/{bits}");
         }
         let pool = |address: &str, bits| Some((address.parse().unwrap(), bits));
-        for (network, bits) in [("fd00::", 62), ("fd00::1", 48), ("fd00::", 65), ("fe80::", 16), ("ff00::", 8)] {
+        for (network, bits) in
+            [("fd00::", 62), ("fd00::1", 48), ("fd00::", 65), ("fe80::", 16), ("ff00::", 8)]
+        {
             let error = with(|o| o.ipv6_pool = pool(network, bits)).unwrap_err();
             assert_eq!(error.field, "interface.ipv6_pool", "{network}/{bits}");
         }

@@ -17,6 +17,8 @@ pub const MTU_BYTES_MIN: u16 = 1280;
 pub const MTU_BYTES_MAX: u16 = 65_520;
 /// Ethernet frame bytes that every virtio-net driver's receive buffers take without offloads.
 pub const RECEIVE_FRAME_BYTES_DEFAULT: u32 = 1514;
+/// The longest Ethernet frame that any guest takes, in bytes: as [`FRAME_BYTES_MAX`].
+pub const RECEIVE_FRAME_BYTES_MAX: u32 = 65_549;
 
 /// TCP flows where nothing is configured.
 pub const TCP_FLOWS_DEFAULT: u32 = 4096;
@@ -79,6 +81,9 @@ pub const RING_BYTES_DEFAULT: usize = 1024 * 1024;
 const _: () = assert!(TCP_RECEIVE_BYTES.is_power_of_two() && TCP_SEND_BYTES.is_power_of_two());
 const _: () = assert!(TCP_RECEIVE_BYTES <= 1 << 30, "window scaling ends at 1 GiB (RFC 7323 2.3)");
 const _: () = assert!(MTU_BYTES_MIN <= MTU_BYTES_DEFAULT && MTU_BYTES_DEFAULT <= MTU_BYTES_MAX);
+const _: () = assert!(RECEIVE_FRAME_BYTES_MAX as usize == FRAME_BYTES_MAX);
 const _: () = assert!(RING_BYTES_DEFAULT.is_power_of_two());
 const _: () = assert!(RING_BYTES_DEFAULT >= 8 * FRAME_BYTES_MAX, "the ring must hold a batch");
-const _: () = assert!(TCP_FLOWS_MAX as u64 + UDP_FLOWS_MAX as u64 + (ICMP_FLOWS_MAX as u64) < u32::MAX as u64);
+const _: () = assert!(
+    TCP_FLOWS_MAX as u64 + UDP_FLOWS_MAX as u64 + (ICMP_FLOWS_MAX as u64) < u32::MAX as u64
+);

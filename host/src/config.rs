@@ -202,7 +202,11 @@ impl NetworkConfig {
                 mtu: a.mtu,
                 receive_frame_bytes: bound.unwrap_or(limits::RECEIVE_FRAME_BYTES_DEFAULT),
             },
-            tcp_flows_max: cap(self.max_connections, limits::TCP_FLOWS_DEFAULT, limits::TCP_FLOWS_MAX),
+            tcp_flows_max: cap(
+                self.max_connections,
+                limits::TCP_FLOWS_DEFAULT,
+                limits::TCP_FLOWS_MAX,
+            ),
             udp_flows_max: cap(
                 self.max_udp_connections,
                 limits::UDP_FLOWS_DEFAULT,
@@ -433,7 +437,10 @@ mod tests {
             (r#"{"secrets": {"secrets": [{}]}}"#, "secrets.secrets"),
             (r#"{"max_inbound_tcp_connections": 5}"#, "max_inbound_tcp_connections"),
             (r#"{"tcp_accept_queue_size": 5}"#, "tcp_accept_queue_size"),
-            (r#"{"rate_limiter": {"egress": {"ops": {"size": 1}}}}"#, "rate_limiter.egress.ops.size"),
+            (
+                r#"{"rate_limiter": {"egress": {"ops": {"size": 1}}}}"#,
+                "rate_limiter.egress.ops.size",
+            ),
             (r#"{"nat64_prefixes": ["64:ff9b::/96"]}"#, "nat64_prefixes"),
             (r#"{"trust_host_cas": true}"#, "trust_host_cas"),
             (r#"{"http": {"deny_message": "no"}}"#, "http.deny_message"),

@@ -215,9 +215,8 @@ impl Loop<'_> {
     /// Sleeps until there is something to do.
     fn wait(&mut self, events: &mut Events, until: Option<Instant>) -> Result<(), Error> {
         let now = self.clock.now();
-        let mut timeout = until.map(|until| {
-            Duration::from_micros(until.as_micros().saturating_sub(now.as_micros()))
-        });
+        let mut timeout = until
+            .map(|until| Duration::from_micros(until.as_micros().saturating_sub(now.as_micros())));
         match &self.front {
             FrontEnd::Link { .. } if self.link_is_ready => timeout = Some(Duration::ZERO),
             FrontEnd::Link { .. } => {}

@@ -103,9 +103,9 @@ impl MetricsHandle {
             ("adapter_too_long", read(&p.adapter_drops.too_long)),
             ("driver_turns", read(&p.driver_turns)),
         ];
-        all.extend(Drop::ALL.iter().zip(&p.drops).map(|(reason, count)| {
-            (drop_name(*reason), read(count))
-        }));
+        all.extend(
+            Drop::ALL.iter().zip(&p.drops).map(|(reason, count)| (drop_name(*reason), read(count))),
+        );
         all
     }
 }

@@ -22,13 +22,10 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use sluicegate_core::addr::{IPV4_PREFIX_BITS, IPV6_PREFIX_BITS};
 
 /// All of an interface's configuration takes this long at most.
 const CONFIGURE_SECONDS_MAX: Duration = Duration::from_secs(5);
-/// The prefix length of the guest's IPv4 network.
-const IPV4_PREFIX_BITS: u8 = 30;
-/// The prefix length of the guest's IPv6 network.
-const IPV6_PREFIX_BITS: u8 = 64;
 /// The index of the loopback interface in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -42,17 +39,11 @@ pub struct Error {
 
 impl Error {
     fn new(what: impl Into<String>, source: io::Error) -> Self {
-        Self {
-            what: what.into(),
-            source: Some(source),
-        }
+        Self { what: what.into(), source: Some(source) }
     }
 
     fn plain(what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            source: None,
-        }
+        Self { what: what.into(), source: None }
     }
 }
 
@@ -86,7 +77,7 @@ pub fn open(name: &str) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| match error {
         Errno::NOENT => Error::plain(format!(
-            "there is no network namespace {name:?} ({} does not exist): `ip netns add NAME` makes one",
+            "there is no network namespace {name:?} ({} does not exist): `ip netns add` makes one",
             path.display()
         )),
         _ => Error::new(format!("opening {}", path.display()), error.into()),
@@ -125,9 +116,7 @@ pub fn within<T: Send>(
             .name("netns".to_owned())
             .spawn_scoped(scope, visit)
             .map_err(|error| Error::new("starting a thread", error))?;
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -160,11 +149,7 @@ pub fn configure(interface: &Interface) -> Result<(), Error> {
         tokio::spawn(connection);
         tokio::time::timeout(CONFIGURE_SECONDS_MAX, converse(&handle, interface))
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::plain(
-                    "the kernel did not answer over netlink for 5 s",
-                ))
-            })
+            .unwrap_or_else(|_| Err(Error::plain("the kernel did not answer over netlink for 5 s")))
     })
 }
 
@@ -172,23 +157,13 @@ async fn converse(netlink: &Handle, interface: &Interface) -> Result<(), Error> 
     refuse_second_network(netlink).await?;
     let index = index_of(netlink, &interface.name).await?;
     let up = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
-    netlink
-        .link()
-        .set(up)
-        .execute()
-        .await
-        .map_err(|e| failed("bringing lo up", e))?;
+    netlink.link().set(up).execute().await.map_err(|e| failed("bringing lo up", e))?;
     let up = LinkUnspec::new_with_index(index)
         .address(interface.mac.to_vec())
         .mtu(interface.mtu.into())
         .up()
         .build();
-    netlink
-        .link()
-        .set(up)
-        .execute()
-        .await
-        .map_err(|e| failed("bringing the interface up", e))?;
+    netlink.link().set(up).execute().await.map_err(|e| failed("bringing the interface up", e))?;
     add_ipv4(netlink, index, interface).await?;
     add_ipv6(netlink, index, interface).await
 }
@@ -233,32 +208,23 @@ async fn index_of(netlink: &Handle, name: &str) -> Result<u32, Error> {
 
 async fn add_ipv4(netlink: &Handle, index: u32, interface: &Interface) -> Result<(), Error> {
     let address = IpAddr::V4(interface.ipv4);
-    let add = netlink
-        .address()
-        .add(index, address, IPV4_PREFIX_BITS)
-        .execute();
-    add.await
-        .map_err(|e| failed("adding the IPv4 address", e))?;
+    let add = netlink.address().add(index, address, IPV4_PREFIX_BITS).execute();
+    add.await.map_err(|e| failed("adding the IPv4 address", e))?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new()
         .output_interface(index)
         .gateway(interface.gateway_ipv4)
         .build();
     let add = netlink.route().add(route).execute();
-    add.await
-        .map_err(|e| failed("adding the IPv4 default route", e))
+    add.await.map_err(|e| failed("adding the IPv4 default route", e))
 }
 
 async fn add_ipv6(netlink: &Handle, index: u32, interface: &Interface) -> Result<(), Error> {
     // A host that disables IPv6 by default passes that on to new interfaces.
     let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", interface.name);
     let enabled = std::fs::write(switch, "0");
-    let mut add = netlink
-        .address()
-        .add(index, IpAddr::V6(interface.ipv6), IPV6_PREFIX_BITS);
-    // Nobody else is on this link, and an address under duplicate detection is unusable for seconds.
-    add.message_mut()
-        .attributes
-        .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    let mut add = netlink.address().add(index, IpAddr::V6(interface.ipv6), IPV6_PREFIX_BITS);
+    // Nobody else is on this link, and an address under duplicate detection is of no use at first.
+    add.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     if let Err(error) = add.execute().await.map_err(into_io) {
         if enabled.is_err() {
             tracing::warn!(%error, "no IPv6 here: the guest has IPv4 only");
@@ -271,8 +237,7 @@ async fn add_ipv6(netlink: &Handle, index: u32, interface: &Interface) -> Result
         .gateway(interface.gateway_ipv6)
         .build();
     let add = netlink.route().add(route).execute();
-    add.await
-        .map_err(|e| failed("adding the IPv6 default route", e))
+    add.await.map_err(|e| failed("adding the IPv6 default route", e))
 }
 
 fn failed(step: &str, error: rtnetlink::Error) -> Error {
@@ -317,35 +282,26 @@ mod tests {
     #[test]
     fn a_namespace_that_does_not_exist_is_named_with_what_to_do() {
         let error = open("no-such-namespace").unwrap_err().to_string();
-        assert!(
-            error.contains("no-such-namespace") && error.contains("ip netns add"),
-            "{error}"
-        );
+        assert!(error.contains("no-such-namespace") && error.contains("ip netns add"), "{error}");
     }
 
     #[test]
     fn what_is_no_namespace_is_not_entered() {
         let nothing = open("/dev/null").unwrap();
-        let error = within(nothing.as_fd(), || unreachable!())
-            .map(|(): ()| ())
-            .unwrap_err();
+        let error = within(nothing.as_fd(), || unreachable!()).map(|(): ()| ()).unwrap_err();
         assert_eq!(error.to_string(), "that is not a network namespace");
     }
 
     #[test]
     fn only_a_way_out_of_the_namespace_counts_as_a_default_route() {
         let route = |edit: fn(&mut RouteMessage)| {
-            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-                .output_interface(2)
-                .build();
+            let mut route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(2).build();
             edit(&mut route);
             is_default(&route)
         };
         assert!(route(|_| ()));
         assert!(!route(|route| route.header.destination_prefix_length = 30));
         assert!(!route(|route| route.header.kind = RouteType::Unreachable));
-        assert!(!route(
-            |route| route.attributes = vec![RouteAttribute::Oif(LOOPBACK_INDEX)]
-        ));
+        assert!(!route(|route| route.attributes = vec![RouteAttribute::Oif(LOOPBACK_INDEX)]));
     }
 }

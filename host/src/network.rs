@@ -16,6 +16,9 @@ use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::wake::DriverWake;
 
+/// What frames are longer than the packets that an MTU bounds.
+const ETHERNET_HEADER_BYTES: u32 = 14;
+
 /// What runs when the network decides that the guest must end.
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
@@ -122,7 +125,7 @@ impl SmoltcpNetwork {
         let published = Arc::clone(&self.published);
         let driver = self.wake.waker();
         let (backend, doorbell) = KrunBackend::new(ends, bound, self.clock, published, driver)
-        .map_err(Error::machine("opening the backend's doorbell"))?;
+            .map_err(Error::machine("opening the backend's doorbell"))?;
         self.front = Some(FrontEnd::Worker(WorkerLink { doorbell: Some(doorbell) }));
         Ok(Box::new(backend))
     }
@@ -136,8 +139,8 @@ impl SmoltcpNetwork {
     pub fn attach_link(&mut self, link: Box<dyn GuestLink>) -> Result<(), Error> {
         let (from_guest, to_guest) = self.guest_ends.take().ok_or(Error::BackendTaken)?;
         if !self.receive_frame_bytes_is_set {
-            let ethernet = sluicegate_core::limits::ETHERNET_HEADER_BYTES as u32;
-            self.config.link.receive_frame_bytes = u32::from(self.config.link.mtu) + ethernet;
+            self.config.link.receive_frame_bytes =
+                u32::from(self.config.link.mtu) + ETHERNET_HEADER_BYTES;
         }
         self.front = Some(FrontEnd::Link { link, from_guest, to_guest });
         Ok(())

@@ -69,9 +69,8 @@ impl Config {
         if !(limits::MTU_BYTES_MIN..=limits::MTU_BYTES_MAX).contains(&l.mtu) {
             return Err(ConfigError::new("interface.mtu", l.mtu, "between 1280 and 65520"));
         }
-        if !(limits::RECEIVE_FRAME_BYTES_DEFAULT..=limits::FRAME_BYTES_MAX as u32)
-            .contains(&l.receive_frame_bytes)
-        {
+        let receive_range = limits::RECEIVE_FRAME_BYTES_DEFAULT..=limits::RECEIVE_FRAME_BYTES_MAX;
+        if !receive_range.contains(&l.receive_frame_bytes) {
             return Err(ConfigError::new(
                 "interface.receive_frame_bytes",
                 l.receive_frame_bytes,

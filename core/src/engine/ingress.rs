@@ -61,7 +61,11 @@ impl<R: RingHandle> Engine<'_, R> {
         };
         let Some(piece) = ip.fragment else {
             let at = ip.payload.clone();
-            return self.packet(now, Packet { ip, source: Source::Ring(record), at }, record.offload);
+            return self.packet(
+                now,
+                Packet { ip, source: Source::Ring(record), at },
+                record.offload,
+            );
         };
         let payload = frame.get(ip.payload.clone()).ok_or(Drop::Truncated)?;
         let Some(set) = self.fragments.add(now, &ip, piece, payload)? else { return Ok(None) };
@@ -95,7 +99,9 @@ impl<R: RingHandle> Engine<'_, R> {
         let transport = classify::transport(&packet.ip, bytes, offload.checksum)?;
         match transport {
             Transport::Tcp(segment) => self.segment(now, &packet, segment),
-            Transport::Udp { .. } | Transport::Echo { .. } if unfinished && offload.segment_bytes > 0 => {
+            Transport::Udp { .. } | Transport::Echo { .. }
+                if unfinished && offload.segment_bytes > 0 =>
+            {
                 Err(Drop::Offload)
             }
             Transport::Udp { guest_port, outside_port, payload } => {
@@ -225,7 +231,8 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// At the cap, the flow that is oldest makes room if it only lingers.
     fn take_lingering(&mut self, key: FlowKey) -> Option<u32> {
-        let oldest = self.flows.oldest(FlowKind::Tcp).filter(|&slot| self.tcp.is_lingering(slot))?;
+        let oldest =
+            self.flows.oldest(FlowKind::Tcp).filter(|&slot| self.tcp.is_lingering(slot))?;
         self.tcp.forget(oldest);
         self.remove(oldest);
         self.flows.insert(key)
@@ -255,12 +262,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// An echo request: the gateway answers for itself, the host asks everybody else.
-    fn echo(
-        &mut self,
-        now: Instant,
-        packet: &Packet,
-        ident: u16,
-    ) -> Result<Option<Step>, Drop> {
+    fn echo(&mut self, now: Instant, packet: &Packet, ident: u16) -> Result<Option<Step>, Drop> {
         let (guest, outside) = (packet.ip.source, packet.ip.destination);
         let key = FlowKey { kind: FlowKind::Echo, outside, guest_port: ident, outside_port: 0 };
         let len = packet.at.len();

@@ -82,7 +82,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         let link = config.link;
         let seed = u128::from_le_bytes(config.seed);
         // Two halves for two generators; the flow hash has all of it under SipHash.
+        #[allow(clippy::cast_possible_truncation, reason = "halves of the seed")]
         let (low, high) = (seed as u64, (seed >> 64) as u64);
+        #[allow(clippy::cast_possible_truncation, reason = "a part of the seed")]
         let mut out = Emitter::new(to_guest, memory.scratch, link, high as u32);
         let tcp = Tcp::new(
             TcpMemory {

@@ -2,6 +2,8 @@
 //!
 //! RFC 768, RFC 792, RFC 4443 4; RFC 4787 and RFC 5508 for how a gateway keeps them.
 
+#![allow(clippy::cast_possible_truncation, reason = "datagrams are below 2^16")]
+
 use core::net::IpAddr;
 
 use crate::contract::{DatagramKind, Instant};
@@ -86,11 +88,7 @@ pub(crate) fn udp<'p>(guest: IpAddr, key: &FlowKey, payload: &'p [u8]) -> Parts<
 
 /// The echo reply to the guest whose data and sequence number are those of `message`, an echo
 /// message of either direction; `None` if it is too short.
-pub(crate) fn echo_reply<'p>(
-    guest: IpAddr,
-    key: &FlowKey,
-    message: &'p [u8],
-) -> Option<Parts<'p>> {
+pub(crate) fn echo_reply<'p>(guest: IpAddr, key: &FlowKey, message: &'p [u8]) -> Option<Parts<'p>> {
     let (&[_, _, _, _, _, _, seq_high, seq_low], payload) = message.split_first_chunk::<8>()?;
     let [id_high, id_low] = key.guest_port.to_be_bytes();
     let v4 = guest.is_ipv4();

@@ -5,6 +5,11 @@
 //! the largest IP packet and whose checksums are somebody else's work; what it writes is cut to the
 //! guest's segment size here.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "packets, and what lies in them, are below 2^16"
+)]
+
 use core::net::IpAddr;
 
 use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
@@ -110,7 +115,11 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     }
 
     /// Sends a packet that [`reply`] composes, whose kind is `kind`.
-    pub(crate) fn reply(&mut self, kind: EthernetProtocol, compose: impl FnOnce(&mut [u8]) -> usize) {
+    pub(crate) fn reply(
+        &mut self,
+        kind: EthernetProtocol,
+        compose: impl FnOnce(&mut [u8]) -> usize,
+    ) {
         let mut packet = [0; REPLY_BYTES_MAX];
         let len = compose(&mut packet);
         self.frame(kind, len, |out| out.copy_from_slice(packet.get(..len).unwrap_or(&[])));
@@ -157,7 +166,8 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         let mut offset = 0;
         while offset < total {
             let len = step.min(total - offset);
-            let piece = Piece { offset, len, more: offset + len < total, ident: self.fragment_ident };
+            let piece =
+                Piece { offset, len, more: offset + len < total, ident: self.fragment_ident };
             self.frame(ethertype(from), headers + len, |out| {
                 piece.write((from, to), number, &parts, out);
             });
@@ -222,7 +232,8 @@ fn write_ethernet(link: &Link, kind: EthernetProtocol, frame: &mut [u8]) {
 
 /// A SYN offers smoltcp's idea of the largest segment; the link's replaces it.
 fn offer_mss(link: &Link, ip_len: usize, packet: &mut [u8]) {
-    let is_syn = packet.get(ip_len..).is_some_and(|segment| TcpPacket::new_unchecked(segment).syn());
+    let is_syn =
+        packet.get(ip_len..).is_some_and(|segment| TcpPacket::new_unchecked(segment).syn());
     if is_syn {
         // MTUs are far above the headers.
         set_offered_mss(packet, ip_len, link.mtu - (ip_len as u16 + 20));
@@ -329,9 +340,7 @@ impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
     }
 
     fn transmit(&mut self, _: SmolInstant) -> Option<Self::TxToken<'_>> {
-        self.out
-            .has_room()
-            .then_some(ToGuest { out: self.out, segment_bytes: self.segment_bytes })
+        self.out.has_room().then_some(ToGuest { out: self.out, segment_bytes: self.segment_bytes })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

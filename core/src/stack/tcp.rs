@@ -330,11 +330,8 @@ impl<'a> Tcp<'a> {
             return None;
         }
         let (state, waiting, room, capacity) = self.socket(slot).map(|socket| {
-            let room = if socket.may_send() {
-                socket.send_capacity() - socket.send_queue()
-            } else {
-                0
-            };
+            let room =
+                if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 };
             (socket.state(), socket.recv_queue(), room, socket.send_capacity())
         })?;
         let flow = self.slot(slot);
@@ -357,8 +354,7 @@ impl<'a> Tcp<'a> {
             return Some(Say::Receive);
         }
         if both_finished && flow.finish_said && matches!(state, State::Closed | State::TimeWait) {
-            flow.phase =
-                if state == State::Closed { Phase::Free } else { Phase::Lingering };
+            flow.phase = if state == State::Closed { Phase::Free } else { Phase::Lingering };
             flow.since = now;
             return Some(Say::Close);
         }
@@ -411,7 +407,8 @@ impl<'a> Tcp<'a> {
         slot: u32,
         give: impl FnOnce(&mut [u8]) -> usize,
     ) -> Option<usize> {
-        let open = matches!(self.slot(slot).phase, Phase::Open) && !self.slot(slot).outside_finished;
+        let open =
+            matches!(self.slot(slot).phase, Phase::Open) && !self.slot(slot).outside_finished;
         let given = match self.socket(slot) {
             Some(socket) if open && socket.can_send() => socket
                 .send(|space| {
@@ -493,7 +490,8 @@ impl<'a> Tcp<'a> {
     pub(crate) fn deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
         let own = self.patience(slot);
         let flow = &mut self.slots[slot as usize];
-        let set = flow.set.as_ref().filter(|_| matches!(flow.phase, Phase::Open | Phase::Lingering));
+        let set =
+            flow.set.as_ref().filter(|_| matches!(flow.phase, Phase::Open | Phase::Lingering));
         let socket = set.and_then(|set| self.iface.poll_at(smol(now), set)).map(|at| {
             // In the past: smoltcp would like to send, and could not. Not before the next tick.
             Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0))

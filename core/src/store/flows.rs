@@ -121,7 +121,10 @@ impl<'a> FlowTable<'a> {
     ) -> Self {
         let [tcp, udp, echo] = counts;
         assert!(slots.len() >= (tcp + udp + echo) as usize, "a slot for each flow");
-        assert!(index.len().is_power_of_two() && index.len() >= 2 * slots.len(), "half full at most");
+        assert!(
+            index.len().is_power_of_two() && index.len() >= 2 * slots.len(),
+            "half full at most"
+        );
         index.fill(EMPTY);
         Self {
             slots,
@@ -135,6 +138,7 @@ impl<'a> FlowTable<'a> {
         }
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "half a hash is as good as the whole")]
     fn hash(&self, key: &FlowKey) -> u32 {
         let mut bytes = [0; 24];
         let (address, rest) = bytes.split_at_mut(16);

@@ -6,6 +6,8 @@
 //! IPv4). A discarded set keeps its name until its time is up, so that late pieces of it don't found a
 //! new one.
 
+#![allow(clippy::cast_possible_truncation, reason = "datagrams are below 2^16")]
+
 use core::net::IpAddr;
 
 use crate::contract::{Drop, Instant};

@@ -63,6 +63,7 @@ impl Sum {
         self.fold() == 0xffff
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "the loop leaves sixteen bits")]
     fn fold(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {

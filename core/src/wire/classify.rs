@@ -11,8 +11,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::ops::Range;
 
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet,
-    Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet, TcpPacket, UdpPacket,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    Icmpv6Packet, Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
 use super::checksum::Sum;
@@ -77,11 +77,19 @@ pub(crate) struct Fragment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Transport {
     Tcp(Segment),
-    Udp { guest_port: u16, outside_port: u16, payload: Range<usize> },
+    Udp {
+        guest_port: u16,
+        outside_port: u16,
+        payload: Range<usize>,
+    },
     /// An echo request: the whole message is the payload.
-    Echo { ident: u16 },
+    Echo {
+        ident: u16,
+    },
     /// A neighbour solicitation (RFC 4861 4.3).
-    NeighborSolicit { target: Ipv6Addr },
+    NeighborSolicit {
+        target: Ipv6Addr,
+    },
 }
 
 /// The header of a TCP segment, and its length in all.
@@ -121,8 +129,7 @@ pub(crate) fn network(frame: &[u8], offload: Offload, ends: &Ends) -> Result<Net
         EthernetProtocol::Ipv6 => ipv6(ethernet.payload(), ends)?,
         EthernetProtocol::Unknown(_) => return Err(Drop::Unsupported),
     };
-    if offload.segment_bytes == 0
-        && ip.payload.end > usize::from(ends.mtu) + ETHERNET_HEADER_BYTES
+    if offload.segment_bytes == 0 && ip.payload.end > usize::from(ends.mtu) + ETHERNET_HEADER_BYTES
     {
         return Err(Drop::TooLong);
     }
@@ -147,7 +154,8 @@ fn arp(payload: &[u8], ends: &Ends) -> Result<Network, Drop> {
             }
             Ok(Network::Arp { sender: source_protocol_addr, target: target_protocol_addr })
         }
-        _ => Err(Drop::Unsupported),
+        ArpRepr::EthernetIpv4 { .. } => Err(Drop::Unsupported),
+        _ => Err(Drop::Malformed),
     }
 }
 
@@ -311,7 +319,11 @@ pub(crate) fn transport(
             echo(payload, 8)
         }
         (protocol::ICMPV6, IpAddr::V6(_)) => {
-            if sum_is_wrong(payload) { Err(Drop::Checksum) } else { icmpv6(ip, payload) }
+            if sum_is_wrong(payload) {
+                Err(Drop::Checksum)
+            } else {
+                icmpv6(ip, payload)
+            }
         }
         _ => Err(Drop::Unsupported),
     }

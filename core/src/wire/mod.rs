@@ -1,5 +1,7 @@
 //! Bytes and their meaning, without state: what a frame is, and how the frames that we compose look.
 
+#![warn(clippy::indexing_slicing)]
+
 pub(crate) mod checksum;
 pub(crate) mod classify;
 pub(crate) mod reply;

@@ -3,12 +3,15 @@
 //! Each function writes one whole packet (ARP or IP, checksums included) to the start of `out` and
 //! returns its length. `out` has at least [`REPLY_BYTES_MAX`] bytes.
 
+#![allow(clippy::cast_possible_truncation, reason = "lengths of packets are below 2^16")]
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpProtocol, IpRepr,
-    NdiscNeighborFlags, NdiscRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpProtocol,
+    IpRepr, NdiscNeighborFlags, NdiscRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    TcpTimestampRepr,
 };
 
 use super::checksum::Sum;
@@ -83,8 +86,7 @@ pub(crate) fn neighbor_advert(
 
 /// The reset that answers `segment`, which belongs to no flow (RFC 9293 3.10.7.1).
 pub(crate) fn reset(guest: IpAddr, outside: IpAddr, segment: &Segment, out: &mut [u8]) -> usize {
-    let counted =
-        segment.payload_len + usize::from(segment.syn) + usize::from(segment.fin);
+    let counted = segment.payload_len + usize::from(segment.syn) + usize::from(segment.fin);
     // Sequence numbers wrap; the types of smoltcp hold an i32. A length is below 2^16.
     let after = segment.seq.wrapping_add(counted as u32).cast_signed();
     let repr = TcpRepr {

@@ -3,6 +3,8 @@
 //! smoltcp is told of a huge MTU, so that one pass through it moves up to 64 KiB; here that one
 //! packet becomes many, each with its own length, sequence number, flags and checksums.
 
+#![allow(clippy::cast_possible_truncation, reason = "offsets in a packet are below 2^16")]
+
 use core::net::IpAddr;
 
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
@@ -55,7 +57,8 @@ impl Super {
         to_headers.copy_from_slice(headers);
         to_payload.copy_from_slice(payload);
         let last = self.headers_len + end == packet.len();
-        let mut tcp = TcpPacket::new_unchecked(to_headers.get_mut(self.ip_len..).unwrap_or(&mut []));
+        let mut tcp =
+            TcpPacket::new_unchecked(to_headers.get_mut(self.ip_len..).unwrap_or(&mut []));
         // Offsets are below 2^16.
         tcp.set_seq_number(TcpSeqNumber(tcp.seq_number().0.wrapping_add(offset as i32)));
         if !last {

@@ -1,16 +1,16 @@
 //! A TAP interface as a guest's link, served by the driver thread itself.
 //!
-//! Owns the descriptor of one TAP interface and moves frames between it and the two rings: `read(2)`
-//! straight into reserved ring space, `write(2)` straight from the ring's bytes, nothing copied or
-//! allocated here. Must not know addresses, namespaces or the engine: the interface is made in the
+//! Owns the descriptor of one TAP interface and moves frames between it and the two rings:
+//! `read(2)` straight into reserved ring space, `write(2)` straight from the ring's bytes, nothing
+//! copied or allocated here. Must not know addresses, namespaces or the engine: the interface is made in the
 //! network namespace of the calling thread (see [`crate::netns::within`]) and configured by others.
 //!
 //! The interface is not persistent: it vanishes, with its addresses and routes, when the
 //! descriptor is closed, however the process ends.
 //!
 //! One ioctl is all that a TAP needs, so it is made here with rustix instead of taking a crate that
-//! brings its own set-up of interfaces and its own copies of frames. Offloads (`IFF_VNET_HDR`) would
-//! change three places: the flags in [`Tap::create`], [`Tap::read`] and [`Tap::write`].
+//! brings its own set-up of interfaces and its own copies of frames. Offloads (`IFF_VNET_HDR`)
+//! would change three places: the flags in [`Tap::create`], [`Tap::read`] and [`Tap::write`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -109,7 +109,7 @@ impl Tap {
         match retry_on_intr(|| rustix::io::write(&self.device, frame)) {
             Ok(_) => Ok(Written::Whole),
             Err(Errno::AGAIN) => Ok(Written::NotNow),
-            // Down; out of memory; not a frame the kernel takes. The guest's stack repeats what matters.
+            // Down; out of memory; no frame that the kernel takes. Whoever needs it sends it again.
             Err(
                 Errno::IO
                 | Errno::NETDOWN
@@ -182,11 +182,7 @@ struct InterfaceRequest {
 impl InterfaceRequest {
     fn new(name: &str, flags: u16) -> io::Result<Self> {
         check_name(name)?;
-        let mut request = Self {
-            name: [0; NAME_BYTES],
-            flags,
-            rest: [0; 22],
-        };
+        let mut request = Self { name: [0; NAME_BYTES], flags, rest: [0; 22] };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         Ok(request)
     }
@@ -226,7 +222,7 @@ fn set_interface(device: BorrowedFd<'_>, request: &mut InterfaceRequest) -> rust
 fn explain_open(error: Errno) -> io::Error {
     let advice = match error {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => {
-            "there is no TUN/TAP driver here: `modprobe tun`, or pass /dev/net/tun into the container"
+            "no TUN/TAP driver here: `modprobe tun`, or pass /dev/net/tun into the container"
         }
         Errno::ACCESS | Errno::PERM => {
             "this user may not open it: run as root, or `chmod 0666 /dev/net/tun`"
@@ -277,16 +273,11 @@ mod tests {
     }
 
     fn ring(bytes: usize) -> (RingProducer, RingConsumer) {
-        FrameRing::split(Arc::new(FrameRing::with_frame_max(
-            vec![0; bytes].into(),
-            2000,
-        )))
+        FrameRing::split(Arc::new(FrameRing::with_frame_max(vec![0; bytes].into(), 2000)))
     }
 
     fn frame(number: usize) -> Vec<u8> {
-        (0..60 + number % 1000)
-            .map(|at| (at + number).to_le_bytes()[0])
-            .collect()
+        (0..60 + number % 1000).map(|at| (at + number).to_le_bytes()[0]).collect()
     }
 
     fn take(ring: &mut RingConsumer) -> Option<Vec<u8>> {
@@ -303,10 +294,7 @@ mod tests {
         for number in 0..5 {
             rustix::io::write(&guest, &frame(number)).unwrap();
         }
-        assert!(
-            tap.receive(&mut producer, 3).unwrap(),
-            "the budget is spent"
-        );
+        assert!(tap.receive(&mut producer, 3).unwrap(), "the budget is spent");
         assert!(!tap.receive(&mut producer, 3).unwrap(), "all are there");
         for number in 0..5 {
             assert_eq!(take(&mut consumer), Some(frame(number)));
@@ -343,11 +331,7 @@ mod tests {
         rustix::io::write(&guest, &[7; 1800]).unwrap();
         tap.receive(&mut producer, 10).unwrap();
         assert_eq!(take(&mut consumer).unwrap().len(), 1514);
-        assert_eq!(
-            take(&mut consumer).unwrap().len(),
-            1515,
-            "one more than the link allows"
-        );
+        assert_eq!(take(&mut consumer).unwrap().len(), 1515, "one more than the link allows");
     }
 
     #[test]
@@ -366,10 +350,7 @@ mod tests {
                 seen += 1;
             }
         }
-        assert!(
-            refusals > 0,
-            "the pair never filled up, so this tested nothing"
-        );
+        assert!(refusals > 0, "the pair never filled up, so this tested nothing");
         assert!(consumer.is_empty());
         assert_eq!(tap.dropped_frames().load(Ordering::Relaxed), 0);
     }
@@ -401,17 +382,7 @@ mod tests {
 
     #[test]
     fn names_that_the_kernel_would_refuse_or_expand_are_refused() {
-        for name in [
-            "",
-            ".",
-            "..",
-            "eth%d",
-            "a/b",
-            "a:b",
-            "a b",
-            "ü",
-            "sixteen-letters-",
-        ] {
+        for name in ["", ".", "..", "eth%d", "a/b", "a:b", "a b", "ü", "sixteen-letters-"] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         for name in ["eth0", "e", "fifteen-letters"] {

@@ -101,10 +101,7 @@ fn until_asked(occurrences: &Receiver<Occurrence>) -> Result<(), Failure> {
     loop {
         match occurrences.recv()? {
             Occurrence::NetworkEnded => return Ok(()),
-            Occurrence::Asked {
-                signal: Signal::SIGUSR1 | Signal::SIGUSR2,
-                ..
-            }
+            Occurrence::Asked { signal: Signal::SIGUSR1 | Signal::SIGUSR2, .. }
             | Occurrence::ChildChanged => {}
             Occurrence::Asked { .. } => return Ok(()),
         }

@@ -46,9 +46,7 @@ impl Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if let Some(descriptor) = &beside {
-            control.push(SendAncillaryMessage::ScmRights(core::slice::from_ref(
-                descriptor,
-            )));
+            control.push(SendAncillaryMessage::ScmRights(core::slice::from_ref(descriptor)));
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let bytes = [IoSlice::new(message)];

@@ -9,9 +9,10 @@ mod servers;
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, ExitCode, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,8 @@ const LINE_BYTES_MAX: u64 = 4096;
 
 /// Show a guest going online, step by step, in under 15 seconds and without the internet
 ///
-/// Starts small servers on this host's loopback and a guest in a network namespace of its own, which
-/// reaches them through the engine. Works as root, or as anyone where unprivileged user namespaces
+/// Starts small servers on this host's loopback and a guest in a network namespace of its own,
+/// which reaches them through the engine. Works as root, or as anyone where unprivileged user namespaces
 /// are allowed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -54,17 +55,9 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
     /// Bytes that the running step has moved since it began.
-    Moved {
-        step: String,
-        bytes: u64,
-        micros: u64,
-    },
+    Moved { step: String, bytes: u64, micros: u64 },
     /// A step worked.
-    Done {
-        step: String,
-        micros: u64,
-        detail: String,
-    },
+    Done { step: String, micros: u64, detail: String },
     /// A step did not work; the guest ends.
     Failed { step: String, why: String },
 }
@@ -82,7 +75,7 @@ pub(crate) fn run(args: DemoArgs) -> ExitCode {
 
 fn show(args: &DemoArgs) -> Result<(), Failure> {
     let began = now();
-    println!("A guest in its own network namespace goes online; the engine is its only way out.\n");
+    say("A guest in its own network namespace goes online; the engine is its only way out.\n")?;
     let servers = Servers::start()?;
     let network = LinkArgs::open(args.mtu).network()?;
     let interface = link::interface("eth0", &network);
@@ -90,48 +83,37 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let nothing = File::open("/dev/null")?;
     let command = guest_command(&itinerary)?;
     let mut inside = Inside::start(&interface, &command, nothing.as_fd(), Stdio::piped())?;
-    let tap = inside
-        .take_tap()
-        .ok_or("the process inside sent no interface")?;
+    let tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     let dropped = tap.dropped_frames();
     let online = Online::start(network, tap, || ())?;
-    done("address set-up", began.elapsed(), &addresses(&interface));
+    done("address set-up", began.elapsed(), &addresses(&interface))?;
     let outcome = follow(inside.go()?);
     let counters = online.metrics().counters();
     // A dead network explains failed steps better than they do.
     online.stop()?;
     outcome?;
-    table(
-        &counters,
-        dropped.load(std::sync::atomic::Ordering::Relaxed),
-    );
-    println!("\nAll of it took {:.1} s.", began.elapsed().as_secs_f64());
-    Ok(())
+    table(&counters, dropped.load(Ordering::Relaxed))?;
+    Ok(say(&format!("\nAll of it took {:.1} s.", began.elapsed().as_secs_f64()))?)
+}
+
+/// Prints a line; a pipe that was closed is an error, not a panic.
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
 fn guest_command(itinerary: &guest::Itinerary) -> Result<Vec<OsString>, Failure> {
     let itinerary = serde_json::to_string(itinerary)?;
-    Ok(vec![
-        "/proc/self/exe".into(),
-        "demo-guest".into(),
-        itinerary.into(),
-    ])
+    Ok(vec!["/proc/self/exe".into(), "demo-guest".into(), itinerary.into()])
 }
 
 fn addresses(interface: &Interface) -> String {
     let mac = interface.mac.map(|byte| format!("{byte:02x}")).join(":");
-    format!(
-        "{mac}, {}/30, {}/64, MTU {}",
-        interface.ipv4, interface.ipv6, interface.mtu
-    )
+    format!("{mac}, {}/30, {}/64, MTU {}", interface.ipv4, interface.ipv6, interface.mtu)
 }
 
 /// Shows what the guest reports until it has ended.
 fn follow(mut child: Child) -> Result<(), Failure> {
-    let output = child
-        .stdout
-        .take()
-        .ok_or("the guest has no standard output")?;
+    let output = child.stdout.take().ok_or("the guest has no standard output")?;
     let (tell, reports) = channel();
     std::thread::spawn(move || relay(output, &tell));
     let outcome = show_reports(&reports);
@@ -141,11 +123,7 @@ fn follow(mut child: Child) -> Result<(), Failure> {
     }
     let status = child.wait()?;
     outcome?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("the guest ended with {status}").into())
-    }
+    if status.success() { Ok(()) } else { Err(format!("the guest ended with {status}").into()) }
 }
 
 fn relay(output: impl Read, tell: &Sender<Report>) {
@@ -169,24 +147,16 @@ fn show_reports(reports: &Receiver<Report>) -> Result<(), Failure> {
     let mut bar: Option<ProgressBar> = None;
     loop {
         match reports.recv_timeout(end.saturating_duration_since(now())) {
-            Ok(Report::Moved {
-                step,
-                bytes,
-                micros,
-            }) => {
+            Ok(Report::Moved { step, bytes, micros }) => {
                 move_bar(bar.get_or_insert_with(|| new_bar(&step)), bytes, micros);
             }
-            Ok(Report::Done {
-                step,
-                micros,
-                detail,
-            }) => {
+            Ok(Report::Done { step, micros, detail }) => {
                 clear(&mut bar);
-                done(&step, Duration::from_micros(micros), &detail);
+                done(&step, Duration::from_micros(micros), &detail)?;
             }
             Ok(Report::Failed { step, why }) => {
                 clear(&mut bar);
-                println!("✗ {step:<18} {:>9}   {why}", "");
+                say(&format!("✗ {step:<18} {:>9}   {why}", ""))?;
                 return Err(format!("the step \"{step}\" failed").into());
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -198,8 +168,8 @@ fn show_reports(reports: &Receiver<Report>) -> Result<(), Failure> {
     }
 }
 
-fn done(step: &str, took: Duration, detail: &str) {
-    println!("✓ {step:<18} {:>9}   {detail}", readable(took));
+fn done(step: &str, took: Duration, detail: &str) -> io::Result<()> {
+    say(&format!("✓ {step:<18} {:>9}   {detail}", readable(took)))
 }
 
 fn readable(took: Duration) -> String {
@@ -222,12 +192,8 @@ fn new_bar(step: &str) -> ProgressBar {
 }
 
 fn move_bar(bar: &ProgressBar, bytes: u64, micros: u64) {
-    bar.set_message(format!(
-        "{}, {}",
-        HumanBytes(bytes),
-        gigabits(bytes, micros)
-    ));
     bar.set_position((micros / 1000).min(THROUGHPUT_MS));
+    bar.set_message(format!("{}, {}", HumanBytes(bytes), gigabits(bytes, micros)));
 }
 
 fn clear(bar: &mut Option<ProgressBar>) {
@@ -243,19 +209,17 @@ fn gigabits(bytes: u64, micros: u64) -> String {
 }
 
 /// The counters that counted something.
-fn table(counters: &[(&'static str, u64)], dropped: u64) {
-    println!("\nCounters (those at 0 left out):");
+fn table(counters: &[(&'static str, u64)], dropped: u64) -> io::Result<()> {
+    say("\nCounters (those at 0 left out):")?;
     let link = [("link_frames_dropped", dropped)];
     for (name, value) in counters.iter().chain(&link).filter(|(_, value)| *value > 0) {
-        println!("  {name:<32} {value:>14}");
+        say(&format!("  {name:<32} {value:>14}"))?;
     }
+    Ok(())
 }
 
 /// The demonstration's stopwatch.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "times what it shows; no engine runs on this clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "times what it shows; no engine runs on this clock")]
 fn now() -> Instant {
     Instant::now()
 }

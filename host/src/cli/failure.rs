@@ -1,13 +1,19 @@
-//! How a sub-command says that it failed. Owns the form of the message; must not know the causes.
+//! How a sub-command says what is wrong. Owns the form of the message; must not know the causes.
 
 use std::error::Error;
+use std::io::Write;
 
 /// Anything that ends a sub-command.
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
 /// Prints `failure` and what caused it, down to the root, in one line on the standard error.
 pub(super) fn complain(failure: &dyn Error) {
-    eprintln!("sluicegate: {}", in_full(failure));
+    warn(&in_full(failure));
+}
+
+/// Prints `text` on the standard error. If that is closed, nobody wants to know.
+pub(super) fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "sluicegate: {text}");
 }
 
 /// `failure` and its causes in one line.

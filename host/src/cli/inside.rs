@@ -12,9 +12,9 @@
 //! it need no relaying.
 //!
 //! The two talk over the inner half's standard input, so that no descriptor number has to be passed
-//! and trusted. Message by message: the real standard input beside `input`, inwards; the interface's
-//! descriptor beside `ready`, or else the text of what went wrong, outwards; `go`, inwards. An end
-//! that finds the other closed gives up.
+//! and trusted. Message by message: the real standard input beside `input`, inwards; the
+//! interface's descriptor beside `ready`, or else the text of what went wrong, outwards; `go`,
+//! inwards. An end that finds the other closed gives up.
 
 use std::ffi::OsString;
 use std::io;
@@ -30,10 +30,10 @@ use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::netns::{self, Interface};
 
 use super::channel::Channel;
-use super::failure::{Failure, in_full};
+use super::failure::{Failure, in_full, warn};
 use super::{resolv, signals};
 
-/// Exit status when not the command but its set-up failed (as env(1), timeout(1) and docker have it).
+/// Exit status when not the command but its set-up failed, as env(1) and timeout(1) have it.
 pub(super) const SET_UP_FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -73,12 +73,7 @@ impl Inside {
             .stdout(output)
             .spawn()
             .map_err(|error| format!("starting this program again (/proc/self/exe): {error}"))?;
-        let mut inside = Self {
-            child: Some(child),
-            channel,
-            device: None,
-            mtu: interface.mtu,
-        };
+        let mut inside = Self { child: Some(child), channel, device: None, mtu: interface.mtu };
         inside.device = Some(inside.until_ready()?);
         Ok(inside)
     }
@@ -94,17 +89,13 @@ impl Inside {
 
     /// The interface's outer end; once.
     pub(super) fn take_tap(&mut self) -> Option<Tap> {
-        self.device
-            .take()
-            .map(|device| Tap::from_device(device, self.mtu))
+        self.device.take().map(|device| Tap::from_device(device, self.mtu))
     }
 
     /// Lets the command begin.
     pub(super) fn go(mut self) -> Result<Child, Failure> {
         self.channel.send(b"go", None)?;
-        self.child
-            .take()
-            .ok_or_else(|| "the process inside was let go already".into())
+        self.child.take().ok_or_else(|| "the process inside was let go already".into())
     }
 }
 
@@ -157,12 +148,9 @@ fn prepare(args: &InsideArgs, channel: &Channel) -> Result<(), Failure> {
     if let Err(error) = netns::allow_ping() {
         tracing::debug!(%error, "ping inside needs privileges");
     }
-    let servers = [
-        IpAddr::V4(interface.gateway_ipv4),
-        IpAddr::V6(interface.gateway_ipv6),
-    ];
+    let servers = [IpAddr::V4(interface.gateway_ipv4), IpAddr::V6(interface.gateway_ipv6)];
     if let Err(error) = resolv::point_at(&servers) {
-        eprintln!("sluicegate: /etc/resolv.conf inside stays the host's: {error}");
+        warn(&format!("/etc/resolv.conf inside stays the host's: {error}"));
     }
     channel.send(b"ready", Some(tap.as_fd()))?;
     match channel.receive(GO_WAIT_MAX)? {
@@ -202,7 +190,7 @@ fn become_command(command: &[OsString]) -> ExitCode {
         return ExitCode::from(SET_UP_FAILED);
     };
     let error = Command::new(program).args(arguments).exec();
-    eprintln!("sluicegate: {}: {error}", program.display());
+    warn(&format!("{}: {error}", program.display()));
     let not_found = error.kind() == io::ErrorKind::NotFound;
     ExitCode::from(if not_found { NOT_FOUND } else { NOT_EXECUTABLE })
 }

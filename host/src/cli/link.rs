@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
-use super::failure::Failure;
+use super::failure::{Failure, warn};
 
 /// What the guest's network is like.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -20,7 +20,7 @@ pub(crate) struct LinkArgs {
     /// MTU of the guest's interface: 1280 to 65520 [default: the config's, else 1500]
     #[arg(long, value_name = "N")]
     mtu: Option<u16>,
-    /// What happens to traffic that no rule of the config matches [default: the config's, else deny]
+    /// What happens to traffic that no rule matches [default: the config's, else deny]
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
 }
@@ -37,11 +37,7 @@ pub(crate) enum Egress {
 impl LinkArgs {
     /// The arguments of a network that lets everything out.
     pub(super) fn open(mtu: u16) -> Self {
-        Self {
-            mtu: Some(mtu),
-            egress: Some(Egress::Allow),
-            ..Self::default()
-        }
+        Self { mtu: Some(mtu), egress: Some(Egress::Allow), ..Self::default() }
     }
 
     /// The network that the arguments describe, not yet started. Says on the standard error if
@@ -51,12 +47,15 @@ impl LinkArgs {
             Some(path) => NetworkConfig::from_file(path)?,
             None => NetworkConfig::default(),
         };
+        if !config.enabled {
+            return Err("enabled: the config says false, so there is no network to make".into());
+        }
         match self.egress {
             Some(Egress::Allow) => config.policy.default_egress = Permission::Allow,
             Some(Egress::Deny) => config.policy.default_egress = Permission::Deny,
-            None if self.config.is_none() => eprintln!(
-                "sluicegate: without --config all traffic to the outside is denied; \
-                 --egress allow lets it out, --egress deny silences this hint"
+            None if self.config.is_none() => warn(
+                "without --config all traffic to the outside is denied; --egress allow lets it \
+                 out, --egress deny silences this hint",
             ),
             None => {}
         }

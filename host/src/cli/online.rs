@@ -18,22 +18,18 @@ pub(super) struct Online {
 }
 
 impl Online {
-    /// Serves `link` with `network`; calls `at_end` when that ends, by itself or by [`Online::stop`].
+    /// Serves `link` with `network`; calls `at_end` when that ends, by itself or by
+    /// [`Online::stop`].
     pub(super) fn start(
         mut network: SmoltcpNetwork,
         link: impl GuestLink + 'static,
         at_end: impl FnMut() + Send + 'static,
     ) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         network.attach_link(Box::new(Watched { link, at_end }))?;
         network.try_start(runtime.handle().clone())?;
-        Ok(Self {
-            network,
-            _runtime: runtime,
-        })
+        Ok(Self { network, _runtime: runtime })
     }
 
     /// The network's counters.

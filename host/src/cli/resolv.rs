@@ -31,10 +31,7 @@ pub(super) fn point_at(servers: &[IpAddr]) -> io::Result<()> {
     for directory in NAME_SERVICES.iter().filter(|path| Path::new(path).is_dir()) {
         mount_empty(directory)?;
     }
-    if NAME_SERVICES
-        .iter()
-        .any(|directory| target.starts_with(directory))
-    {
+    if NAME_SERVICES.iter().any(|directory| target.starts_with(directory)) {
         return std::fs::write(target, text(servers));
     }
     mount_empty(STAGE)?;
@@ -51,13 +48,7 @@ fn cover(target: &Path, servers: &[IpAddr]) -> io::Result<()> {
 
 fn mount_empty(directory: &str) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    Ok(rustix::mount::mount(
-        "sluicegate",
-        directory,
-        "tmpfs",
-        flags,
-        Some(c"size=64k,mode=0755"),
-    )?)
+    Ok(rustix::mount::mount("sluicegate", directory, "tmpfs", flags, Some(c"size=64k,mode=0755"))?)
 }
 
 /// Where `path` leads, also if it is a symbolic link to a file that does not exist.
@@ -72,10 +63,7 @@ fn real_path(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn text(servers: &[IpAddr]) -> String {
-    servers
-        .iter()
-        .map(|server| format!("nameserver {server}\n"))
-        .collect()
+    servers.iter().map(|server| format!("nameserver {server}\n")).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::failure::{Failure, complain};
+use super::failure::{Failure, complain, warn};
 use super::inside::{Inside, SET_UP_FAILED};
 use super::link::{self, LinkArgs};
 use super::online::Online;
@@ -60,9 +60,7 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let interface = link::interface("eth0", &network);
     let input = std::io::stdin();
     let mut inside = Inside::start(&interface, &args.command, input.as_fd(), Stdio::inherit())?;
-    let tap = inside
-        .take_tap()
-        .ok_or("the process inside sent no interface")?;
+    let tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
     let online = Online::start(network, tap, move || {
@@ -83,16 +81,13 @@ fn oversee(mut child: Child, occurrences: &Receiver<Occurrence>) -> Result<ExitS
         }
         match occurrences.recv()? {
             Occurrence::ChildChanged => {}
-            Occurrence::Asked {
-                signal,
-                group_has_it,
-            } => {
+            Occurrence::Asked { signal, group_has_it } => {
                 if !group_has_it {
                     forward(&child, signal)?;
                 }
             }
             Occurrence::NetworkEnded => {
-                eprintln!("sluicegate: the network has ended; the command goes on without one");
+                warn("the network has ended; the command goes on without one");
             }
         }
     }
@@ -100,16 +95,11 @@ fn oversee(mut child: Child, occurrences: &Receiver<Occurrence>) -> Result<ExitS
 
 fn forward(child: &Child, signal: Signal) -> Result<(), Failure> {
     // Not yet waited for, so the id is still its own.
-    Ok(nix::sys::signal::kill(
-        Pid::from_raw(i32::try_from(child.id())?),
-        signal,
-    )?)
+    Ok(nix::sys::signal::kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
 }
 
 /// The exit code that a shell would show.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -3,7 +3,7 @@
 //!
 //! The signals are blocked and read from a descriptor, so that no code runs inside a signal
 //! handler. Threads inherit what is blocked, so [`Signals::block`] comes before the first thread.
-//! What is blocked also passes on to programs that are started, through exec: [`unblock`] is for them.
+//! What is blocked stays so through exec, in programs that are started: [`unblock`] is for them.
 
 use std::io;
 use std::sync::mpsc::Sender;
@@ -61,9 +61,7 @@ impl Signals {
                 }
             }
         };
-        std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(listen)?;
+        std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
         Ok(())
     }
 }
@@ -82,10 +80,9 @@ fn taken_over() -> SigSet {
 fn occurrence(information: &siginfo) -> Occurrence {
     let number = i32::try_from(information.ssi_signo).unwrap_or(0);
     match Signal::try_from(number) {
-        Ok(signal) if REQUESTS.contains(&signal) => Occurrence::Asked {
-            signal,
-            group_has_it: information.ssi_code == FROM_KERNEL,
-        },
+        Ok(signal) if REQUESTS.contains(&signal) => {
+            Occurrence::Asked { signal, group_has_it: information.ssi_code == FROM_KERNEL }
+        }
         _ => Occurrence::ChildChanged,
     }
 }

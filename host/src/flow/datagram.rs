@@ -52,6 +52,15 @@ impl DatagramFlow {
     /// # Errors
     /// What the guest is told of this datagram, or of an earlier one.
     pub(super) fn send(&mut self, payload: &[u8]) -> Result<(), Refusal> {
+        let first = self.send_once(payload);
+        if first == Err(Refusal::Refused) {
+            // The kernel reports an earlier datagram's fate in place of sending this one.
+            let _ = self.send_once(payload);
+        }
+        first
+    }
+
+    fn send_once(&self, payload: &[u8]) -> Result<(), Refusal> {
         loop {
             let error = match self.socket.send(payload) {
                 Ok(_) => return Ok(()),

@@ -127,8 +127,8 @@ impl Flows {
             Flow::Tcp(tcp) => tcp.note(event),
             Flow::Datagram(_) => {}
         }
-        // Slots are indexed by flows, whose indices are u32.
-        self.enqueue(index as u32);
+        let index = slot.id.index;
+        self.enqueue(index);
     }
 
     fn enqueue(&mut self, index: u32) {

@@ -3,9 +3,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::service::nameserver::DNS_PORT;
 use rustix::io::Errno;
 use sluicegate_core::{Outside, Refusal};
-use crate::service::nameserver::DNS_PORT;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Where to connect: the first choice, and one to try where that is refused. Names are asked of

@@ -32,7 +32,9 @@ pub(super) struct TcpFlow {
 }
 
 enum Phase {
-    Connecting { fallback: Option<SocketAddr> },
+    Connecting {
+        fallback: Option<SocketAddr>,
+    },
     Open,
     /// The outside has finished; writing goes on.
     Ended,
@@ -50,12 +52,14 @@ impl TcpFlow {
     ) -> Result<Self, Refusal> {
         match start(id, first, registry) {
             Ok((stream, connected)) => Ok(Self::new(id, stream, connected, fallback)),
-            Err(refused) => match fallback.filter(|_| is_worth_another(socket::refusal(&refused))) {
-                Some(other) => start(id, other, registry)
-                    .map(|(stream, connected)| Self::new(id, stream, connected, None))
-                    .map_err(|error| socket::refusal(&error)),
-                None => Err(socket::refusal(&refused)),
-            },
+            Err(refused) => {
+                match fallback.filter(|_| is_worth_another(socket::refusal(&refused))) {
+                    Some(other) => start(id, other, registry)
+                        .map(|(stream, connected)| Self::new(id, stream, connected, None))
+                        .map_err(|error| socket::refusal(&error)),
+                    None => Err(socket::refusal(&refused)),
+                }
+            }
         }
     }
 
@@ -90,11 +94,7 @@ impl TcpFlow {
     ///
     /// # Cost
     /// One system call for each piece of the engine's buffer, which has at most two.
-    pub(super) fn send(
-        &mut self,
-        engine: &mut HostEngine<'_>,
-        now: Instant,
-    ) -> Result<(), Failed> {
+    pub(super) fn send(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Result<(), Failed> {
         self.is_blocked = false;
         loop {
             let stream = &mut self.stream;
@@ -143,10 +143,10 @@ impl TcpFlow {
         now: Instant,
         registry: &Registry,
     ) -> Served {
-        if let Phase::Connecting { fallback } = self.phase {
-            if let Some(served) = self.conclude(engine, now, (fallback, registry)) {
-                return served;
-            }
+        if let Phase::Connecting { fallback } = self.phase
+            && let Some(served) = self.conclude(engine, now, (fallback, registry))
+        {
+            return served;
         }
         if !self.has_failed && self.is_blocked && self.send(engine, now).is_err() {
             self.has_failed = true;
@@ -253,7 +253,9 @@ fn start(id: FlowId, to: SocketAddr, registry: &Registry) -> io::Result<(TcpStre
     socket.set_keepalive(true)?;
     let connected = match socket.connect(&to.into()) {
         Ok(()) => true,
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+        Err(error)
+            if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+        {
             false
         }
         Err(error) => return Err(error),

@@ -1,5 +1,5 @@
 //! The servers of the demonstration, on this host's loopback. Owns what they answer; must not know
-//! that a guest asks. One thread a listener and one a connection: few, and all end with the process.
+//! that a guest asks. One thread a listener, one a connection: few, and all end with the process.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -57,15 +57,9 @@ impl Servers {
             echo: echo(loopback)?,
             sink: listen(loopback, sink)?,
             source: listen(loopback, source)?,
-            closed: closed
-                .local_addr()?
-                .as_socket()
-                .map_or(0, |address| address.port()),
+            closed: closed.local_addr()?.as_socket().map_or(0, |address| address.port()),
         };
-        Ok(Self {
-            ports,
-            _closed: closed,
-        })
+        Ok(Self { ports, _closed: closed })
     }
 }
 
@@ -88,11 +82,7 @@ fn listen(address: SocketAddr, serve: fn(&mut TcpStream) -> io::Result<()>) -> i
 
 fn http(stream: &mut TcpStream) -> io::Result<()> {
     let mut request = BufReader::new(stream.try_clone()?).take(8192).lines();
-    while request
-        .next()
-        .transpose()?
-        .is_some_and(|line| !line.is_empty())
-    {}
+    while request.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     write!(
         stream,
         "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
