@@ -22,11 +22,10 @@ mod store;
 mod wire;
 
 pub use contract::{
-    Action, ConfigError, DatagramKind, Drop, Event, FlowId, Instant, Offload, Outside, Refusal,
-    TransportChecksum, WaitReason,
+    Action, Config, ConfigError, Counters, DatagramKind, Drop, Event, FlowId, Instant, Link,
+    Offload, Outside, Permission, Refusal, TransportChecksum, WaitReason,
 };
-pub use engine::config::{Config, Link, Permission};
-pub use engine::{Counters, Engine, Memory, MemoryLen};
+pub use engine::{Engine, Memory, MemoryLen};
 pub use stack::datagram::DatagramSlot;
 pub use stack::tcp::{SocketCell, TcpSlot};
 pub use store::flows::FlowSlot;

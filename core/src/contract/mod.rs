@@ -1,6 +1,8 @@
 //! All that host and engine say to each other: events go in, actions come out.
 
 mod action;
+mod config;
+mod counters;
 mod event;
 mod id;
 mod offload;
@@ -8,6 +10,8 @@ mod outcome;
 mod time;
 
 pub use action::{Action, DatagramKind, Outside, WaitReason};
+pub use config::{Config, Link, Permission};
+pub use counters::Counters;
 pub use event::Event;
 pub use id::FlowId;
 pub use offload::{Offload, TransportChecksum};

@@ -5,9 +5,10 @@ use core::ops::Range;
 
 use smoltcp::wire::EthernetProtocol;
 
-use super::config::Permission;
 use super::{Engine, Payload, Step};
-use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Refusal, TransportChecksum};
+use crate::contract::{
+    Action, DatagramKind, Drop, Instant, Offload, Permission, Refusal, TransportChecksum,
+};
 use crate::limits::ETHERNET_HEADER_BYTES;
 use crate::stack::datagram;
 use crate::stack::tcp::{Syn, ends};

@@ -1,6 +1,6 @@
 //! The storage that a caller lends to an engine, and how much of it a configuration needs.
 
-use super::config::Config;
+use crate::contract::Config;
 use crate::limits;
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::tcp::{SocketCell, TcpSlot};

@@ -5,8 +5,6 @@
 //! the timers that have come; then each flow that may have packets for the guest sends them. So
 //! what the guest sent in a batch goes out in one write, and one acknowledgement answers it.
 
-pub(crate) mod config;
-pub(crate) mod counters;
 mod ingress;
 mod memory;
 
@@ -14,7 +12,8 @@ use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
 use crate::contract::{
-    Action, ConfigError, DatagramKind, Event, FlowId, Instant, Outside, Refusal, WaitReason,
+    Action, Config, ConfigError, Counters, DatagramKind, Event, FlowId, Instant, Outside, Refusal,
+    WaitReason,
 };
 use crate::limits::TURN_FRAMES_MAX;
 use crate::stack::datagram::{self, DatagramSlot};
@@ -27,8 +26,6 @@ use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
 
-use config::Config;
-pub use counters::Counters;
 pub use memory::{Memory, MemoryLen};
 
 /// The gateway of one guest.

@@ -16,9 +16,7 @@ use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Med
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket};
 
-use crate::contract::{Drop, Instant, Offload, Refusal};
-use crate::engine::config::Link;
-use crate::engine::counters::Counters;
+use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use crate::store::ring::{Producer, RingHandle};
 use crate::wire::checksum::Sum;

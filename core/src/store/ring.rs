@@ -1,14 +1,16 @@
 //! The frame ring: one producer, one consumer, Ethernet frames of any length in lent bytes.
 //!
 //! Owns the bytes, the two positions in them, and the two flags that let either end sleep. Must not
-//! know what a frame holds, who the ends are, or how they sleep: a [`Waker`] is all it sees of that.
+//! know what a frame holds, who the ends are, or how they sleep: it sees of that no more than a
+//! [`Waker`](core::task::Waker).
 //!
 //! # Theory of operation
 //! Positions are free-running counters of bytes; a position modulo the capacity (a power of two) is
 //! an offset. `head..tail` holds records: a header of 16 bytes, the frame, padding to 16 bytes. No
 //! record wraps, so that every frame is one slice: where the way to the end is too short, a header
 //! that says "skip" sends the reader to the start. The capacity is at least twice the largest
-//! record, so an empty ring takes any frame wherever it stands.
+//! record, so an empty ring takes any frame wherever it stands. Positions start one lap before they
+//! overflow, so that no ring lives long without it and none is surprised by it late.
 //!
 //! The producer writes `tail` only, the consumer `head` only, and each keeps its own copy of the
 //! other's, read again only where the copy says full or empty. The bytes of `head..tail` are the
@@ -53,6 +55,11 @@ use crate::limits::FRAME_BYTES_MAX;
 const HEADER_BYTES: usize = 16;
 /// The length of a header that stands for no frame: go on at the start.
 const SKIP: u32 = u32::MAX;
+
+/// The position at which a ring starts: a lap before they overflow, and a multiple of the capacity.
+const fn first_position(capacity: usize) -> usize {
+    0_usize.wrapping_sub(capacity)
+}
 
 /// Bytes that a frame of `len` bytes takes.
 const fn record_bytes(len: usize) -> usize {
@@ -142,11 +149,11 @@ impl<B: RingBytes> FrameRing<B> {
         );
         Self {
             produced: Line(Produced {
-                tail: AtomicUsize::new(0),
+                tail: AtomicUsize::new(first_position(capacity)),
                 bytes: AtomicU64::new(0),
                 frames: AtomicU64::new(0),
             }),
-            head: Line(AtomicUsize::new(0)),
+            head: Line(AtomicUsize::new(first_position(capacity))),
             consumer: Line(Bell::new(ASLEEP)),
             producer: Line(Bell::new(AWAKE)),
             is_split: AtomicBool::new(false),
@@ -157,7 +164,7 @@ impl<B: RingBytes> FrameRing<B> {
         }
     }
 
-    /// The two ends of `ring`.
+    /// The two ends of `ring`, which may go to different threads.
     ///
     /// # Panics
     /// When the ring was split before: each end exists once in the life of a ring.

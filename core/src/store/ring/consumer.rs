@@ -5,11 +5,12 @@ use core::task::{Context, Poll, Waker};
 
 use super::bell::ASLEEP;
 use super::sync::Ordering;
-use super::{Area, HEADER_BYTES, RingHandle, SKIP, record_bytes};
+use super::{Area, HEADER_BYTES, RingHandle, SKIP, first_position, record_bytes};
 use crate::contract::Offload;
 
 /// A frame that was read and not yet released: where it is, and what came with it.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Record {
     /// The position of the record's header.
     start: usize,
@@ -45,7 +46,8 @@ unsafe impl<R: RingHandle + Send> Send for Consumer<R> {}
 
 impl<R: RingHandle> Consumer<R> {
     pub(super) const fn new(ring: R, area: Area) -> Self {
-        Self { ring, area, head: 0, cursor: 0, tail: 0, waker: None }
+        let start = first_position(area.capacity);
+        Self { ring, area, head: start, cursor: start, tail: start, waker: None }
     }
 
     /// The next frame, if there is one. It stays where it is until [`release`](Self::release).
@@ -116,6 +118,7 @@ impl<R: RingHandle> Consumer<R> {
     /// [`flush`](super::Producer::flush) wakes, once. False: a frame is there, do not sleep.
     ///
     /// Nothing is released: a consumer that holds frames asleep may be what the producer waits for.
+    #[must_use = "tells whether to sleep"]
     pub fn sleep(&mut self) -> bool {
         self.ring.consumer.0.sleep(ASLEEP);
         let sleeps = self.is_empty_now();
@@ -161,7 +164,7 @@ impl<R: RingHandle> Consumer<R> {
     }
 
     /// Where `record`'s frame is: checked to be one stretch of what is read and not released, so
-    /// that no record, however old or of whichever ring, leads to bytes that are not the consumer's.
+    /// that no record, however old or of whichever ring, leads to bytes of the producer's.
     fn frame(&self, record: &Record) -> *mut u8 {
         let (start, bytes) = (record.start.wrapping_sub(self.head), record_bytes(record.len));
         let held = self.cursor.wrapping_sub(self.head);

@@ -5,7 +5,7 @@ use core::task::Waker;
 
 use super::bell::ASLEEP;
 use super::sync::Ordering;
-use super::{Area, HEADER_BYTES, Produced, RingHandle, SKIP, record_bytes};
+use super::{Area, HEADER_BYTES, Produced, RingHandle, SKIP, first_position, record_bytes};
 use crate::contract::Offload;
 
 /// A frame's place that `reserve` gave and `commit` has yet to take.
@@ -36,12 +36,13 @@ unsafe impl<R: RingHandle + Send> Send for Producer<R> {}
 impl<R: RingHandle> Producer<R> {
     pub(super) fn new(ring: R, area: Area) -> Self {
         let frame_bytes_max = ring.frame_bytes_max;
+        let start = first_position(area.capacity);
         Self {
             ring,
             area,
             frame_bytes_max,
-            tail: 0,
-            head: 0,
+            tail: start,
+            head: start,
             reserved: None,
             is_flushed: true,
             waker: None,
@@ -113,6 +114,7 @@ impl<R: RingHandle> Producer<R> {
     ///
     /// # Cost
     /// One copy, and what [`reserve`](Self::reserve) and [`commit`](Self::commit) cost.
+    #[must_use = "tells whether the frame was taken"]
     pub fn push(&mut self, frame: &[u8], offload: Offload) -> bool {
         let Some(space) = self.reserve(frame.len()) else {
             return false;
@@ -150,13 +152,14 @@ impl<R: RingHandle> Producer<R> {
     }
 
     /// Says that the producer waits until a frame of `len` bytes fits. True: the consumer's
-    /// [`release`](super::Consumer::release) that makes room for it wakes, once. False: it fits now. What
-    /// was committed is flushed first, since only an awake consumer makes room.
+    /// [`release`](super::Consumer::release) that makes room for it wakes, once. False: it fits
+    /// now. What was committed is flushed first, since only an awake consumer makes room.
     ///
     /// The producer may stop waiting whenever it likes; at worst it is woken for nothing.
     ///
     /// # Panics
     /// When `len` is above [`frame_bytes_max`](Self::frame_bytes_max): the wait would never end.
+    #[must_use = "tells whether to sleep"]
     pub fn wait_for_room(&mut self, len: usize) -> bool {
         assert!(len <= self.frame_bytes_max, "no ring of these takes {len} bytes");
         self.flush();

@@ -2,7 +2,7 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::contract::ConfigError;
+use super::ConfigError;
 use crate::limits;
 
 /// The two ends of the guest's link: MAC and IP addresses.

@@ -1,6 +1,6 @@
 //! What the engine counted: drops by reason, and what became of flows.
 
-use crate::contract::Drop;
+use super::Drop;
 
 /// Counts since the engine began. Plain numbers: the host publishes copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
