@@ -26,6 +26,9 @@ use sluicegate_core::addr::{IPV4_PREFIX_BITS, IPV6_PREFIX_BITS};
 
 /// All of an interface's configuration takes this long at most.
 const CONFIGURE_SECONDS_MAX: Duration = Duration::from_secs(5);
+/// Frames of the guest that may wait for the engine. The kernel's default for a TAP, 500 to 1000, is
+/// less than the windows of four connections at MTU 1500: what does not fit is lost and sent again.
+const QUEUE_FRAMES: u32 = 4096;
 /// The index of the loopback interface in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -80,6 +83,9 @@ pub fn open(name: &str) -> Result<OwnedFd, Error> {
             "there is no network namespace {name:?} ({} does not exist): `ip netns add` makes one",
             path.display()
         )),
+        Errno::ACCESS | Errno::PERM => {
+            Error::new(format!("opening {} takes root", path.display()), error.into())
+        }
         _ => Error::new(format!("opening {}", path.display()), error.into()),
     })
 }
@@ -161,6 +167,7 @@ async fn converse(netlink: &Handle, interface: &Interface) -> Result<(), Error> 
     let up = LinkUnspec::new_with_index(index)
         .address(interface.mac.to_vec())
         .mtu(interface.mtu.into())
+        .txqueuelen(QUEUE_FRAMES)
         .up()
         .build();
     netlink.link().set(up).execute().await.map_err(|e| failed("bringing the interface up", e))?;

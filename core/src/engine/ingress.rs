@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
-use smoltcp::wire::EthernetProtocol;
+use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
 
 use super::{Engine, Payload, Step};
 use crate::contract::{
@@ -70,12 +70,25 @@ impl<R: RingHandle> Engine<'_, R> {
         };
         let payload = frame.get(ip.payload.clone()).ok_or(Drop::Truncated)?;
         let Some(set) = self.fragments.add(now, &ip, piece, payload)? else { return Ok(None) };
-        let at = HEADROOM_BYTES..self.fragments.datagram(set).len();
-        let step = self.packet(now, Packet { ip, source: Source::Set(set), at }, Offload::NONE);
+        let step = self.reassembled(now, ip, set);
         if !matches!(&step, Ok(Some(Step::Datagram { .. }))) {
             self.fragments.release(set);
         }
         step
+    }
+
+    /// Takes a datagram in whose last piece was that of `ip`.
+    fn reassembled(&mut self, now: Instant, ip: Ip, set: usize) -> Result<Option<Step>, Drop> {
+        let protocol = self.fragments.protocol(set);
+        let whole = self.fragments.datagram(set);
+        let end = whole.len();
+        let (protocol, start) = if ip.source.is_ipv4() {
+            (protocol, HEADROOM_BYTES)
+        } else {
+            classify::after_extensions(protocol, whole, HEADROOM_BYTES)?
+        };
+        let ip = Ip { protocol, hop_limit: ip.hop_limit.min(254), ..ip };
+        self.packet(now, Packet { ip, source: Source::Set(set), at: start..end }, Offload::NONE)
     }
 
     fn answer_arp(&mut self, sender: core::net::Ipv4Addr, target: core::net::Ipv4Addr) {
@@ -164,20 +177,23 @@ impl<R: RingHandle> Engine<'_, R> {
         let opens = segment.syn && segment.ack.is_none() && !segment.rst && !segment.fin;
         match self.flows.find(&key) {
             Some(slot) if self.tcp.connecting(slot).is_some() => {
-                self.while_connecting(slot, &segment)
+                self.while_connecting(slot, packet, &segment)
             }
+            Some(slot) if opens && self.tcp.is_open(slot) => self.restart(slot, segment.seq),
             Some(slot) if opens && self.tcp.is_lingering(slot) => {
                 self.tcp.forget(slot);
                 self.remove(slot);
                 self.open(now, packet, key, segment)
             }
             Some(slot) => {
+                let fit = self.tcp.fit(slot, &segment);
                 let bytes = match packet.source {
                     Source::Ring(record) => self.from_guest.bytes_mut(&record),
                     Source::Set(set) => self.fragments.datagram(set),
                 };
                 let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
-                self.tcp.ingress(now, slot, whole, &mut self.out);
+                let (whole, end) = trim(&packet.ip, &segment, fit, whole)?;
+                self.tcp.ingress(now, (slot, end), whole, &mut self.out);
                 self.flows.needs_attention(slot);
                 self.flows.needs_egress(slot);
                 Ok(None)
@@ -191,9 +207,33 @@ impl<R: RingHandle> Engine<'_, R> {
         }
     }
 
+    /// A SYN for a connection that is there. Another than began it comes from a guest that has
+    /// restarted: the old connection is reset outside, and the SYN's repetition begins the new one.
+    /// Challenging it instead (RFC 5961 4.2) would protect from strangers, who aren't on this link.
+    fn restart(&mut self, slot: u32, seq: u32) -> Result<Option<Step>, Drop> {
+        if self.tcp.began_with(slot, seq) {
+            return Err(Drop::Redundant);
+        }
+        let flow = self.flows.id(slot);
+        self.tcp.forget(slot);
+        self.remove(slot);
+        self.out.counters.tcp_reset += 1;
+        Ok(Some(Step::Plain(Action::Reset { flow })))
+    }
+
     /// The guest may repeat its SYN, or give up.
-    fn while_connecting(&mut self, slot: u32, segment: &Segment) -> Result<Option<Step>, Drop> {
+    fn while_connecting(
+        &mut self,
+        slot: u32,
+        packet: &Packet,
+        segment: &Segment,
+    ) -> Result<Option<Step>, Drop> {
         if !segment.rst {
+            if segment.syn && segment.ack.is_none() {
+                let bytes = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
+                let syn = Syn::of(packet.ip.source, segment, bytes);
+                self.tcp.again(slot, syn);
+            }
             return Err(Drop::Redundant);
         }
         let flow = self.flows.id(slot);
@@ -347,6 +387,30 @@ impl<R: RingHandle> Engine<'_, R> {
         }
         Some(slot)
     }
+}
+
+/// Leaves of the segment in `packet` what smoltcp may see: no options, which say nothing to it after
+/// the SYN, and of the payload what `fit` says. Returns it, and the sequence number of its end.
+fn trim<'b>(
+    ip: &Ip,
+    segment: &Segment,
+    fit: Option<(u32, usize)>,
+    packet: &'b mut [u8],
+) -> Result<(&'b mut [u8], u32), Drop> {
+    let tcp_at = if ip.source.is_ipv4() { 20 } else { 40 };
+    let header_end = tcp_at + segment.header_len;
+    packet.get_mut(tcp_at + 20..header_end).ok_or(Drop::Truncated)?.fill(0);
+    let (seq, len) = fit.unwrap_or((segment.seq, segment.payload_len));
+    if fit.is_some() {
+        let len = segment.header_len + len;
+        reply::ip_header((ip.source, ip.destination), ip.protocol, len, ip.hop_limit, packet);
+        let mut tcp = TcpPacket::new_unchecked(packet.get_mut(tcp_at..).ok_or(Drop::Truncated)?);
+        tcp.set_seq_number(TcpSeqNumber(seq.cast_signed()));
+        tcp.set_fin(false);
+    }
+    let packet = packet.get_mut(..header_end + len).ok_or(Drop::Truncated)?;
+    // A payload is below 2^16.
+    Ok((packet, seq.wrapping_add(len as u32)))
 }
 
 /// The packet of `ip` whose payload is at `at` of `bytes`, under a header without options: smoltcp

@@ -183,6 +183,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         };
         if self.tcp.is_free(slot) {
             self.remove(slot);
+        } else if self.tcp.is_lingering(slot) {
+            self.flows.retire(slot);
         }
         Some(action)
     }
@@ -253,6 +255,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     fn expire_tcp(&mut self, now: Instant, slot: u32, key: &FlowKey) -> Option<Action<'static>> {
         let flow = self.flows.id(slot);
         if !self.tcp.is_overdue(now, slot) {
+            // Egress may have to wait for room longer than the flow has patience.
+            let deadline = self.tcp.patience(now, slot);
+            self.timers.set(slot, deadline);
             self.flows.needs_egress(slot);
             return None;
         }
@@ -336,6 +341,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 self.flows.needs_attention(slot);
                 self.flows.needs_egress(slot);
             }
+            (Event::OutsideReset { .. }, FlowKind::Tcp) if self.tcp.connecting(slot).is_some() => {
+                self.refuse(now, slot, &key, Refusal::Refused);
+            }
+            // What lingers has ended in order, whatever the host sees afterwards.
+            (Event::OutsideReset { .. }, FlowKind::Tcp) if !self.tcp.is_open(slot) => {}
             (Event::OutsideReset { .. }, FlowKind::Tcp) => {
                 self.out.counters.tcp_reset += 1;
                 // What came before the reset goes before it, as far as the guest takes it.

@@ -17,7 +17,7 @@ use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket};
 
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal};
-use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
+use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
 use crate::store::ring::{Producer, RingHandle};
 use crate::wire::checksum::Sum;
 use crate::wire::classify::protocol;
@@ -151,6 +151,11 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     pub(crate) fn datagram(&mut self, from: IpAddr, to: IpAddr, number: u8, parts: Parts<'_>) {
         let header = if from.is_ipv4() { 20 } else { 40 };
         let total = parts.len();
+        // IPv4 counts its header in the length of a packet, IPv6 does not.
+        if total > IP_PACKET_BYTES_MAX - if from.is_ipv4() { header } else { 0 } {
+            self.counters.count_drop(Drop::AnswerLost);
+            return;
+        }
         if header + total <= self.packet_bytes_max() {
             self.frame(ethertype(from), header + total, |out| {
                 reply::ip_header((from, to), number, total, HOP_LIMIT, out);

@@ -102,6 +102,13 @@ pub struct TcpSlot<'a> {
     wants_room: bool,
     guest_finished: bool,
     outside_finished: bool,
+    /// The sequence number of the guest's SYN.
+    isn: u32,
+    /// The sequence number behind the last byte that has a place in the receive buffer; once the
+    /// guest has finished, that of its FIN.
+    edge: u32,
+    /// Since when bytes wait for the guest's acknowledgement.
+    owed: Option<Instant>,
     /// When the phase began.
     since: Instant,
     /// When the guest was last heard.
@@ -121,6 +128,9 @@ impl TcpSlot<'_> {
         wants_room: false,
         guest_finished: false,
         outside_finished: false,
+        isn: 0,
+        edge: 0,
+        owed: None,
         since: Instant::ZERO,
         heard: Instant::ZERO,
         progress: Instant::ZERO,
@@ -216,6 +226,25 @@ impl<'a> Tcp<'a> {
         }
     }
 
+    /// The guest's SYN came once more. One with another sequence number begins anew: the guest has
+    /// given the first up without a word, as it may.
+    pub(crate) fn again(&mut self, slot: u32, syn: Syn) {
+        let flow = self.slot(slot);
+        if matches!(flow.phase, Phase::Connecting(known) if known.seq != syn.seq) {
+            flow.phase = Phase::Connecting(syn);
+        }
+    }
+
+    /// Whether the host is connected, and neither side has given the flow up.
+    pub(crate) fn is_open(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(|flow| matches!(flow.phase, Phase::Open))
+    }
+
+    /// Whether the flow began with the SYN that has sequence number `seq`.
+    pub(crate) fn began_with(&self, slot: u32, seq: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(|flow| flow.isn == seq)
+    }
+
     /// Whether both sides have finished, so that the slot may be taken for a new flow.
     pub(crate) fn is_lingering(&self, slot: u32) -> bool {
         self.slots.get(slot as usize).is_some_and(|flow| matches!(flow.phase, Phase::Lingering))
@@ -231,12 +260,16 @@ impl<'a> Tcp<'a> {
     ) {
         let Some(syn) = self.connecting(slot) else { return };
         let (guest, outside) = ends;
+        let receive_bytes = self.receive_bytes;
         let segment_bytes = out.segment_bytes(guest.ip(), syn.mss);
         self.arm(slot, outside);
         let flow = self.slot(slot);
         flow.phase = Phase::Open;
         flow.since = now;
         flow.segment_bytes = segment_bytes;
+        flow.isn = syn.seq;
+        // At most 2^30.
+        flow.edge = syn.seq.wrapping_add(1).wrapping_add(receive_bytes as u32);
         let offered = usize::from(segment_bytes) * SEGMENTS_MAX;
         let repr = TcpRepr {
             src_port: guest.port(),
@@ -300,12 +333,36 @@ impl<'a> Tcp<'a> {
         }
     }
 
+    /// What smoltcp may see of a segment: its sequence number and its bytes of payload. `None`: all.
+    ///
+    /// smoltcp scales the window of its SYN-ACK as it does later ones, which it must not (RFC 7323
+    /// 2.2), and so takes bytes beyond its buffer until it has sent an acknowledgement; and it takes
+    /// bytes beyond a FIN. Such are cut off here. Where nothing is left, one old byte asks
+    /// for the acknowledgement that a probe of a closed window is due.
+    pub(crate) fn fit(&mut self, slot: u32, segment: &Segment) -> Option<(u32, usize)> {
+        let (capacity, waiting) =
+            self.socket(slot).map(|socket| (socket.recv_capacity(), socket.recv_queue()))?;
+        let flow = self.slot(slot);
+        let edge = flow.edge;
+        // Payloads are below 2^16, buffers at most 2^30: distances fit 31 bits.
+        let end = segment.seq.wrapping_add(segment.payload_len as u32);
+        let room = edge.wrapping_sub(segment.seq).cast_signed();
+        if segment.payload_len == 0 || end.wrapping_sub(edge).cast_signed() <= 0 {
+            return None;
+        }
+        if let Ok(room @ 1..) = usize::try_from(room) {
+            return Some((segment.seq, room));
+        }
+        let free = if flow.guest_finished { 0 } else { capacity - waiting };
+        Some((edge.wrapping_sub(free as u32).wrapping_sub(u32::from(!flow.guest_finished)), 1))
+    }
+
     /// A segment of the guest for a flow that is not connecting. `packet` is an IP packet without
-    /// options or extension headers.
+    /// options or extension headers, its payload ends at the sequence number `end`.
     pub(crate) fn ingress<R: RingHandle>(
         &mut self,
         now: Instant,
-        slot: u32,
+        (slot, end): (u32, u32),
         packet: &mut [u8],
         out: &mut Emitter<'a, R>,
     ) {
@@ -319,8 +376,19 @@ impl<'a> Tcp<'a> {
         if left < unacknowledged {
             flow.progress = now;
         }
-        if has_guest_finished(state) {
+        if has_guest_finished(state) && !flow.guest_finished {
             flow.guest_finished = true;
+            flow.edge = end;
+            flow.progress = now;
+        }
+        if flow.outside_finished && matches!(state, State::Established | State::CloseWait) {
+            self.close(slot); // as it could not before the handshake was complete
+        }
+    }
+
+    fn close(&mut self, slot: u32) {
+        if let Some(socket) = self.socket(slot).filter(|s| s.state() != State::SynReceived) {
+            socket.close();
         }
     }
 
@@ -336,8 +404,9 @@ impl<'a> Tcp<'a> {
         })?;
         let flow = self.slot(slot);
         let both_finished = flow.guest_finished && flow.outside_finished;
-        if state == State::Closed && !both_finished {
-            flow.phase = Phase::Free;
+        // A reset that answers the SYN-ACK makes smoltcp listen again.
+        if matches!(state, State::Closed | State::Listen) && !both_finished {
+            self.forget(slot);
             return Some(Say::Reset);
         }
         if waiting > 0 && !flow.send_said {
@@ -391,6 +460,10 @@ impl<'a> Tcp<'a> {
         if taken > 0 {
             flow.progress = now;
         }
+        if !flow.guest_finished {
+            // At most 2^30.
+            flow.edge = flow.edge.wrapping_add(taken as u32);
+        }
         if waiting == 0 {
             flow.send_said = false;
         }
@@ -432,9 +505,8 @@ impl<'a> Tcp<'a> {
         }
         flow.outside_finished = true;
         flow.progress = now;
-        if let Some(socket) = self.socket(slot) {
-            socket.close();
-        }
+        // smoltcp loses the SYN when it is closed before the handshake is complete: the FIN waits.
+        self.close(slot);
     }
 
     /// Ends the flow with a reset for the guest, which [`egress`](Self::egress) sends.
@@ -465,7 +537,9 @@ impl<'a> Tcp<'a> {
     ) -> Egress {
         let flow = &mut self.slots[slot as usize];
         let resetting = matches!(flow.phase, Phase::Resetting);
-        let Some(set) = &mut flow.set else { return Egress::Done };
+        let Some(set) = &mut flow.set else {
+            return if resetting { Egress::Ended } else { Egress::Done };
+        };
         if matches!(flow.phase, Phase::Free | Phase::Connecting(_)) {
             return Egress::Done;
         }
@@ -488,7 +562,7 @@ impl<'a> Tcp<'a> {
 
     /// When the flow next needs [`expire`](Self::expire).
     pub(crate) fn deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        let own = self.patience(slot);
+        let own = self.patience(now, slot);
         let flow = &mut self.slots[slot as usize];
         let set =
             flow.set.as_ref().filter(|_| matches!(flow.phase, Phase::Open | Phase::Lingering));
@@ -504,11 +578,12 @@ impl<'a> Tcp<'a> {
     }
 
     /// Until when the flow may stay as it is.
-    fn patience(&mut self, slot: u32) -> Option<Instant> {
+    pub(crate) fn patience(&mut self, now: Instant, slot: u32) -> Option<Instant> {
         let (state, unsent, untaken) = self.socket(slot).map_or((State::Closed, 0, 0), |socket| {
             (socket.state(), socket.send_queue(), socket.recv_queue())
         });
         let flow = self.slot(slot);
+        flow.owed = if unsent > 0 { flow.owed.or(Some(now)) } else { None };
         let until = match flow.phase {
             Phase::Free | Phase::Resetting => return None,
             Phase::Connecting(_) => flow.since.plus_millis(limits::TCP_CONNECT_MS_MAX),
@@ -525,7 +600,9 @@ impl<'a> Tcp<'a> {
                     flow.progress.plus_millis(limits::TCP_DRAIN_MS_MAX)
                 }
                 State::Established | State::CloseWait if unsent > 0 => {
-                    flow.heard.plus_millis(limits::TCP_UNANSWERED_MS_MAX)
+                    // However long it was silent before, the guest has its time to answer.
+                    let since = flow.owed.unwrap_or(flow.heard).max(flow.heard);
+                    since.plus_millis(limits::TCP_UNANSWERED_MS_MAX)
                 }
                 State::Established | State::CloseWait | State::TimeWait | State::Closed => {
                     let silence = limits::TCP_IDLE_MS_MAX + limits::TCP_UNANSWERED_MS_MAX;
@@ -538,7 +615,7 @@ impl<'a> Tcp<'a> {
 
     /// Whether the flow's patience has run out at `now`.
     pub(crate) fn is_overdue(&mut self, now: Instant, slot: u32) -> bool {
-        self.patience(slot).is_some_and(|until| until <= now)
+        self.patience(now, slot).is_some_and(|until| until <= now)
     }
 }
 

@@ -283,14 +283,31 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// Constant.
     pub(crate) fn touch(&mut self, slot: u32) {
+        self.reorder(slot, |by_age, slots| by_age.push_back(&mut By::<AGE>(slots), slot));
+    }
+
+    /// Marks the flow as the first of its kind to give way.
+    ///
+    /// # Cost
+    /// Constant.
+    pub(crate) fn retire(&mut self, slot: u32) {
+        self.reorder(slot, |by_age, slots| by_age.push_front(&mut By::<AGE>(slots), slot));
+    }
+
+    fn reorder(&mut self, slot: u32, put: impl FnOnce(&mut List, &mut [FlowSlot])) {
         let Some(key) = self.key(slot) else { return };
-        let pool = match key.kind {
+        let mut list = self.pool(key.kind).by_age;
+        list.remove(&mut By::<AGE>(self.slots), slot);
+        put(&mut list, self.slots);
+        self.pool(key.kind).by_age = list;
+    }
+
+    fn pool(&mut self, kind: FlowKind) -> &mut Pool {
+        match kind {
             FlowKind::Tcp => &mut self.tcp,
             FlowKind::Udp => &mut self.udp,
             FlowKind::Echo => &mut self.echo,
-        };
-        pool.by_age.remove(&mut By::<AGE>(self.slots), slot);
-        pool.by_age.push_back(&mut By::<AGE>(self.slots), slot);
+        }
     }
 
     /// The flow of `kind` that was used least recently.

@@ -37,6 +37,8 @@ pub struct FragmentSet {
     ranges: heapless::Vec<(u32, u32), FRAGMENT_HOLES_MAX>,
     /// Known once the last piece has come.
     total: Option<u32>,
+    /// Known once the first piece has come: what the datagram carries (RFC 8200 4.5).
+    protocol: u8,
     discarded: bool,
 }
 
@@ -47,6 +49,7 @@ impl FragmentSet {
         deadline: Instant::ZERO,
         ranges: heapless::Vec::new(),
         total: None,
+        protocol: 0,
         discarded: false,
     };
 
@@ -121,13 +124,18 @@ impl<'a> Fragments<'a> {
             return Err(Drop::Fragment);
         }
         let end = piece.offset + payload.len();
+        // IPv4 counts its header in the length of a packet, IPv6 does not.
+        let header = if ip.source.is_ipv4() { 20 } else { 0 };
         let fits = !payload.is_empty()
-            && end <= IP_PACKET_BYTES_MAX - HEADROOM_BYTES
+            && end <= IP_PACKET_BYTES_MAX - header
             && (!piece.more || payload.len().is_multiple_of(8));
         // Both are at most 64 KiB.
         if !fits || set.add(piece.offset as u32, end as u32, piece.more).is_none() {
             set.discarded = true;
             return Err(Drop::Fragment);
+        }
+        if piece.offset == 0 {
+            set.protocol = ip.protocol;
         }
         let whole = set.is_whole();
         let at = index * SET_BYTES + HEADROOM_BYTES + piece.offset;
@@ -165,6 +173,11 @@ impl<'a> Fragments<'a> {
         let total = self.sets.get(set).and_then(|s| s.total).unwrap_or(0) as usize;
         let at = set * SET_BYTES;
         self.bytes.get_mut(at..at + HEADROOM_BYTES + total).unwrap_or(&mut [])
+    }
+
+    /// What the whole datagram of `set` carries, as its first piece says.
+    pub(crate) fn protocol(&self, set: usize) -> u8 {
+        self.sets.get(set).map_or(0, |set| set.protocol)
     }
 
     /// Gives `set` back.

@@ -62,6 +62,20 @@ impl List {
         self.tail = slot;
     }
 
+    /// Puts `slot`, which is on no list of this kind, at the front.
+    ///
+    /// # Cost
+    /// Constant.
+    pub(crate) fn push_front(&mut self, links: &mut (impl Links + ?Sized), slot: u32) {
+        *links.link(slot) = Link { prev: NIL, next: self.head };
+        if self.head == NIL {
+            self.tail = slot;
+        } else {
+            links.link(self.head).prev = slot;
+        }
+        self.head = slot;
+    }
+
     /// Takes `slot`, which must be on this list, off it.
     ///
     /// # Cost
@@ -113,5 +127,10 @@ mod tests {
         let order: [_; 4] = core::array::from_fn(|_| list.pop_front(&mut links));
         assert_eq!(order, [Some(0), Some(2), Some(1), None]);
         assert!(list.is_empty());
+        list.push_front(&mut links, 3);
+        list.push_back(&mut links, 0);
+        list.push_front(&mut links, 1);
+        let order: [_; 4] = core::array::from_fn(|_| list.pop_front(&mut links));
+        assert_eq!(order, [Some(1), Some(3), Some(0), None]);
     }
 }

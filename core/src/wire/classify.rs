@@ -212,37 +212,12 @@ fn ipv6(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
         return Err(Drop::Malformed);
     }
     let end = ip.total_len();
-    let mut at = ip.header_len();
-    let mut protocol = u8::from(ip.next_header());
-    let mut fragment = None;
-    for _ in 0..EXTENSION_HEADERS_MAX {
-        let rest = packet.get(at..end).ok_or(Drop::Truncated)?;
-        match protocol {
-            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS => {
-                let header = Ipv6ExtHeader::new_checked(rest).map_err(|_| Drop::Truncated)?;
-                protocol = u8::from(header.next_header());
-                at += usize::from(header.header_len()) * 8 + 8;
-            }
-            protocol::FRAGMENT if fragment.is_none() => {
-                let body = rest.get(2..8).ok_or(Drop::Truncated)?;
-                let piece = Ipv6FragmentHeader::new_checked(body).map_err(|_| Drop::Truncated)?;
-                protocol = *rest.first().ok_or(Drop::Truncated)?;
-                at += 8;
-                fragment = Some(Fragment {
-                    ident: piece.ident(),
-                    offset: usize::from(piece.frag_offset()) * 8,
-                    more: piece.more_frags(),
-                });
-                if fragment.is_some_and(|f| f.offset > 0) {
-                    break; // what follows is the middle of a datagram, not a header
-                }
-            }
-            _ => break,
-        }
-    }
-    // An atomic fragment is a whole datagram (RFC 6946).
-    let fragment = fragment.filter(|f| f.more || f.offset > 0);
-    let neighbor_discovery = protocol == protocol::ICMPV6 && ip.hop_limit() == 255;
+    let first = (u8::from(ip.next_header()), ip.header_len());
+    let (protocol, at, fragment) = extensions(packet.get(..end).ok_or(Drop::Truncated)?, first)?;
+    // Neighbour discovery never comes in fragments (RFC 6980 5).
+    let discovers = fragment.is_none() && matches!(packet.get(at), Some(133..=137));
+    let neighbor_discovery =
+        discovers && protocol == protocol::ICMPV6 && ip.hop_limit() == 255;
     judge_v6(&ip, neighbor_discovery, ends)?;
     Ok(Ip {
         source: IpAddr::V6(ip.src_addr()),
@@ -252,6 +227,55 @@ fn ipv6(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
         payload: ETHERNET_HEADER_BYTES + at..ETHERNET_HEADER_BYTES + end,
         fragment,
     })
+}
+
+/// Walks the extension headers of `packet` from one of kind `protocol` at `at` on: what follows
+/// them, and where. A fragment header ends the walk: what follows is a part of what was cut, of
+/// which other headers may be the first (RFC 8200 4.5).
+fn extensions(
+    packet: &[u8],
+    (mut protocol, mut at): (u8, usize),
+) -> Result<(u8, usize, Option<Fragment>), Drop> {
+    for _ in 0..EXTENSION_HEADERS_MAX {
+        let rest = packet.get(at..).ok_or(Drop::Truncated)?;
+        match protocol {
+            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS => {
+                let header = Ipv6ExtHeader::new_checked(rest).map_err(|_| Drop::Truncated)?;
+                protocol = u8::from(header.next_header());
+                at += usize::from(header.header_len()) * 8 + 8;
+            }
+            protocol::FRAGMENT => {
+                let body = rest.get(2..8).ok_or(Drop::Truncated)?;
+                let piece = Ipv6FragmentHeader::new_checked(body).map_err(|_| Drop::Truncated)?;
+                protocol = *rest.first().ok_or(Drop::Truncated)?;
+                at += 8;
+                let (offset, more) = (usize::from(piece.frag_offset()) * 8, piece.more_frags());
+                // An atomic fragment is a whole datagram (RFC 6946).
+                if more || offset > 0 {
+                    let fragment = Fragment { ident: piece.ident(), offset, more };
+                    return Ok((protocol, at, Some(fragment)));
+                }
+            }
+            _ => break,
+        }
+    }
+    Ok((protocol, at, None))
+}
+
+/// What a reassembled IPv6 datagram carries, and where, whose first header is of kind `protocol` at
+/// `at` of `datagram`.
+///
+/// # Errors
+/// A header that is cut short, or a fragment within a fragment.
+pub(crate) fn after_extensions(
+    protocol: u8,
+    datagram: &[u8],
+    at: usize,
+) -> Result<(u8, usize), Drop> {
+    match extensions(datagram, (protocol, at))? {
+        (protocol, at, None) => Ok((protocol, at)),
+        (_, _, Some(_)) => Err(Drop::Fragment),
+    }
 }
 
 /// Neighbour discovery may come from link-local and unspecified sources and go to multicast
@@ -333,6 +357,10 @@ fn tcp(payload: &[u8]) -> Result<Segment, Drop> {
     let packet = TcpPacket::new_checked(payload).map_err(|_| Drop::Truncated)?;
     if packet.src_port() == 0 || packet.dst_port() == 0 {
         return Err(Drop::Port);
+    }
+    // Flags that exclude each other (RFC 9293 3.10.7).
+    if u8::from(packet.syn()) + u8::from(packet.fin()) + u8::from(packet.rst()) > 1 {
+        return Err(Drop::Malformed);
     }
     let header_len = usize::from(packet.header_len());
     Ok(Segment {

@@ -10,7 +10,8 @@
 //!
 //! One ioctl is all that a TAP needs, so it is made here with rustix instead of taking a crate that
 //! brings its own set-up of interfaces and its own copies of frames. Offloads (`IFF_VNET_HDR`)
-//! would change three places: the flags in [`Tap::create`], [`Tap::read`] and [`Tap::write`].
+//! would change three places: the flags in `create`, and `read` and `write`.
+//! `IFF_NAPI` was tried: a third less from host to guest, as each write is a poll of its own.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

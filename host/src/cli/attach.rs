@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, channel};
 
 use nix::sys::signal::Signal;
+use sluicegate_core::addr::INTERFACE_NAME;
 use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::netns;
 
@@ -33,7 +34,7 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_name = "NAME|PATH")]
     netns: String,
     /// What the interface is called there
-    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    #[arg(long, value_name = "NAME", default_value = INTERFACE_NAME)]
     ifname: String,
     #[command(flatten)]
     link: LinkArgs,

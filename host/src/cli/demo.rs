@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
+use sluicegate_core::addr::INTERFACE_NAME;
 use sluicegate_host::netns::Interface;
 
 use super::failure::{Failure, complain};
@@ -78,7 +79,7 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     say("A guest in its own network namespace goes online; the engine is its only way out.\n")?;
     let servers = Servers::start()?;
     let network = LinkArgs::open(args.mtu).network()?;
-    let interface = link::interface("eth0", &network);
+    let interface = link::interface(INTERFACE_NAME, &network);
     let itinerary = guest::Itinerary::new(&interface, &servers);
     let nothing = File::open("/dev/null")?;
     let command = guest_command(&itinerary)?;

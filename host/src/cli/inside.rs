@@ -35,6 +35,7 @@ use super::{resolv, signals};
 
 /// Exit status when not the command but its set-up failed, as env(1) and timeout(1) have it.
 pub(super) const SET_UP_FAILED: u8 = 125;
+const NOT_FOR_PEOPLE: &str = "this sub-command is not for people: see `sluicegate run --help`";
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
@@ -128,8 +129,10 @@ pub(crate) fn run(args: &InsideArgs) -> ExitCode {
     match prepare(args, &channel) {
         Ok(()) => become_command(&args.command),
         Err(failure) => {
-            // If nobody listens any more there is nobody to tell.
-            let _ = channel.send(in_full(failure.as_ref()).as_bytes(), None);
+            let why = in_full(failure.as_ref());
+            if channel.send(why.as_bytes(), None).is_err() {
+                warn(&why);
+            }
             ExitCode::from(SET_UP_FAILED)
         }
     }
@@ -137,11 +140,11 @@ pub(crate) fn run(args: &InsideArgs) -> ExitCode {
 
 fn prepare(args: &InsideArgs, channel: &Channel) -> Result<(), Failure> {
     signals::unblock()?;
-    let interface: Interface = serde_json::from_str(&args.interface)?;
+    let interface: Interface = serde_json::from_str(&args.interface).map_err(|_| NOT_FOR_PEOPLE)?;
     // Without its network the command is no use: it ends when `sluicegate` is killed.
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-    let (_, input) = channel.receive(READY_WAIT_MAX)?;
-    let input = input.ok_or("this sub-command is not for people: see `sluicegate run --help`")?;
+    let (_, input) = channel.receive(READY_WAIT_MAX).map_err(|_| NOT_FOR_PEOPLE)?;
+    let input = input.ok_or(NOT_FOR_PEOPLE)?;
     enter_namespaces()?;
     let tap = Tap::create(&interface.name, interface.mtu)?;
     netns::configure(&interface)?;

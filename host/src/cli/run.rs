@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use sluicegate_core::addr::INTERFACE_NAME;
 
 use super::failure::{Failure, complain, warn};
 use super::inside::{Inside, SET_UP_FAILED};
@@ -57,7 +58,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::block()?;
     let network = args.link.network()?;
-    let interface = link::interface("eth0", &network);
+    let interface = link::interface(INTERFACE_NAME, &network);
     let input = std::io::stdin();
     let mut inside = Inside::start(&interface, &args.command, input.as_fd(), Stdio::inherit())?;
     let tap = inside.take_tap().ok_or("the process inside sent no interface")?;

@@ -151,9 +151,13 @@ impl TcpFlow {
         if !self.has_failed && self.is_blocked && self.send(engine, now).is_err() {
             self.has_failed = true;
         }
-        if self.has_failed {
+        if self.has_failed && matches!(self.phase, Phase::Ended) {
             engine.handle(now, Event::OutsideReset { flow: self.id });
             return Served::Ended;
+        }
+        if self.has_failed {
+            // What came before the failure is still there to be read.
+            (self.is_readable, self.is_ending) = (true, true);
         }
         if matches!(self.phase, Phase::Open) { self.receive(engine, now) } else { Served::Waits }
     }
@@ -211,6 +215,10 @@ impl TcpFlow {
                 return Served::Waits; // the engine says when there is room
             }
             match result {
+                Ok(0) if self.has_failed => {
+                    engine.handle(now, Event::OutsideReset { flow: self.id });
+                    return Served::Ended;
+                }
                 Ok(0) => {
                     self.is_readable = false;
                     self.phase = Phase::Ended;

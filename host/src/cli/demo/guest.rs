@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::servers::{CHUNK_BYTES, Ports, Servers};
 use super::{Report, THROUGHPUT_MS, gigabits, now};
-use crate::cli::failure::{Failure, in_full};
+use crate::cli::failure::{Failure, in_full, warn};
 
 /// No answer takes longer than this on a link that works.
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -73,6 +73,7 @@ const DOWN: &str = "throughput down";
 /// Goes through the steps up to the first that fails.
 pub(crate) fn run(args: &DemoGuestArgs) -> ExitCode {
     let Ok(itinerary) = serde_json::from_str(&args.itinerary) else {
+        warn("this sub-command is not for people: see `sluicegate demo --help`");
         return ExitCode::FAILURE;
     };
     for (name, step) in STEPS {
