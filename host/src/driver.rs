@@ -45,17 +45,18 @@ pub(crate) enum FrontEnd {
 }
 
 /// What the loop must know of a front end that another thread serves.
-#[derive(Default)]
+#[derive(Clone)]
 pub(crate) struct WorkerLink {
-    /// Rings the worker again where it left a frame lying; returns how long the loop may sleep.
+    /// What calls the worker.
     #[cfg(feature = "krun")]
-    pub(crate) doorbell: Option<Arc<crate::adapter::krun::Doorbell>>,
+    pub(crate) doorbell: Arc<crate::adapter::krun::Doorbell>,
 }
 
 impl WorkerLink {
+    /// Rings the worker again where it left a frame lying; returns how long the loop may sleep.
     fn recheck(&self) -> Option<Duration> {
         #[cfg(feature = "krun")]
-        return self.doorbell.as_ref().and_then(|doorbell| doorbell.recheck());
+        return self.doorbell.recheck();
         #[cfg(not(feature = "krun"))]
         None
     }

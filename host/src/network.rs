@@ -6,8 +6,12 @@ use std::thread::JoinHandle;
 
 use mio::Poll;
 use sluicegate_core::FrameRing;
+#[cfg(feature = "krun")]
+use sluicegate_core::{ConfigError, limits};
 
 use crate::adapter::GuestLink;
+#[cfg(feature = "krun")]
+use crate::adapter::krun::{Doorbell, KrunBackend};
 use crate::clock::Clock;
 use crate::config::NetworkConfig;
 use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
@@ -40,7 +44,8 @@ pub struct SmoltcpNetwork {
     parts: Option<(Poll, EngineEnds)>,
     /// The guest's ends of the rings, until somebody takes them.
     guest_ends: Option<(RingProducer, RingConsumer)>,
-    front: Option<FrontEnd>,
+    worker: WorkerLink,
+    link: Option<FrontEnd>,
     receive_frame_bytes_is_set: bool,
     driver: Option<JoinHandle<Result<(), Error>>>,
     hook: Arc<Mutex<Option<Hook>>>,
@@ -79,18 +84,26 @@ impl SmoltcpNetwork {
         let (mut to_guest, guest_consumer) = FrameRing::split(Arc::clone(&rings.to_guest));
         from_guest.register(&wake.waker());
         to_guest.register(&wake.waker());
+        let clock = Clock::new();
+        let worker = WorkerLink {
+            #[cfg(feature = "krun")]
+            doorbell: Arc::new(
+                Doorbell::new(clock).map_err(Error::machine("opening the guest's doorbell"))?,
+            ),
+        };
         Ok(Self {
             environment: environment(&addresses),
             config: core,
             addresses,
             rings,
-            published: Arc::new(Published::default()),
-            clock: Clock::new(),
+            published: Arc::default(),
+            clock,
             wake,
             stop: Arc::new(AtomicBool::new(false)),
             parts: Some((poll, EngineEnds { from_guest, to_guest })),
             guest_ends: Some((guest_producer, guest_consumer)),
-            front: None,
+            worker,
+            link: None,
             receive_frame_bytes_is_set: config.interface.receive_frame_bytes.is_some(),
             driver: None,
             hook: Arc::default(),
@@ -110,39 +123,49 @@ impl SmoltcpNetwork {
         }
     }
 
-    /// The backend for msb_krun's virtio-net device; there is one. Take it before
+    /// The backend for msb_krun's virtio-net device; there is one. It may be taken before or after
     /// [`start`](Self::start).
     ///
     /// # Errors
-    /// [`Error::BackendTaken`] the second time, or no descriptors to be had.
+    /// [`Error::BackendTaken`] the second time, or after [`attach_link`](Self::attach_link); and a
+    /// configuration that allows frames longer than the device's guests take.
     #[cfg(feature = "krun")]
     pub fn try_take_backend(
         &mut self,
     ) -> Result<Box<dyn msb_krun::backends::net::NetBackend + Send>, Error> {
-        use crate::adapter::krun::KrunBackend;
-        let ends = self.guest_ends.take().ok_or(Error::BackendTaken)?;
         let bound = self.config.link.receive_frame_bytes;
-        let published = Arc::clone(&self.published);
-        let driver = self.wake.waker();
-        let (backend, doorbell) = KrunBackend::new(ends, bound, self.clock, published, driver)
-            .map_err(Error::machine("opening the backend's doorbell"))?;
-        self.front = Some(FrontEnd::Worker(WorkerLink { doorbell: Some(doorbell) }));
-        Ok(Box::new(backend))
+        if bound > limits::RECEIVE_FRAME_BYTES_DEFAULT {
+            // One byte over the guest's buffer ends the device's receive path for good.
+            let expected = "at most 1514 behind msb_krun, whose guests post no longer buffers";
+            return Err(ConfigError::new("interface.receive_frame_bytes", bound, expected).into());
+        }
+        let ends = self.guest_ends.take().ok_or(Error::BackendTaken)?;
+        Ok(Box::new(KrunBackend::new(
+            ends,
+            bound,
+            Arc::clone(&self.worker.doorbell),
+            Arc::clone(&self.published),
+            self.wake.waker(),
+        )))
     }
 
-    /// Lets the driver serve `link` itself, in place of a backend.
+    /// Lets the driver serve `link` itself, in place of a backend; to be called before
+    /// [`start`](Self::start).
     ///
     /// A link takes frames as long as its MTU allows, unless the configuration says otherwise.
     ///
     /// # Errors
-    /// [`Error::BackendTaken`] if the guest's end was taken before.
+    /// [`Error::BackendTaken`] if the guest's end was taken before, and [`Error::AlreadyStarted`].
     pub fn attach_link(&mut self, link: Box<dyn GuestLink>) -> Result<(), Error> {
+        if self.parts.is_none() {
+            return Err(Error::AlreadyStarted);
+        }
         let (from_guest, to_guest) = self.guest_ends.take().ok_or(Error::BackendTaken)?;
         if !self.receive_frame_bytes_is_set {
             self.config.link.receive_frame_bytes =
                 u32::from(self.config.link.mtu) + ETHERNET_HEADER_BYTES;
         }
-        self.front = Some(FrontEnd::Link { link, from_guest, to_guest });
+        self.link = Some(FrontEnd::Link { link, from_guest, to_guest });
         Ok(())
     }
 
@@ -166,10 +189,7 @@ impl SmoltcpNetwork {
         // Nothing waits for others yet.
         drop(runtime);
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
-        let front = match self.front.take() {
-            Some(front) => front,
-            None => FrontEnd::Worker(WorkerLink::default()),
-        };
+        let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
         let driver = Driver {
             config: self.config.clone(),
             clock: self.clock,
