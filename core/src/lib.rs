@@ -1,9 +1,10 @@
 #![no_std]
-#![doc = "The `no_std` engine of Sluicegate: Ethernet frames of one guest in, socket work for the host out."]
+//! The `no_std` engine of Sluicegate: Ethernet frames of one guest in, socket work for the host
+//! out.
 //!
-//! **The contract.** The caller lends memory ([`Memory`]) and two frame rings ([`FrameRing`]), tells
-//! what happened outside ([`Engine::handle`]), and does what it is asked ([`Engine::poll`] until
-//! [`Action::Wait`]). Bytes of a connection are not in actions: the caller borrows them
+//! **The contract.** The caller lends memory ([`Memory`]) and two frame rings ([`FrameRing`]),
+//! tells what happened outside ([`Engine::handle`]), and does what it is asked ([`Engine::poll`]
+//! until [`Action::Wait`]). Bytes of a connection are not in actions: the caller borrows them
 //! ([`Engine::take_from_guest`], [`Engine::give_to_guest`]), so that it can read and write its
 //! sockets without a copy. The engine has no clock, socket, thread, global, log line or randomness
 //! of its own, and allocates nothing after [`Engine::new`].

@@ -17,6 +17,8 @@ pub const MTU_BYTES_MIN: u16 = 1280;
 pub const MTU_BYTES_MAX: u16 = 65_520;
 /// Ethernet frame bytes that every virtio-net driver's receive buffers take without offloads.
 pub const RECEIVE_FRAME_BYTES_DEFAULT: u32 = 1514;
+/// The least that a guest's receive buffers may take: a frame of the smallest MTU.
+pub const RECEIVE_FRAME_BYTES_MIN: u32 = 1294;
 /// The longest Ethernet frame that any guest takes, in bytes: as [`FRAME_BYTES_MAX`].
 pub const RECEIVE_FRAME_BYTES_MAX: u32 = 65_549;
 
@@ -46,6 +48,9 @@ pub const TCP_HALF_OPEN_MS_MAX: u64 = 10_000;
 pub const TCP_IDLE_MS_MAX: u64 = 2 * 3600 * 1000;
 /// How long unanswered data, probes or keepalives are retried before the guest counts as gone.
 pub const TCP_UNANSWERED_MS_MAX: u64 = 120_000;
+/// A flow whose guest owes an acknowledgement is nudged after this time, then at twice that, and so
+/// on: well after the first repetition (RFC 6298 2.4).
+pub const TCP_NUDGE_MS: u64 = 2000;
 /// A connection that the outside finished and the guest left open may be silent this long.
 pub const TCP_FIN_WAIT_2_MS_MAX: u64 = 60_000;
 /// Data of a finished direction may make no progress this long.
@@ -82,6 +87,8 @@ const _: () = assert!(TCP_RECEIVE_BYTES.is_power_of_two() && TCP_SEND_BYTES.is_p
 const _: () = assert!(TCP_RECEIVE_BYTES <= 1 << 30, "window scaling ends at 1 GiB (RFC 7323 2.3)");
 const _: () = assert!(MTU_BYTES_MIN <= MTU_BYTES_DEFAULT && MTU_BYTES_DEFAULT <= MTU_BYTES_MAX);
 const _: () = assert!(RECEIVE_FRAME_BYTES_MAX as usize == FRAME_BYTES_MAX);
+const _: () =
+    assert!(RECEIVE_FRAME_BYTES_MIN as usize == ETHERNET_HEADER_BYTES + MTU_BYTES_MIN as usize);
 const _: () = assert!(RING_BYTES_DEFAULT.is_power_of_two());
 const _: () = assert!(RING_BYTES_DEFAULT >= 8 * FRAME_BYTES_MAX, "the ring must hold a batch");
 const _: () = assert!(

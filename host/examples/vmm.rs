@@ -1,7 +1,7 @@
 //! A VMM whose guest has Sluicegate for its network card.
 //!
-//! `vmm ROOT PROGRAM [ARGUMENT]...` boots the directory ROOT as a microVM and runs PROGRAM in it. The
-//! guest's agent finds its addresses in the `MSB_NET` variables. Needs /dev/kvm and libkrunfw.
+//! `vmm ROOT PROGRAM [ARGUMENT]...` boots the directory ROOT as a microVM and runs PROGRAM in it.
+//! The guest's agent finds its addresses in the `MSB_NET` variables. Needs /dev/kvm and libkrunfw.
 
 use std::error::Error;
 use std::sync::Arc;

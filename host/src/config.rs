@@ -1,7 +1,7 @@
 //! The user's configuration: JSON in, checked once.
 //!
-//! Field names and meaning are those of microsandbox-network, so that a configuration written for it
-//! loads here. What is not served yet is refused by name wherever it asks for anything (a value
+//! Field names and meaning are those of microsandbox-network, so that a configuration written for
+//! it loads here. What is not served yet is refused by name wherever it asks for anything (a value
 //! other than `null`, `false`, `[]` or an object of those), and what is not known at all is refused
 //! too: nothing that a user wrote is ever ignored.
 //!
@@ -11,9 +11,10 @@
 //! | `interface.mac` | the guest's MAC address | from the slot |
 //! | `interface.mtu` | bytes of IP packet, 1280 to 65520 | 1500 |
 //! | `interface.ipv4_address`, `ipv6_address` | the guest's addresses | from the slot |
-//! | `interface.ipv4_pool`, `ipv6_pool` | what slots are cut from | 100.96.0.0/11, fd42:6d73:62::/48 |
-//! | `interface.receive_frame_bytes` | the longest Ethernet frame the guest takes | 1514; a TAP: MTU + 14 |
-//! | `max_connections` (`max_tcp_connections`) | TCP flows; 0: the most there can be, 65536 | 4096 |
+//! | `interface.ipv4_pool` | what the slots' /30 are cut from | 100.96.0.0/11 |
+//! | `interface.ipv6_pool` | what the slots' /64 are cut from | fd42:6d73:62::/48 |
+//! | `interface.receive_frame_bytes` | longest frame the guest takes | 1514; TAP: MTU + 14 |
+//! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
 //! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
 //! | `policy.default_egress`, `default_ingress` | `allow` or `deny` | `deny` |

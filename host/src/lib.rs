@@ -32,5 +32,5 @@ pub use config::NetworkConfig;
 pub use error::Error;
 pub use metrics::MetricsHandle;
 pub use network::{SmoltcpNetwork, TerminationHandle};
-pub use sluicegate_core::Permission;
 pub use rings::{HeapRing, RingConsumer, RingProducer};
+pub use sluicegate_core::Permission;

@@ -8,11 +8,15 @@ use clap::{ArgAction, Parser, Subcommand};
 
 /// A user-space gateway between a guest's network card and ordinary sockets
 ///
-/// Sluicegate takes the Ethernet frames of a guest (a microVM, or here a network namespace), ends its
-/// TCP, UDP and ICMP in user space, and goes on over this host's sockets with what policy allows. The
-/// guest reaches this host's loopback at its gateway's address.
+/// Sluicegate takes the Ethernet frames of a guest (a microVM, or here a network namespace), ends
+/// its TCP, UDP and ICMP in user space, and goes on over this host's sockets with what policy
+/// allows. The guest reaches this host's loopback at its gateway's address.
 #[derive(Debug, Parser)]
-#[command(name = "sluicegate", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "sluicegate",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   sluicegate demo                                       # see it work, in 15 seconds
   sluicegate run --egress allow -- curl http://example.com
@@ -20,7 +24,8 @@ Examples:
   ip netns add box && sluicegate attach --netns box --config network.json
   sluicegate check network.json
 
-SLUICEGATE_LOG sets what is logged, as SLUICEGATE_LOG=debug or SLUICEGATE_LOG=sluicegate_host=trace.")]
+SLUICEGATE_LOG sets what is logged: SLUICEGATE_LOG=debug, SLUICEGATE_LOG=sluicegate_host=trace."
+)]
 struct Arguments {
     /// Log more to the standard error (-v: progress, -vv: details)
     #[arg(short, long, global = true, action = ArgAction::Count)]

@@ -26,8 +26,9 @@ use sluicegate_core::addr::{IPV4_PREFIX_BITS, IPV6_PREFIX_BITS};
 
 /// All of an interface's configuration takes this long at most.
 const CONFIGURE_SECONDS_MAX: Duration = Duration::from_secs(5);
-/// Frames of the guest that may wait for the engine. The kernel's default for a TAP, 500 to 1000, is
-/// less than the windows of four connections at MTU 1500: what does not fit is lost and sent again.
+/// Frames of the guest that may wait for the engine. The kernel's default for a TAP, 500 to 1000,
+/// is less than the windows of four connections at MTU 1500: what does not fit is lost and sent
+/// again.
 const QUEUE_FRAMES: u32 = 4096;
 /// The index of the loopback interface in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;

@@ -29,8 +29,8 @@ type Hook = Arc<dyn Fn() + Send + Sync>;
 /// The host side of one guest's network card.
 ///
 /// Made from a configuration and a slot, which is the guest's number among those of the host and
-/// gives it its addresses. A VMM takes the backend, starts the network, and boots the guest with the
-/// MAC address and the environment from here; `shutdown`, or dropping it, ends it.
+/// gives it its addresses. A VMM takes the backend, starts the network, and boots the guest with
+/// the MAC address and the environment from here; `shutdown`, or dropping it, ends it.
 pub struct SmoltcpNetwork {
     config: sluicegate_core::Config,
     addresses: sluicegate_core::addr::Addresses,
@@ -113,7 +113,8 @@ impl SmoltcpNetwork {
     /// The backend for msb_krun's virtio-net device.
     ///
     /// # Panics
-    /// If it was taken before; [`try_take_backend`](Self::try_take_backend) returns that as an error.
+    /// If it was taken before; [`try_take_backend`](Self::try_take_backend) returns that as an
+    /// error.
     #[cfg(feature = "krun")]
     #[must_use]
     pub fn take_backend(&mut self) -> Box<dyn msb_krun::backends::net::NetBackend + Send> {

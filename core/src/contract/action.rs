@@ -7,7 +7,8 @@ use super::{FlowId, Instant};
 /// Where a flow goes, as the guest addressed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outside {
-    /// The gateway's own address: this host's loopback, in the family of the address. Only the port counts.
+    /// The gateway's own address: this host's loopback, in the family of the address. Only the port
+    /// counts.
     HostLoopback(SocketAddr),
     /// Any other address.
     Remote(SocketAddr),
@@ -19,8 +20,9 @@ pub enum Outside {
 pub enum DatagramKind {
     /// UDP; the payload is what follows the UDP header.
     Udp,
-    /// ICMP or ICMPv6 echo; the payload is the whole ICMP message from its type octet on. The host's
-    /// ping socket replaces identifier and checksum; the engine restores the guest's identifier.
+    /// ICMP or ICMPv6 echo; the payload is the whole ICMP message from its type octet on. The
+    /// host's ping socket replaces identifier and checksum; the engine restores the guest's
+    /// identifier.
     Echo,
 }
 
@@ -51,7 +53,8 @@ pub enum Action<'e> {
         /// The flow.
         flow: FlowId,
     },
-    /// The guest reset the flow, or the engine gave it up: close the socket with a reset. The id is free.
+    /// The guest reset the flow, or the engine gave it up: close the socket with a reset. The id is
+    /// free.
     Reset {
         /// The ended flow.
         flow: FlowId,
@@ -61,7 +64,8 @@ pub enum Action<'e> {
         /// The ended flow.
         flow: FlowId,
     },
-    /// Send one datagram, on a socket of the flow's own, connected to `to` (opened if this is the first).
+    /// Send one datagram, on a socket of the flow's own, connected to `to` (opened if this is the
+    /// first).
     SendDatagram {
         /// The flow.
         flow: FlowId,

@@ -22,7 +22,8 @@ pub struct Link {
     pub gateway_ipv6: Ipv6Addr,
     /// The largest IP packet that the guest sends, in bytes.
     pub mtu: u16,
-    /// The largest Ethernet frame that the guest's receive buffers take, in bytes without a virtio header.
+    /// The largest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
+    /// header.
     pub receive_frame_bytes: u32,
 }
 
@@ -69,12 +70,12 @@ impl Config {
         if !(limits::MTU_BYTES_MIN..=limits::MTU_BYTES_MAX).contains(&l.mtu) {
             return Err(ConfigError::new("interface.mtu", l.mtu, "between 1280 and 65520"));
         }
-        let receive_range = limits::RECEIVE_FRAME_BYTES_DEFAULT..=limits::RECEIVE_FRAME_BYTES_MAX;
+        let receive_range = limits::RECEIVE_FRAME_BYTES_MIN..=limits::RECEIVE_FRAME_BYTES_MAX;
         if !receive_range.contains(&l.receive_frame_bytes) {
             return Err(ConfigError::new(
                 "interface.receive_frame_bytes",
                 l.receive_frame_bytes,
-                "between 1514 and 65549",
+                "between 1294 and 65549",
             ));
         }
         for (field, value, max) in [

@@ -11,7 +11,7 @@ use crate::contract::{
 };
 use crate::limits::ETHERNET_HEADER_BYTES;
 use crate::stack::datagram;
-use crate::stack::tcp::{Syn, ends};
+use crate::stack::tcp::{Fit, Syn, ends};
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::fragments::HEADROOM_BYTES;
 use crate::store::ring::{Record, RingHandle};
@@ -193,7 +193,7 @@ impl<R: RingHandle> Engine<'_, R> {
                 };
                 let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
                 let (whole, end) = trim(&packet.ip, &segment, fit, whole)?;
-                self.tcp.ingress(now, (slot, end), whole, &mut self.out);
+                self.tcp.ingress(now, (slot, &segment, end), whole, &mut self.out);
                 self.flows.needs_attention(slot);
                 self.flows.needs_egress(slot);
                 Ok(None)
@@ -389,27 +389,29 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 }
 
-/// Leaves of the segment in `packet` what smoltcp may see: no options, which say nothing to it after
-/// the SYN, and of the payload what `fit` says. Returns it, and the sequence number of its end.
+/// Leaves of the segment in `packet` what smoltcp may see: no options, which say nothing to it
+/// after the SYN, and of the payload what `fit` says. Returns it, and the sequence number of its
+/// end.
+#[allow(clippy::cast_possible_truncation, reason = "a payload is below 2^16")]
 fn trim<'b>(
     ip: &Ip,
     segment: &Segment,
-    fit: Option<(u32, usize)>,
+    fit: Option<Fit>,
     packet: &'b mut [u8],
 ) -> Result<(&'b mut [u8], u32), Drop> {
     let tcp_at = if ip.source.is_ipv4() { 20 } else { 40 };
     let header_end = tcp_at + segment.header_len;
     packet.get_mut(tcp_at + 20..header_end).ok_or(Drop::Truncated)?.fill(0);
-    let (seq, len) = fit.unwrap_or((segment.seq, segment.payload_len));
+    let whole = Fit { seq: segment.seq, len: segment.payload_len, fin: segment.fin };
+    let Fit { seq, len, fin } = fit.unwrap_or(whole);
     if fit.is_some() {
         let len = segment.header_len + len;
         reply::ip_header((ip.source, ip.destination), ip.protocol, len, ip.hop_limit, packet);
         let mut tcp = TcpPacket::new_unchecked(packet.get_mut(tcp_at..).ok_or(Drop::Truncated)?);
         tcp.set_seq_number(TcpSeqNumber(seq.cast_signed()));
-        tcp.set_fin(false);
+        tcp.set_fin(fin);
     }
     let packet = packet.get_mut(..header_end + len).ok_or(Drop::Truncated)?;
-    // A payload is below 2^16.
     Ok((packet, seq.wrapping_add(len as u32)))
 }
 

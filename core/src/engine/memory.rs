@@ -10,8 +10,8 @@ use crate::store::timers::Timer;
 
 /// All memory of an engine. The lengths are those of [`MemoryLen::of`].
 ///
-/// Bytes are touched only as flows use them, so a caller may lend fresh anonymous memory and pay for
-/// what is used: an idle TCP flow touches about a page of each of its two buffers.
+/// Bytes are touched only as flows use them, so a caller may lend fresh anonymous memory and pay
+/// for what is used: an idle TCP flow touches about a page of each of its two buffers.
 #[allow(missing_docs, reason = "each field is described by the field of `MemoryLen` with its name")]
 pub struct Memory<'a> {
     pub flows: &'a mut [FlowSlot],

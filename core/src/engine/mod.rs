@@ -255,6 +255,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     fn expire_tcp(&mut self, now: Instant, slot: u32, key: &FlowKey) -> Option<Action<'static>> {
         let flow = self.flows.id(slot);
         if !self.tcp.is_overdue(now, slot) {
+            let ends = tcp::ends(self.guest(key.outside), key);
+            self.tcp.nudge(now, slot, ends, &mut self.out);
             // Egress may have to wait for room longer than the flow has patience.
             let deadline = self.tcp.patience(now, slot);
             self.timers.set(slot, deadline);

@@ -27,7 +27,8 @@ use crate::wire::segment::{Super, finish_ipv4_header, set_offered_mss};
 /// Segments that one pass through smoltcp may become.
 pub(crate) const SEGMENTS_MAX: usize = 32;
 /// What a segment takes in the ring besides its payload, at most: an Ethernet, an IPv6 and a TCP
-/// header with as many options as smoltcp writes beside data, and the ring's own header and padding.
+/// header with as many options as smoltcp writes beside data, and the ring's own header and
+/// padding.
 const SEGMENT_OVERHEAD_BYTES: usize = ETHERNET_HEADER_BYTES + 40 + 44 + 32;
 /// The longest packet that smoltcp may write: once cut, it takes the room of the longest frame.
 const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX - SEGMENTS_MAX * SEGMENT_OVERHEAD_BYTES;
@@ -178,19 +179,21 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         }
     }
 
-    /// Sends the TCP packet of `len` bytes that `write` makes, cut to `segment_bytes` of payload.
-    /// `write` is called exactly once; without room its packet is dropped and counted.
+    /// Sends the TCP packet of `len` bytes that `write` makes, cut to what `shape` lets the guest
+    /// have. `write` is called exactly once; without room its packet is dropped and counted.
     ///
     /// # Cost
     /// One packet that fits a frame: written in place. A longer one: one copy more.
-    fn tcp(&mut self, len: usize, segment_bytes: u16, write: impl FnOnce(&mut [u8])) {
+    fn tcp(&mut self, len: usize, shape: Shape, write: impl FnOnce(&mut [u8])) {
         let scratch = self.scratch.get_mut(..len).unwrap_or(&mut []);
         let fits = len <= self.link.receive_frame_bytes as usize - ETHERNET_HEADER_BYTES;
         if fits && let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) {
             let packet = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
             write(packet);
             let Some(parts) = Super::of(packet) else { return };
-            if len <= parts.headers_len + usize::from(segment_bytes) {
+            let payload = len - parts.headers_len;
+            let fits = payload <= usize::from(shape.segment_bytes);
+            if fits && shape.within(parts.seq(packet), payload) == payload {
                 offer_mss(&self.link, parts.ip_len, packet);
                 parts.finish(packet);
                 write_ethernet(&self.link, ip_ethertype(parts.ip_len), frame);
@@ -201,17 +204,20 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         } else {
             write(scratch);
         }
-        self.cut(len, segment_bytes);
+        self.cut(len, shape);
     }
 
     /// Sends the packet in the first `len` bytes of the scratch in segments.
-    fn cut(&mut self, len: usize, segment_bytes: u16) {
+    fn cut(&mut self, len: usize, shape: Shape) {
         let Some(packet) = self.scratch.get(..len) else { return };
         let Some(parts) = Super::of(packet) else { return };
-        let payload = len - parts.headers_len;
+        let payload = shape.within(parts.seq(packet), len - parts.headers_len);
+        if len == parts.headers_len {
+            self.counters.count_drop(Drop::AnswerLost);
+        }
         let mut offset = 0;
         while offset < payload {
-            let end = payload.min(offset + usize::from(segment_bytes));
+            let end = payload.min(offset + usize::from(shape.segment_bytes));
             let frame_len = ETHERNET_HEADER_BYTES + parts.headers_len + end - offset;
             let Some(frame) = self.ring.reserve(frame_len) else {
                 self.counters.count_drop(Drop::AnswerLost);
@@ -319,11 +325,31 @@ impl Piece {
     }
 }
 
+/// What the guest takes of one TCP flow.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Shape {
+    /// Payload bytes of a segment.
+    pub(crate) segment_bytes: u16,
+    /// The sequence number behind the last byte that the guest's window ever took, once it is
+    /// known.
+    pub(crate) reach: Option<u32>,
+}
+
+impl Shape {
+    /// How many of the `len` bytes from sequence number `seq` on are within reach: smoltcp repeats
+    /// a lost segment with what follows up to its segment size, which is far beyond the guest's,
+    /// window or not. A probe of one byte is meant to be beyond.
+    fn within(self, seq: u32, len: usize) -> usize {
+        let Some(reach) = self.reach.filter(|_| len > 1) else { return len };
+        usize::try_from(reach.wrapping_sub(seq).cast_signed()).unwrap_or(0).min(len)
+    }
+}
+
 /// One pass of smoltcp over one flow: at most one packet in, any number out.
 pub(crate) struct Port<'x, 'a, R> {
     pub(crate) packet: Option<&'x mut [u8]>,
     pub(crate) out: &'x mut Emitter<'a, R>,
-    pub(crate) segment_bytes: u16,
+    pub(crate) shape: Shape,
 }
 
 impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
@@ -339,11 +365,11 @@ impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
     fn receive(&mut self, _: SmolInstant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let packet = self.packet.take()?;
         let out = &mut *self.out;
-        Some((FromGuest(packet), ToGuest { out, segment_bytes: self.segment_bytes }))
+        Some((FromGuest(packet), ToGuest { out, shape: self.shape }))
     }
 
     fn transmit(&mut self, _: SmolInstant) -> Option<Self::TxToken<'_>> {
-        self.out.has_room().then_some(ToGuest { out: self.out, segment_bytes: self.segment_bytes })
+        self.out.has_room().then_some(ToGuest { out: self.out, shape: self.shape })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -369,13 +395,13 @@ impl phy::RxToken for FromGuest<'_> {
 /// Room for one packet of smoltcp's.
 pub(crate) struct ToGuest<'t, 'a, R> {
     out: &'t mut Emitter<'a, R>,
-    segment_bytes: u16,
+    shape: Shape,
 }
 
 impl<R: RingHandle> phy::TxToken for ToGuest<'_, '_, R> {
     fn consume<T, F: FnOnce(&mut [u8]) -> T>(self, len: usize, f: F) -> T {
         let mut result = None;
-        self.out.tcp(len, self.segment_bytes, |packet| {
+        self.out.tcp(len, self.shape, |packet| {
             if packet.len() == len {
                 result = Some(f(packet));
             }

@@ -23,11 +23,9 @@ use core::net::{IpAddr, SocketAddr};
 use smoltcp::iface::{Config as IfaceConfig, Interface, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant as SmolInstant};
-use smoltcp::wire::{
-    HardwareAddress, IpAddress, IpCidr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpControl, TcpRepr, TcpSeqNumber};
 
-use super::device::{Emitter, Port, SEGMENTS_MAX};
+use super::device::{Emitter, Port, SEGMENTS_MAX, Shape};
 use crate::contract::Instant;
 use crate::limits;
 use crate::store::flows::FlowKey;
@@ -35,50 +33,23 @@ use crate::store::ring::RingHandle;
 use crate::wire::classify::Segment;
 use crate::wire::reply;
 
+mod fit;
+mod host;
+mod syn;
+mod wait;
+
+pub(crate) use fit::Fit;
+pub(crate) use host::Say;
+pub(crate) use syn::Syn;
+
 /// Passes over one flow before the next has its turn.
 const EGRESS_PASSES_MAX: usize = 16;
-/// Segment size of a guest that names none (RFC 9293 3.7.1).
-const MSS_DEFAULT: [u16; 2] = [536, 1220];
-/// The smallest segment size that is believed, as in Linux (`TCP_MIN_SND_MSS`).
-const MSS_MIN: u16 = 48;
-
 /// Memory for one flow's socket.
 pub struct SocketCell<'a>(ManuallyDrop<SocketStorage<'a>>);
 
 impl SocketCell<'_> {
     /// Memory that no socket has.
     pub const EMPTY: Self = Self(ManuallyDrop::new(SocketStorage::EMPTY));
-}
-
-/// What the guest's SYN said.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Syn {
-    seq: u32,
-    window: u16,
-    mss: u16,
-    scale: Option<u8>,
-    sack: bool,
-}
-
-impl Syn {
-    /// Reads the options of the SYN at the start of `packet`.
-    pub(crate) fn of(guest: IpAddr, segment: &Segment, packet: &[u8]) -> Self {
-        let [v4, v6] = MSS_DEFAULT;
-        let default = if guest.is_ipv4() { v4 } else { v6 };
-        let options = TcpPacket::new_checked(packet).ok().and_then(|p| p.options_summary().ok());
-        let mss = options.and_then(|o| o.max_segment_size).filter(|mss| *mss != 0);
-        Self {
-            seq: segment.seq,
-            window: segment.window,
-            mss: mss.unwrap_or(default).max(MSS_MIN),
-            scale: options.and_then(|o| o.window_scale).map(|s| s.min(14)),
-            sack: options.is_some_and(|o| o.sack_permitted),
-        }
-    }
-
-    pub(crate) fn seq(&self) -> u32 {
-        self.seq
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +65,9 @@ enum Phase {
 pub struct TcpSlot<'a> {
     set: Option<ManuallyDrop<SocketSet<'a>>>,
     phase: Phase,
-    segment_bytes: u16,
+    shape: Shape,
+    /// By how much the guest's window fields are shifted (RFC 7323 2.2).
+    scale: u8,
     /// `Action::Send` was said, and bytes of then are still waiting.
     send_said: bool,
     finish_said: bool,
@@ -107,8 +80,15 @@ pub struct TcpSlot<'a> {
     /// The sequence number behind the last byte that has a place in the receive buffer; once the
     /// guest has finished, that of its FIN.
     edge: u32,
-    /// Since when bytes wait for the guest's acknowledgement.
+    /// The guest's latest acknowledgement, and the window field beside it.
+    acked: Option<(u32, u16)>,
+    /// By how much our window fields are shifted (RFC 7323 2.2).
+    shift: u8,
+    /// Since when the guest owes an acknowledgement, or when the last one came.
     owed: Option<Instant>,
+    /// When it was last nudged, if it was since, and how often.
+    nudged: Option<Instant>,
+    nudges: u8,
     /// When the phase began.
     since: Instant,
     /// When the guest was last heard.
@@ -122,7 +102,8 @@ impl TcpSlot<'_> {
     pub const FREE: Self = Self {
         set: None,
         phase: Phase::Free,
-        segment_bytes: 0,
+        shape: Shape { segment_bytes: 0, reach: None },
+        scale: 0,
         send_said: false,
         finish_said: false,
         wants_room: false,
@@ -130,21 +111,15 @@ impl TcpSlot<'_> {
         outside_finished: false,
         isn: 0,
         edge: 0,
+        acked: None,
+        shift: 0,
         owed: None,
+        nudged: None,
+        nudges: 0,
         since: Instant::ZERO,
         heard: Instant::ZERO,
         progress: Instant::ZERO,
     };
-}
-
-/// What a flow wants to tell the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Say {
-    Send,
-    Finish,
-    Receive,
-    Reset,
-    Close,
 }
 
 /// What became of a flow that was asked for its packets.
@@ -183,7 +158,7 @@ impl<'a> Tcp<'a> {
         let link = *out.link();
         let mut config = IfaceConfig::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut port = Port { packet: None, out, segment_bytes: 0 };
+        let mut port = Port { packet: None, out, shape: Shape::default() };
         let mut iface = Interface::new(config, &mut port, smol(now));
         iface.update_ip_addrs(|addresses| {
             // Two fit: the feature `iface-max-addr-count-2` says so.
@@ -266,10 +241,13 @@ impl<'a> Tcp<'a> {
         let flow = self.slot(slot);
         flow.phase = Phase::Open;
         flow.since = now;
-        flow.segment_bytes = segment_bytes;
+        flow.shape = Shape { segment_bytes, reach: None };
+        flow.scale = syn.scale.unwrap_or(0);
         flow.isn = syn.seq;
-        // At most 2^30.
-        flow.edge = syn.seq.wrapping_add(1).wrapping_add(receive_bytes as u32);
+        flow.shift = syn.scale.map_or(0, |_| window_shift(receive_bytes));
+        #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
+        let receive_bytes = receive_bytes as u32;
+        flow.edge = syn.seq.wrapping_add(1).wrapping_add(receive_bytes);
         let offered = usize::from(segment_bytes) * SEGMENTS_MAX;
         let repr = TcpRepr {
             src_port: guest.port(),
@@ -327,34 +305,10 @@ impl<'a> Tcp<'a> {
         out: &mut Emitter<'a, R>,
     ) {
         let flow = &mut self.slots[slot as usize];
-        let mut port = Port { packet: Some(packet), out, segment_bytes: flow.segment_bytes };
+        let mut port = Port { packet: Some(packet), out, shape: flow.shape };
         if let Some(set) = &mut flow.set {
             self.iface.poll_ingress_single(smol(now), &mut port, set);
         }
-    }
-
-    /// What smoltcp may see of a segment: its sequence number and its bytes of payload. `None`: all.
-    ///
-    /// smoltcp scales the window of its SYN-ACK as it does later ones, which it must not (RFC 7323
-    /// 2.2), and so takes bytes beyond its buffer until it has sent an acknowledgement; and it takes
-    /// bytes beyond a FIN. Such are cut off here. Where nothing is left, one old byte asks
-    /// for the acknowledgement that a probe of a closed window is due.
-    pub(crate) fn fit(&mut self, slot: u32, segment: &Segment) -> Option<(u32, usize)> {
-        let (capacity, waiting) =
-            self.socket(slot).map(|socket| (socket.recv_capacity(), socket.recv_queue()))?;
-        let flow = self.slot(slot);
-        let edge = flow.edge;
-        // Payloads are below 2^16, buffers at most 2^30: distances fit 31 bits.
-        let end = segment.seq.wrapping_add(segment.payload_len as u32);
-        let room = edge.wrapping_sub(segment.seq).cast_signed();
-        if segment.payload_len == 0 || end.wrapping_sub(edge).cast_signed() <= 0 {
-            return None;
-        }
-        if let Ok(room @ 1..) = usize::try_from(room) {
-            return Some((segment.seq, room));
-        }
-        let free = if flow.guest_finished { 0 } else { capacity - waiting };
-        Some((edge.wrapping_sub(free as u32).wrapping_sub(u32::from(!flow.guest_finished)), 1))
     }
 
     /// A segment of the guest for a flow that is not connecting. `packet` is an IP packet without
@@ -362,7 +316,7 @@ impl<'a> Tcp<'a> {
     pub(crate) fn ingress<R: RingHandle>(
         &mut self,
         now: Instant,
-        (slot, end): (u32, u32),
+        (slot, segment, end): (u32, &Segment, u32),
         packet: &mut [u8],
         out: &mut Emitter<'a, R>,
     ) {
@@ -373,8 +327,19 @@ impl<'a> Tcp<'a> {
             .map_or((0, State::Closed), |socket| (socket.send_queue(), socket.state()));
         let flow = self.slot(slot);
         flow.heard = now;
+        let newest =
+            |ack: &u32| flow.acked.is_none_or(|(known, _)| ack.wrapping_sub(known) < 1 << 31);
+        if let Some(ack) = segment.ack.filter(newest).filter(|_| state != State::SynReceived) {
+            flow.acked = Some((ack, segment.window));
+            let reach = ack.wrapping_add(u32::from(segment.window) << flow.scale);
+            let farther = |known: u32| reach.wrapping_sub(known) < 1 << 31;
+            if flow.shape.reach.is_none_or(farther) {
+                flow.shape.reach = Some(reach);
+            }
+        }
         if left < unacknowledged {
             flow.progress = now;
+            (flow.owed, flow.nudged, flow.nudges) = (None, None, 0);
         }
         if has_guest_finished(state) && !flow.guest_finished {
             flow.guest_finished = true;
@@ -382,131 +347,8 @@ impl<'a> Tcp<'a> {
             flow.progress = now;
         }
         if flow.outside_finished && matches!(state, State::Established | State::CloseWait) {
-            self.close(slot); // as it could not before the handshake was complete
+            self.close(slot);
         }
-    }
-
-    fn close(&mut self, slot: u32) {
-        if let Some(socket) = self.socket(slot).filter(|s| s.state() != State::SynReceived) {
-            socket.close();
-        }
-    }
-
-    /// The next thing to tell the host, if any; each is said once.
-    pub(crate) fn say(&mut self, now: Instant, slot: u32) -> Option<Say> {
-        if !matches!(self.slot(slot).phase, Phase::Open) {
-            return None;
-        }
-        let (state, waiting, room, capacity) = self.socket(slot).map(|socket| {
-            let room =
-                if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 };
-            (socket.state(), socket.recv_queue(), room, socket.send_capacity())
-        })?;
-        let flow = self.slot(slot);
-        let both_finished = flow.guest_finished && flow.outside_finished;
-        // A reset that answers the SYN-ACK makes smoltcp listen again.
-        if matches!(state, State::Closed | State::Listen) && !both_finished {
-            self.forget(slot);
-            return Some(Say::Reset);
-        }
-        if waiting > 0 && !flow.send_said {
-            flow.send_said = true;
-            return Some(Say::Send);
-        }
-        if flow.guest_finished && waiting == 0 && !flow.finish_said {
-            flow.finish_said = true;
-            return Some(Say::Finish);
-        }
-        // A quarter of the buffer is worth the host's read.
-        if flow.wants_room && room >= capacity / 4 {
-            flow.wants_room = false;
-            return Some(Say::Receive);
-        }
-        if both_finished && flow.finish_said && matches!(state, State::Closed | State::TimeWait) {
-            flow.phase = if state == State::Closed { Phase::Free } else { Phase::Lingering };
-            flow.since = now;
-            return Some(Say::Close);
-        }
-        None
-    }
-
-    /// Whether the flow has ended, so that its slot may be given back.
-    pub(crate) fn is_free(&self, slot: u32) -> bool {
-        self.slots.get(slot as usize).is_none_or(|flow| matches!(flow.phase, Phase::Free))
-    }
-
-    /// Lets `take` have the oldest bytes of the guest, as far as they lie in one piece; it returns
-    /// how many it took. `None`: there are none.
-    ///
-    /// # Cost
-    /// No copy.
-    pub(crate) fn take(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        take: impl FnOnce(&[u8]) -> usize,
-    ) -> Option<usize> {
-        let socket = self.socket(slot)?;
-        if !socket.can_recv() {
-            return None;
-        }
-        let taken = socket.recv(|bytes| {
-            let taken = take(bytes).min(bytes.len());
-            (taken, taken)
-        });
-        let waiting = socket.recv_queue();
-        let flow = self.slot(slot);
-        let taken = taken.unwrap_or(0);
-        if taken > 0 {
-            flow.progress = now;
-        }
-        if !flow.guest_finished {
-            // At most 2^30.
-            flow.edge = flow.edge.wrapping_add(taken as u32);
-        }
-        if waiting == 0 {
-            flow.send_said = false;
-        }
-        Some(taken)
-    }
-
-    /// Lets `give` write bytes for the guest, as many as there is room for in one piece; it
-    /// returns how many it wrote. `None`: there is no room, and `Say::Receive` will tell when.
-    ///
-    /// # Cost
-    /// No copy.
-    pub(crate) fn give(
-        &mut self,
-        slot: u32,
-        give: impl FnOnce(&mut [u8]) -> usize,
-    ) -> Option<usize> {
-        let open =
-            matches!(self.slot(slot).phase, Phase::Open) && !self.slot(slot).outside_finished;
-        let given = match self.socket(slot) {
-            Some(socket) if open && socket.can_send() => socket
-                .send(|space| {
-                    let given = give(space).min(space.len());
-                    (given, given)
-                })
-                .ok(),
-            Some(_) | None => None,
-        };
-        if given.is_none() {
-            self.slot(slot).wants_room = true;
-        }
-        given
-    }
-
-    /// The outside has finished: a FIN follows what was given.
-    pub(crate) fn outside_finished(&mut self, now: Instant, slot: u32) {
-        let flow = self.slot(slot);
-        if !matches!(flow.phase, Phase::Open) || flow.outside_finished {
-            return;
-        }
-        flow.outside_finished = true;
-        flow.progress = now;
-        // smoltcp loses the SYN when it is closed before the handshake is complete: the FIN waits.
-        self.close(slot);
     }
 
     /// Ends the flow with a reset for the guest, which [`egress`](Self::egress) sends.
@@ -547,7 +389,7 @@ impl<'a> Tcp<'a> {
             if !out.has_room() {
                 return Egress::Parked;
             }
-            let mut port = Port { packet: None, out, segment_bytes: flow.segment_bytes };
+            let mut port = Port { packet: None, out, shape: flow.shape };
             let sent = self.iface.poll_egress(smol(now), &mut port, set);
             if resetting {
                 flow.phase = Phase::Free;
@@ -558,64 +400,6 @@ impl<'a> Tcp<'a> {
             }
         }
         Egress::Again
-    }
-
-    /// When the flow next needs [`expire`](Self::expire).
-    pub(crate) fn deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        let own = self.patience(now, slot);
-        let flow = &mut self.slots[slot as usize];
-        let set =
-            flow.set.as_ref().filter(|_| matches!(flow.phase, Phase::Open | Phase::Lingering));
-        let socket = set.and_then(|set| self.iface.poll_at(smol(now), set)).map(|at| {
-            // In the past: smoltcp would like to send, and could not. Not before the next tick.
-            Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0))
-                .max(now.plus_millis(1))
-        });
-        match (own, socket) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
-    }
-
-    /// Until when the flow may stay as it is.
-    pub(crate) fn patience(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        let (state, unsent, untaken) = self.socket(slot).map_or((State::Closed, 0, 0), |socket| {
-            (socket.state(), socket.send_queue(), socket.recv_queue())
-        });
-        let flow = self.slot(slot);
-        flow.owed = if unsent > 0 { flow.owed.or(Some(now)) } else { None };
-        let until = match flow.phase {
-            Phase::Free | Phase::Resetting => return None,
-            Phase::Connecting(_) => flow.since.plus_millis(limits::TCP_CONNECT_MS_MAX),
-            Phase::Lingering => flow.since.plus_millis(limits::TCP_TIME_WAIT_MS),
-            Phase::Open => match state {
-                State::SynReceived | State::Listen | State::SynSent => {
-                    flow.since.plus_millis(limits::TCP_HALF_OPEN_MS_MAX)
-                }
-                State::FinWait2 => flow.heard.plus_millis(limits::TCP_FIN_WAIT_2_MS_MAX),
-                State::FinWait1 | State::Closing | State::LastAck => {
-                    flow.progress.plus_millis(limits::TCP_DRAIN_MS_MAX)
-                }
-                _ if flow.guest_finished && untaken > 0 => {
-                    flow.progress.plus_millis(limits::TCP_DRAIN_MS_MAX)
-                }
-                State::Established | State::CloseWait if unsent > 0 => {
-                    // However long it was silent before, the guest has its time to answer.
-                    let since = flow.owed.unwrap_or(flow.heard).max(flow.heard);
-                    since.plus_millis(limits::TCP_UNANSWERED_MS_MAX)
-                }
-                State::Established | State::CloseWait | State::TimeWait | State::Closed => {
-                    let silence = limits::TCP_IDLE_MS_MAX + limits::TCP_UNANSWERED_MS_MAX;
-                    flow.heard.plus_millis(silence)
-                }
-            },
-        };
-        Some(until)
-    }
-
-    /// Whether the flow's patience has run out at `now`.
-    pub(crate) fn is_overdue(&mut self, now: Instant, slot: u32) -> bool {
-        self.patience(now, slot).is_some_and(|until| until <= now)
     }
 }
 
@@ -640,6 +424,12 @@ fn has_guest_finished(state: State) -> bool {
         | State::FinWait1
         | State::FinWait2 => false,
     }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "buffers are at most 2^30")]
+/// By how much smoltcp shifts the window of a buffer of `bytes` bytes.
+fn window_shift(bytes: usize) -> u8 {
+    (usize::BITS - bytes.leading_zeros()).saturating_sub(16) as u8
 }
 
 fn smol(now: Instant) -> SmolInstant {

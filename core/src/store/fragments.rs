@@ -3,8 +3,8 @@
 //! A bounded number of sets over lent memory; the oldest gives way to a new one. Pieces may come in
 //! any order, but a piece that overlaps another, is empty, or is not a multiple of eight where it
 //! must be, discards its whole set (RFC 5722 for IPv6; RFC 1858, RFC 3128 for what overlap hides in
-//! IPv4). A discarded set keeps its name until its time is up, so that late pieces of it don't found a
-//! new one.
+//! IPv4). A discarded set keeps its name until its time is up, so that late pieces of it don't
+//! found a new one.
 
 #![allow(clippy::cast_possible_truncation, reason = "datagrams are below 2^16")]
 

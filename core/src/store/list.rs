@@ -1,4 +1,5 @@
-//! Doubly linked lists of slot numbers over lent links: a flow is on each kind of list at most once.
+//! Doubly linked lists of slot numbers over lent links: a flow is on each kind of list at most
+//! once.
 
 /// "No slot" at an end of a list.
 const NIL: u32 = u32::MAX;

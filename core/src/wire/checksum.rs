@@ -75,6 +75,11 @@ impl Sum {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a naive model is plain"
+)]
 mod tests {
     use super::*;
 

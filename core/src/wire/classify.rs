@@ -216,8 +216,7 @@ fn ipv6(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
     let (protocol, at, fragment) = extensions(packet.get(..end).ok_or(Drop::Truncated)?, first)?;
     // Neighbour discovery never comes in fragments (RFC 6980 5).
     let discovers = fragment.is_none() && matches!(packet.get(at), Some(133..=137));
-    let neighbor_discovery =
-        discovers && protocol == protocol::ICMPV6 && ip.hop_limit() == 255;
+    let neighbor_discovery = discovers && protocol == protocol::ICMPV6 && ip.hop_limit() == 255;
     judge_v6(&ip, neighbor_discovery, ends)?;
     Ok(Ip {
         source: IpAddr::V6(ip.src_addr()),

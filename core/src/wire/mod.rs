@@ -1,4 +1,5 @@
-//! Bytes and their meaning, without state: what a frame is, and how the frames that we compose look.
+//! Bytes and their meaning, without state: what a frame is, and how the frames that we compose
+//! look.
 
 #![warn(clippy::indexing_slicing)]
 

@@ -39,6 +39,12 @@ impl Super {
         Some(Self { ends, ip_len, headers_len: ip_len + usize::from(tcp.header_len()) })
     }
 
+    /// The sequence number of `packet`, whose headers were read.
+    pub(crate) fn seq(&self, packet: &[u8]) -> u32 {
+        let segment = packet.get(self.ip_len..).unwrap_or(&[]);
+        TcpPacket::new_unchecked(segment).seq_number().0.cast_unsigned()
+    }
+
     /// Makes `frame` the segment of `packet` whose payload is `offset..end`, checksums and all.
     /// `frame` holds exactly the headers and that many bytes.
     ///

@@ -17,7 +17,8 @@
 //! * Where the guest has no buffer left, the worker keeps the frame it holds and asks no more; that
 //!   the guest has posted new buffers, it may never hear. Each doorbell ends in a call of
 //!   [`try_finish_write`]: a frame that was handed over before, with no further [`read_frame`],
-//!   is *parked*. Then the driver rings again from time to time, and the guest's own frames ring too.
+//!   is *parked*. Then the driver rings again from time to time, and the guest's own frames ring
+//!   too.
 //!   For this, every pass that takes a frame has a doorbell's pass after it or is one itself.
 //!
 //! The doorbell is an eventfd that nobody reads: the worker watches it for edges, and each write is

@@ -11,18 +11,19 @@ pub mod tap;
 
 /// A guest link that the driver thread serves itself, between a pollable descriptor and the rings.
 pub trait GuestLink: Send {
-    /// The descriptor that becomes readable when the guest has sent; the driver watches it for edges.
+    /// The descriptor that becomes readable when the guest has sent; the driver watches it for
+    /// edges.
     fn as_fd(&self) -> BorrowedFd<'_>;
 
-    /// Moves up to `frames_max` frames from the guest into `from_guest`. `Ok(true)`: more may wait, as
-    /// the budget is spent or the ring is full; `Ok(false)`: the descriptor will tell.
+    /// Moves up to `frames_max` frames from the guest into `from_guest`. `Ok(true)`: more may wait,
+    /// as the budget is spent or the ring is full; `Ok(false)`: the descriptor will tell.
     ///
     /// # Errors
     /// Only what ends the link: the network ends with it.
     fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool>;
 
-    /// Moves the frames of `to_guest` to the guest, releasing as it goes. `Ok(true)`: the link takes
-    /// no more for now, and the descriptor will tell when it does.
+    /// Moves the frames of `to_guest` to the guest, releasing as it goes. `Ok(true)`: the link
+    /// takes no more for now, and the descriptor will tell when it does.
     ///
     /// # Errors
     /// Only what ends the link: the network ends with it.

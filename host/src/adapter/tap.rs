@@ -2,8 +2,9 @@
 //!
 //! Owns the descriptor of one TAP interface and moves frames between it and the two rings:
 //! `read(2)` straight into reserved ring space, `write(2)` straight from the ring's bytes, nothing
-//! copied or allocated here. Must not know addresses, namespaces or the engine: the interface is made in the
-//! network namespace of the calling thread (see [`crate::netns::within`]) and configured by others.
+//! copied or allocated here. Must not know addresses, namespaces or the engine: the interface is
+//! made in the network namespace of the calling thread (see [`crate::netns::within`]) and
+//! configured by others.
 //!
 //! The interface is not persistent: it vanishes, with its addresses and routes, when the
 //! descriptor is closed, however the process ends.

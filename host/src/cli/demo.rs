@@ -37,8 +37,8 @@ const LINE_BYTES_MAX: u64 = 4096;
 /// Show a guest going online, step by step, in under 15 seconds and without the internet
 ///
 /// Starts small servers on this host's loopback and a guest in a network namespace of its own,
-/// which reaches them through the engine. Works as root, or as anyone where unprivileged user namespaces
-/// are allowed.
+/// which reaches them through the engine. Works as root, or as anyone where unprivileged user
+/// namespaces are allowed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit status: 0 if every step worked.

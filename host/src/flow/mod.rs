@@ -1,8 +1,8 @@
 //! The host's side of flows: one socket each, non-blocking, watched for edges.
 //!
-//! A byte of a connection goes between the socket and the engine's own buffer, in one system call and
-//! without a stop between. What a socket would not take or give is tried again when its edge comes, or
-//! when the engine says that there is room.
+//! A byte of a connection goes between the socket and the engine's own buffer, in one system call
+//! and without a stop between. What a socket would not take or give is tried again when its edge
+//! comes, or when the engine says that there is room.
 
 mod datagram;
 mod socket;

@@ -1,0 +1,55 @@
+//! What of a segment smoltcp may see.
+//!
+//! smoltcp scales the window of its SYN-ACK as it does later ones, which it must not (RFC 7323
+//! 2.2), and so takes bytes beyond its buffer until it has sent an acknowledgement; it takes bytes
+//! beyond a FIN; and it overlooks a FIN whose bytes have all come before.
+
+use super::{Segment, Tcp, TcpSlot};
+
+/// A segment as smoltcp is to see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fit {
+    pub(crate) seq: u32,
+    /// Bytes of payload that remain, from its start.
+    pub(crate) len: usize,
+    pub(crate) fin: bool,
+}
+
+impl TcpSlot<'_> {
+    /// The sequence number that the guest is to send next, where `free` bytes of the receive buffer
+    /// are.
+    #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
+    pub(super) fn expected(&self, free: usize) -> u32 {
+        let before_edge = if self.guest_finished { u32::MAX } else { free as u32 };
+        self.edge.wrapping_sub(before_edge)
+    }
+}
+
+impl Tcp<'_> {
+    /// What smoltcp may see of a segment; `None`: all of it.
+    ///
+    /// # Cost
+    /// Constant.
+    #[allow(clippy::cast_possible_truncation, reason = "payloads are below 2^16")]
+    pub(crate) fn fit(&mut self, slot: u32, segment: &Segment) -> Option<Fit> {
+        let free = self.socket(slot).map(|socket| socket.recv_capacity() - socket.recv_queue())?;
+        let flow = self.slot(slot);
+        if segment.payload_len == 0 {
+            return None;
+        }
+        // Payloads are below 2^16, buffers at most 2^30: distances fit 31 bits.
+        let end = segment.seq.wrapping_add(segment.payload_len as u32);
+        let expected = flow.expected(free);
+        if end.wrapping_sub(flow.edge).cast_signed() <= 0 {
+            let overlooked = segment.fin && !flow.guest_finished && end == expected;
+            return overlooked.then_some(Fit { seq: end, len: 0, fin: true });
+        }
+        let room = flow.edge.wrapping_sub(segment.seq).cast_signed();
+        Some(match usize::try_from(room) {
+            Ok(room @ 1..) => Fit { seq: segment.seq, len: room, fin: false },
+            // Nothing is left. One old byte asks for the acknowledgement that a probe of a closed
+            // window is due.
+            Ok(0) | Err(_) => Fit { seq: expected.wrapping_sub(1), len: 1, fin: false },
+        })
+    }
+}

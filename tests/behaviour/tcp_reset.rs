@@ -1,0 +1,172 @@
+//! TCP, the end out of order: a reset on one side is a reset on the other, never a clean end.
+
+use sim::frame::{self, OUTSIDES, Segment, flag};
+use sim::guest::Script;
+use sim::{Answer, Did, End, Room, World};
+
+use crate::at;
+
+/// Resets the connection from the guest's side.
+fn reset(world: &mut World<'_>, script: &Script) {
+    let segment = Segment { flags: flag::RST | flag::ACK, ..script.segment(0, &[]) };
+    world.send(&frame::tcp(script.to, &segment));
+}
+
+fn assert_reset_by_guest(world: &World<'_>) {
+    assert_eq!(world.peers.ended.len(), 1);
+    let stream = &world.peers.ended[0];
+    assert_eq!((stream.end, stream.guest_finished), (Some(End::Reset), false), "no clean end");
+    assert_eq!(world.wait().0, None, "nothing is left");
+}
+
+#[test]
+fn a_reset_of_the_guest_resets_the_outside() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        script.send(&mut world, b"hello");
+        reset(&mut world, &script);
+        assert_reset_by_guest(&world);
+        assert_eq!(world.inbox(), vec![], "no answer to a reset");
+        assert_eq!(world.counters().tcp_reset, 1);
+    }
+}
+
+#[test]
+fn a_reset_of_the_guest_with_bytes_on_their_way_resets_the_outside() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    world.peers.room = 0;
+    let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_000);
+    script.acknowledges = false;
+    script.send(&mut world, b"hello");
+    world.give(&[7; 10_000]);
+    script.read(&mut world);
+    reset(&mut world, &script);
+    assert_reset_by_guest(&world);
+}
+
+#[test]
+fn a_reset_of_the_guest_after_the_outside_has_finished_resets_the_outside() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_000);
+    world.finish();
+    script.read(&mut world);
+    reset(&mut world, &script);
+    assert_reset_by_guest(&world);
+}
+
+#[test]
+fn a_reset_of_the_outside_resets_the_guest() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        script.send(&mut world, b"hello");
+        world.reset();
+        script.read(&mut world);
+        assert!(script.reset && !script.finished);
+        let last = script.seen.last().unwrap();
+        assert_eq!((last.seq, last.ack), (script.expected, script.next), "where the guest is");
+        assert_eq!(world.wait().0, None, "nothing is left");
+        assert_eq!(world.counters().tcp_reset, 1);
+    }
+}
+
+#[test]
+fn a_reset_of_the_outside_while_the_guest_does_not_read_resets_the_guest() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        script.acknowledges = false;
+        world.give(&[7; 100_000]);
+        script.read(&mut world);
+        world.advance(3000);
+        world.reset();
+        script.acknowledges = true;
+        script.read(&mut world);
+        world.advance(100);
+        script.read(&mut world);
+        assert!(script.reset && !script.finished, "{:?}", script.seen.last());
+    }
+}
+
+#[test]
+fn a_reset_of_the_outside_after_the_guest_has_finished_resets_the_guest() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_000);
+    script.finish(&mut world);
+    world.reset();
+    script.read(&mut world);
+    assert!(script.reset && !script.finished);
+}
+
+#[test]
+fn a_reset_of_the_outside_before_it_was_connected_refuses_the_guest() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    world.peers.answer = Answer::Silence;
+    let mut script = Script::new(at(OUTSIDES[0], 80), 40_000);
+    world.send(&frame::tcp(script.to, &script.syn()));
+    world.reset();
+    script.read(&mut world);
+    assert!(script.reset);
+    world.advance(60_000);
+    assert_eq!(world.wait().0, None, "nothing is left");
+    // And the slot is as good as new.
+    world.peers.answer = Answer::Accept;
+    let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_001);
+    script.send(&mut world, b"hello");
+    assert_eq!(world.stream().received, b"hello");
+}
+
+#[test]
+fn a_reset_from_elsewhere_in_the_sequence_is_not_believed() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_000);
+    for distance in [1_000_000u32, 1 << 31, 0xffff_0000, u32::MAX] {
+        let seq = script.next.wrapping_add(distance);
+        let segment = Segment { flags: flag::RST, seq, ..script.segment(0, &[]) };
+        world.send(&frame::tcp(script.to, &segment));
+    }
+    script.send(&mut world, b"still here");
+    assert_eq!(world.stream().received, b"still here");
+}
+
+#[test]
+fn a_repeated_syn_on_a_live_connection_changes_nothing() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::new(at(OUTSIDES[0], 80), 40_000);
+    let syn = frame::tcp(script.to, &script.syn());
+    script.open(&mut world);
+    script.send(&mut world, b"one ");
+    assert_eq!(world.dropped(&syn), Some(sluicegate_core::Drop::Redundant));
+    script.send(&mut world, b"two");
+    assert_eq!(world.stream().received, b"one two");
+}
+
+#[test]
+fn a_guest_that_has_restarted_gets_through_from_the_same_port() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_000);
+    script.send(&mut world, b"before");
+    let mut script = Script::new(at(OUTSIDES[0], 80), 40_000);
+    script.next = 0x7777_0000;
+    let syn = frame::tcp(script.to, &script.syn());
+    world.send(&syn);
+    assert_reset_by_guest(&world);
+    // The old connection is gone; the repetition of the SYN begins the new one.
+    world.send(&syn);
+    script.establish(&mut world);
+    script.send(&mut world, b"after");
+    assert_eq!(world.stream().received, b"after");
+    let connects = |did: &&Did| matches!(did, Did::Connect { .. });
+    assert_eq!(world.peers.log.iter().filter(connects).count(), 2);
+}

@@ -1,0 +1,241 @@
+//! The command line, apart from `run`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::guest::{ConfigFile, Guest, free_slot, gateway, open_config, sluicegate};
+use crate::namespace::Namespace;
+use crate::needs;
+use crate::process::{self, Finished, Process};
+use crate::servers::{self, Family};
+use crate::waiting::timed;
+
+/// `sluicegate` with `arguments`, which are split at blanks.
+fn say(arguments: &str) -> Finished {
+    process::run(sluicegate().args(arguments.split_whitespace()))
+}
+
+/// The names of a namespace's interfaces.
+fn interfaces(namespace: &Namespace) -> Vec<String> {
+    let mut ip = Command::new("ip");
+    let json = process::succeed(ip.args(["-j", "-n", namespace.name(), "link"]));
+    let links: Value = serde_json::from_str(&json).unwrap();
+    let name = |link: &Value| link["ifname"].as_str().unwrap().to_owned();
+    links.as_array().unwrap().iter().map(name).collect()
+}
+
+#[test]
+fn env_prints_what_the_agent_of_a_guest_reads() {
+    assert_eq!(
+        say("env --slot 0").output,
+        "MSB_NET=iface=eth0,mac=02:6d:73:00:00:02,mtu=1500\n\
+         MSB_NET_IPV4=addr=100.96.0.2/30,gw=100.96.0.1,dns=100.96.0.1\n\
+         MSB_NET_IPV6=addr=fd42:6d73:62::2/64,gw=fd42:6d73:62::1,dns=fd42:6d73:62::1\n"
+    );
+    assert_eq!(
+        say("env --slot 65535 --mtu 9000").output,
+        "MSB_NET=iface=eth0,mac=02:6d:73:ff:ff:02,mtu=9000\n\
+         MSB_NET_IPV4=addr=100.99.255.254/30,gw=100.99.255.253,dns=100.99.255.253\n\
+         MSB_NET_IPV6=addr=fd42:6d73:62:ffff::2/64,gw=fd42:6d73:62:ffff::1,\
+         dns=fd42:6d73:62:ffff::1\n"
+    );
+    let beyond = say("env --slot 65536");
+    assert_ne!(beyond.code, 0);
+    assert!(beyond.errors.contains("65536") && beyond.errors.contains("65535"), "{beyond:?}");
+}
+
+fn check(config: &Value) -> Finished {
+    process::run(sluicegate().arg("check").arg(ConfigFile::new(config).path()))
+}
+
+#[test]
+fn check_accepts_what_can_be_served() {
+    let checked =
+        check(&open_config(json!({ "max_connections": 100, "interface": { "mtu": 9000 } })));
+    assert_eq!((checked.code, checked.errors.as_str()), (0, ""));
+    for part in ["ok", "9000", "100"] {
+        assert!(checked.output.contains(part), "{checked:?}");
+    }
+}
+
+#[test]
+fn check_names_the_field_the_value_and_the_limit() {
+    for (config, parts) in [
+        (json!({ "interface": { "mtu": 100 } }), &["interface.mtu", "100", "1280"][..]),
+        (json!({ "max_connections": 70_000 }), &["max_connections", "70000", "65536"]),
+        (json!({ "polcy": {} }), &["polcy"]),
+        (json!({ "policy": { "default_egress": "perhaps" } }), &["default_egress", "perhaps"]),
+        (json!({ "tls": { "enabled": true } }), &["tls.enabled", "not supported yet"]),
+    ] {
+        let checked = check(&config);
+        assert_eq!((checked.code, checked.output.as_str()), (1, ""), "{config}");
+        for part in parts {
+            assert!(checked.errors.contains(part), "{config}: {checked:?}");
+        }
+    }
+    let missing = say("check /there/is/no/such.json");
+    assert_eq!(missing.code, 1);
+    assert!(missing.errors.contains("/there/is/no/such.json"), "{missing:?}");
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    for command in ["", "run", "attach", "env", "check", "demo"] {
+        let help = say(&format!("{command} --help"));
+        assert_eq!(help.code, 0);
+        assert!(help.output.contains("Examples:\n  "), "{command}: {}", help.output);
+    }
+}
+
+#[test]
+fn a_signal_ends_attach_with_success_and_the_interface_is_gone() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    for signal in [Signal::TERM, Signal::INT] {
+        let guest = Guest::online();
+        // A connection is no reason to stay.
+        let port = servers::echo(servers::listener(Family::V4));
+        let _stream = guest.connect(Family::V4, port);
+        assert_eq!(interfaces(guest.namespace()), ["lo", "eth0"]);
+        let (engine, namespace) = guest.into_parts();
+        engine.signal(signal);
+        let finished = engine.finish();
+        assert_eq!((finished.code, finished.output.as_str()), (0, "ready\n"), "{finished:?}");
+        assert_eq!(interfaces(&namespace), ["lo"]);
+    }
+}
+
+#[test]
+fn the_interface_has_the_addresses_routes_and_mtu_of_its_slot() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = Guest::online();
+    let show = |what: &str| {
+        let mut ip = Command::new("ip");
+        process::succeed(ip.args(["-n", guest.namespace().name()]).args(what.split_whitespace()))
+    };
+    let [high, low] = guest.slot().to_be_bytes();
+    let link = show("-o link show eth0");
+    assert!(link.contains(&format!("link/ether 02:6d:73:{high:02x}:{low:02x}:02")), "{link}");
+    assert!(link.contains("mtu 1500") && link.contains("LOWER_UP"), "{link}");
+    for (family, bits, version) in [(Family::V4, 30, "-4"), (Family::V6, 64, "-6")] {
+        let addresses = show(&format!("{version} -o address show eth0"));
+        assert!(addresses.contains(&format!("{}/{bits}", guest.address(family))), "{addresses}");
+        let routes = show(&format!("{version} route show default"));
+        let expected = format!("default via {} dev eth0", guest.gateway(family));
+        assert!(routes.contains(&expected), "{routes}");
+    }
+}
+
+#[test]
+fn a_namespace_is_served_once_and_the_first_goes_on() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = Guest::online();
+    let netns = guest.namespace().name();
+    // Of the same name, and beside it.
+    for more in ["", "--ifname eth1 --slot 1"] {
+        let second = say(&format!("attach --netns {netns} --egress allow {more}"));
+        assert_eq!((second.code, second.output.as_str()), (1, ""), "{second:?}");
+        assert!(second.errors.contains("already"), "{second:?}");
+    }
+    assert_eq!(interfaces(guest.namespace()), ["lo", "eth0"]);
+    let port = servers::echo(servers::listener(Family::V4));
+    guest.connect(Family::V4, port);
+}
+
+#[test]
+fn attach_says_what_is_wrong_and_what_to_do() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let name = namespace.name();
+    for (arguments, part) in [
+        ("attach --netns no-such-namespace".to_owned(), "ip netns add"),
+        (format!("attach --netns {name} --mtu 100"), "1280"),
+        (format!("attach --netns {name} --slot 65536"), "65535"),
+        (format!("attach --netns {name} --ifname a/b"), "a/b"),
+        (format!("attach --netns {name} --config /no/such.json"), "/no/such.json"),
+        (format!("attach --netns {name} --ready-fd 77"), "--ready-fd 77"),
+    ] {
+        let finished = say(&arguments);
+        assert_ne!(finished.code, 0, "{arguments}");
+        assert!(finished.errors.contains(part), "{arguments}: {finished:?}");
+        assert_eq!(interfaces(&namespace), ["lo"], "{arguments}");
+    }
+}
+
+#[test]
+fn ready_fd_hears_of_it_in_place_of_the_standard_output() {
+    if !needs::are_met(&["sh"]) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let slot = free_slot().to_string();
+    // Descriptor 3 is our pipe, and the standard output is a file that must stay empty.
+    let script = "exec 3>&1 >/dev/full; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(sluicegate().get_program());
+    command.args(["attach", "--netns", namespace.name(), "--slot", &slot, "--ready-fd", "3"]);
+    let mut engine = Process::start(command.args(["--egress", "allow"]));
+    engine.wait_for("ready\n");
+    assert_eq!(interfaces(&namespace), ["lo", "eth0"]);
+    engine.signal(Signal::TERM);
+    let finished = engine.finish();
+    assert_eq!((finished.code, finished.output.as_str()), (0, "ready\n"), "{finished:?}");
+}
+
+#[test]
+fn a_process_id_names_its_namespace_and_another_interface_name_is_used() {
+    if !needs::are_met(&["sleep", "ping"]) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let sleeper = Process::start(namespace.command("sleep").arg("60"));
+    crate::waiting::until("the process is in its namespace", || {
+        let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
+        std::fs::read_link(format!("/proc/{}/ns/net", sleeper.id())).unwrap() != ours
+    });
+    let (slot, path) = (free_slot(), format!("/proc/{}/ns/net", sleeper.id()));
+    let mut command = sluicegate();
+    command.args(["attach", "--netns", &path, "--ifname", "net7", "--slot", &slot.to_string()]);
+    let mut engine = Process::start(&mut command);
+    engine.wait_for("ready\n");
+    assert_eq!(interfaces(&namespace), ["lo", "net7"]);
+    let mut ping = namespace.command("ping");
+    process::succeed(ping.args(["-c", "1", &gateway(slot, Family::V4).to_string()]));
+}
+
+#[test]
+fn a_namespace_that_goes_away_ends_its_attach() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = Guest::online();
+    let (engine, namespace) = guest.into_parts();
+    namespace.ip("link delete eth0");
+    let finished = engine.finish();
+    assert_ne!(finished.code, 0, "{finished:?}");
+    assert!(finished.errors.contains("interface"), "{finished:?}");
+}
+
+#[test]
+fn demo_shows_every_step_in_under_15_seconds() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let (finished, took) = timed(|| say("demo"));
+    assert_eq!(finished.code, 0, "{finished:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    for step in ["address", "ping", "HTTP", "UDP", "refused", "throughput", "tcp_opened"] {
+        assert!(finished.output.contains(step), "{step}: {}", finished.output);
+    }
+    assert!(!finished.output.contains('✗'), "{}", finished.output);
+}

@@ -1,0 +1,33 @@
+//! The command `sluicegate` among real programs: guests are network namespaces, their traffic comes
+//! from the kernel's own stack, and the outside is this host's loopback or a namespace beside it.
+//!
+//! One promise of the wire or of the command line a test, in a sentence. Everything a test makes is
+//! its own (namespaces, ports, processes) and goes with it, so tests run side by side. They need
+//! root; where that or a program is missing they say so and do nothing, unless `CI` is `true`: then
+//! they fail.
+//!
+//! Waits are for events, or are polls with a deadline; nothing here sleeps and hopes.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+mod frames;
+mod guest;
+mod namespace;
+mod needs;
+mod pattern;
+mod process;
+mod servers;
+mod waiting;
+
+mod back_pressure;
+mod command;
+mod datagrams;
+mod endings;
+mod hostile;
+mod idle;
+mod limits;
+mod neighbours;
+mod pings;
+mod refusals;
+mod run;
+mod transfers;

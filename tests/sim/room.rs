@@ -1,0 +1,115 @@
+//! The memory that an engine is lent, and the configuration that most tests use.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use sluicegate_core::limits;
+use sluicegate_core::{
+    Config, DatagramSlot, FlowSlot, FragmentSet, Link, Memory, MemoryLen, Permission, SocketCell,
+    TcpSlot, Timer,
+};
+
+use crate::World;
+
+/// A small engine that allows everything: buffers of 64 KiB, a link of 1500 bytes.
+#[must_use]
+pub fn default_config() -> Config {
+    Config {
+        link: Link {
+            guest_mac: [0x02, 0x6d, 0x73, 0, 0, 2],
+            gateway_mac: [0x02, 0x6d, 0x73, 0, 0, 1],
+            guest_ipv4: Ipv4Addr::new(100, 96, 0, 2),
+            gateway_ipv4: Ipv4Addr::new(100, 96, 0, 1),
+            guest_ipv6: Ipv6Addr::new(0xfd42, 0x6d73, 0x62, 0, 0, 0, 0, 2),
+            gateway_ipv6: Ipv6Addr::new(0xfd42, 0x6d73, 0x62, 0, 0, 0, 0, 1),
+            mtu: limits::MTU_BYTES_DEFAULT,
+            receive_frame_bytes: limits::RECEIVE_FRAME_BYTES_DEFAULT,
+        },
+        tcp_flows_max: 16,
+        udp_flows_max: 16,
+        icmp_flows_max: 8,
+        tcp_receive_bytes: 64 * 1024,
+        tcp_send_bytes: 64 * 1024,
+        fragment_sets: 4,
+        default_egress: Permission::Allow,
+        seed: *b"a seed of sixtee",
+    }
+}
+
+/// Everything that one world borrows.
+pub struct Room<'a> {
+    pub(crate) config: Config,
+    pub(crate) ring_bytes: usize,
+    flows: Vec<FlowSlot>,
+    index: Vec<u32>,
+    timers: Vec<Timer>,
+    tcp: Vec<TcpSlot<'a>>,
+    sockets: Vec<SocketCell<'a>>,
+    datagrams: Vec<DatagramSlot>,
+    buffers: Vec<u8>,
+    fragments: Vec<FragmentSet>,
+    fragment_bytes: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> Room<'a> {
+    /// Memory for an engine of `config`.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let len = MemoryLen::of(&config);
+        Self {
+            config,
+            ring_bytes: 512 * 1024,
+            flows: vec![FlowSlot::FREE; len.flows],
+            index: vec![0; len.index],
+            timers: vec![Timer::OFF; len.flows],
+            tcp: (0..len.tcp).map(|_| TcpSlot::FREE).collect(),
+            sockets: (0..len.tcp).map(|_| SocketCell::EMPTY).collect(),
+            datagrams: vec![DatagramSlot::FREE; len.datagrams],
+            buffers: vec![0; len.buffers],
+            fragments: vec![FragmentSet::FREE; len.fragments],
+            fragment_bytes: vec![0; len.fragment_bytes],
+            scratch: vec![0; len.scratch],
+        }
+    }
+
+    /// Memory for an engine of the [`default_config`].
+    #[must_use]
+    pub fn plain() -> Self {
+        Self::new(default_config())
+    }
+
+    /// Memory for an engine of the [`default_config`] after `change`.
+    #[must_use]
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = default_config();
+        change(&mut config);
+        Self::new(config)
+    }
+
+    /// Rings of `bytes` bytes each way.
+    #[must_use]
+    pub fn with_rings(mut self, bytes: usize) -> Self {
+        self.ring_bytes = bytes;
+        self
+    }
+
+    /// The world in this room.
+    pub fn world(&'a mut self) -> World<'a> {
+        World::new(self)
+    }
+
+    pub(crate) fn lend(&'a mut self) -> Memory<'a> {
+        Memory {
+            flows: &mut self.flows,
+            index: &mut self.index,
+            timers: &mut self.timers,
+            tcp: &mut self.tcp,
+            sockets: &mut self.sockets,
+            datagrams: &mut self.datagrams,
+            buffers: &mut self.buffers,
+            fragments: &mut self.fragments,
+            fragment_bytes: &mut self.fragment_bytes,
+            scratch: &mut self.scratch,
+        }
+    }
+}

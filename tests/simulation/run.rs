@@ -1,0 +1,399 @@
+//! One run: the plan that follows from a seed, and its execution.
+
+use core::net::SocketAddr;
+
+use sim::core::{Instant, Outside, Refusal};
+use sim::frame::{OUTSIDES, gateway};
+use sim::guest::{Guest, Plain};
+use sim::link::{Link, Weather};
+use sim::{Answer, Dice, End, Message, Pattern, Room, Seen, World, default_config};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{RecvError, State};
+
+use super::app::{App, Ending};
+
+/// Virtual time that a run may take.
+const RUN_MS_MAX: u64 = 60 * 60 * 1000;
+/// Where the ports of the plain stack begin; smoltcp's are higher.
+const PLAIN_PORT: u16 = 20_000;
+/// Silence at the end, after which nothing may be left.
+const SILENCE_MS: u64 = 5 * 3600 * 1000;
+
+/// All that a seed decides beforehand.
+pub(crate) struct Plan {
+    seed: u64,
+    dice: Dice,
+    weather: Weather,
+    mtu: u16,
+    receive_frame_bytes: u32,
+    buffers: (usize, usize),
+    apps: Vec<App>,
+    datagrams: u32,
+    stalls: u64,
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let weather = match dice.below(4) {
+            0 => Weather { delay_us: dice.below(3000), ..Weather::default() },
+            _ => Weather {
+                loss: dice.below(30),
+                double: dice.below(20),
+                damage: dice.below(15),
+                late: dice.below(100),
+                delay_us: dice.below(20_000),
+                late_us_max: dice.below(50_000),
+            },
+        };
+        let mtu = [1280, 1500, 1500, 9000][dice.below(4) as usize];
+        let receive = [1514, u32::from(mtu).max(1500) + 14][dice.below(2) as usize];
+        let size = |dice: &mut Dice| 4096 << dice.below(6);
+        Self {
+            seed,
+            weather,
+            mtu,
+            receive_frame_bytes: receive,
+            buffers: (size(&mut dice), size(&mut dice)),
+            apps: (0..dice.between(1, 8)).map(|i| App::new(i as u16, &mut dice)).collect(),
+            datagrams: dice.below(20) as u32,
+            stalls: if dice.one_of(500) { dice.below(50) } else { 0 },
+            dice,
+        }
+    }
+
+    pub(crate) fn room<'r>(&self) -> Room<'r> {
+        Room::with(|c| {
+            c.link.mtu = self.mtu;
+            c.link.receive_frame_bytes = self.receive_frame_bytes;
+            (c.tcp_receive_bytes, c.tcp_send_bytes) = self.buffers;
+        })
+        .with_rings(1 << 18)
+    }
+}
+
+/// The guest's end of one connection.
+enum Client {
+    Smol(SocketHandle),
+    Plain(Box<Plain>),
+}
+
+/// A run under way.
+pub(crate) struct Run<'a> {
+    world: World<'a>,
+    dice: Dice,
+    apps: Vec<App>,
+    clients: Vec<Client>,
+    guest: Guest,
+    up: Link,
+    down: Link,
+    udp: Udp,
+    stalls: u64,
+    stalled_until: Instant,
+    digest: u64,
+}
+
+/// Datagrams that an echo server sends back.
+struct Udp {
+    socket: SocketHandle,
+    left: u32,
+    sent: Vec<Vec<u8>>,
+    answered: usize,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(mut plan: Plan, room: &'a mut Room<'a>) -> Self {
+        let mut world = room.world();
+        world.pcap.rename(&format!("seed-{}", plan.seed));
+        world.peers.answer = Answer::Silence;
+        world.peers.room = 0;
+        let mut link = default_config().link;
+        link.mtu = plan.mtu.min(1500);
+        let mut guest = Guest::new(&link, plan.seed, world.now());
+        let mut clients = vec![];
+        for (index, app) in (0u16..).zip(&plan.apps) {
+            clients.push(if plan.dice.one_of(500) {
+                let bytes = 1024 << plan.dice.below(7);
+                Client::Smol(guest.connect(app.to, bytes))
+            } else {
+                let mss = [64, 100, 536, 1000, 1460, 8000][plan.dice.below(6) as usize];
+                let shape = (mss, plan.dice.between(500, 65_535) as usize);
+                let seq = plan.dice.draw() as u32;
+                Client::Plain(Box::new(Plain::new(app.to, PLAIN_PORT + index, seq, shape)))
+            });
+        }
+        let socket = guest.bind();
+        let link = |dice: &mut Dice| Link::new(plan.weather, Dice::new(dice.draw()));
+        Self {
+            up: link(&mut plan.dice),
+            down: link(&mut plan.dice),
+            udp: Udp { socket, left: plan.datagrams, sent: vec![], answered: 0 },
+            stalls: plan.stalls,
+            stalled_until: Instant::ZERO,
+            digest: 0xcbf2_9ce4_8422_2325,
+            dice: plan.dice,
+            apps: plan.apps,
+            world,
+            clients,
+            guest,
+        }
+    }
+
+    pub(crate) fn run(mut self) -> u64 {
+        let end = self.world.now().plus_millis(RUN_MS_MAX);
+        loop {
+            let now = self.world.now();
+            assert!(now < end, "an hour is not enough: {:#?}", self.unfinished());
+            self.inside(now);
+            self.deliver_up(now);
+            self.world.run();
+            self.outside();
+            self.collect(now);
+            self.deliver_down(now);
+            if self.unfinished().is_empty() {
+                return self.conclude();
+            }
+            // Applications look about them every ten milliseconds.
+            let tick = now.plus_millis(10);
+            let waits = [self.up.next(), self.down.next(), self.world.wait().0, Some(tick)];
+            let next = waits.into_iter().flatten().min().unwrap_or(tick);
+            self.world.clock.move_to(next);
+        }
+    }
+
+    /// What the guest does: its applications, then its stacks.
+    fn inside(&mut self, now: Instant) {
+        for (app, client) in self.apps.iter_mut().zip(&mut self.clients) {
+            match client {
+                Client::Smol(handle) => smol(app, self.guest.tcp(*handle), &mut self.dice),
+                Client::Plain(plain) => {
+                    if let Some(reset) = by_plain(app, plain, &mut self.dice) {
+                        self.up.send(now, reset);
+                    }
+                    plain.poll(now).into_iter().for_each(|frame| self.up.send(now, frame));
+                }
+            }
+        }
+        self.ask();
+        self.guest.poll(now);
+        for frame in self.guest.port.leaving.drain(..) {
+            self.up.send(now, frame);
+        }
+    }
+
+    /// Sends a datagram now and then, and checks those that come back.
+    fn ask(&mut self) {
+        let udp = &mut self.udp;
+        let socket = self.guest.udp(udp.socket);
+        if udp.left > 0 && self.dice.one_of(100) {
+            udp.left -= 1;
+            let len = self.dice.between(1, 1200) as usize;
+            let data = Pattern::new(self.dice.draw()).take(len);
+            let outside = OUTSIDES[self.dice.below(2) as usize];
+            let to = if self.dice.one_of(500) { outside } else { gateway(outside) };
+            if socket.send_slice(&data, SocketAddr::new(to, 53)).is_ok() {
+                udp.sent.push(data);
+            }
+        }
+        while let Ok((data, _)) = socket.recv() {
+            assert!(udp.sent.iter().any(|sent| sent == data), "an answer to no question");
+            udp.answered += 1;
+        }
+    }
+
+    /// Frames that arrive from the guest.
+    fn deliver_up(&mut self, now: Instant) {
+        while let Some(frame) = self.up.receive(now) {
+            self.note(&frame);
+            if !self.world.push(&frame) {
+                break; // lost, as on a ring that stays full
+            }
+        }
+    }
+
+    /// What the outside does.
+    fn outside(&mut self) {
+        let now = self.world.now();
+        let indices: Vec<u32> = self.world.peers.streams.keys().copied().collect();
+        for index in indices {
+            let (Outside::Remote(to) | Outside::HostLoopback(to)) =
+                self.world.peers.stream(index).to;
+            let app = &mut self.apps[usize::from(to.port() - 1000)];
+            let (peers, engine) = (&mut self.world.peers, &mut self.world.engine);
+            if !peers.stream(index).open {
+                match app.ending {
+                    _ if !self.dice.one_of(300) => {}
+                    Ending::Refused => peers.refuse(index, Refusal::Refused, engine, now),
+                    Ending::Close | Ending::OutsideReset | Ending::GuestReset => {
+                        peers.accept(index, engine, now);
+                    }
+                }
+                continue;
+            }
+            let stream = peers.stream(index);
+            app.up.arrived.check(&core::mem::take(&mut stream.received));
+            if self.dice.one_of(app.up.appetite) {
+                stream.room = stream.room.max(app.up.gulp as usize);
+            }
+            if stream.to_give.len() < 20_000 {
+                stream.to_give.extend(app.down.write(40_000));
+            }
+            let may_finish = app.ending == Ending::Close && app.down.is_written();
+            stream.finishes |= may_finish && (!app.outside_last || stream.guest_finished);
+            if app.ending == Ending::OutsideReset && app.is_at_reset() {
+                peers.reset(index, engine, now);
+            }
+        }
+        self.answer_datagrams(now);
+        self.world.run();
+        for stream in &mut self.world.peers.ended {
+            let (Outside::Remote(to) | Outside::HostLoopback(to)) = stream.to;
+            let app = &mut self.apps[usize::from(to.port() - 1000)];
+            app.up.arrived.check(&core::mem::take(&mut stream.received));
+        }
+    }
+
+    fn answer_datagrams(&mut self, now: Instant) {
+        let engine = &mut self.world.engine;
+        for flow in self.world.peers.datagrams.values_mut() {
+            for data in flow.sent.drain(..) {
+                if engine.can_deliver() {
+                    engine.deliver(now, flow.id, &data);
+                }
+            }
+        }
+    }
+
+    /// Takes the frames for the guest, unless it stalls.
+    fn collect(&mut self, now: Instant) {
+        if self.stalls > 0 && self.dice.one_of(20) {
+            self.stalls -= 1;
+            self.stalled_until = now.plus_millis(self.dice.below(1000));
+        }
+        self.world.stalled = now < self.stalled_until;
+        self.world.run();
+        for frame in core::mem::take(&mut self.world.raw) {
+            self.note(&frame);
+            self.down.send(now, frame);
+        }
+        self.world.inbox.clear();
+        self.world.peers.log.clear();
+    }
+
+    /// Frames that arrive at the guest.
+    fn deliver_down(&mut self, now: Instant) {
+        while let Some(frame) = self.down.receive(now) {
+            // Damaged ones are no longer what a strict reader takes.
+            let Ok(seen) = Seen::read(&frame) else { continue };
+            if let Message::Tcp(segment) = &seen.message
+                && let Some(index) = segment.ports.1.checked_sub(PLAIN_PORT)
+                && let Some(Client::Plain(plain)) = self.clients.get_mut(usize::from(index))
+            {
+                if segment.ports.0 == plain.to.port() {
+                    plain.receive(now, segment);
+                }
+            } else {
+                self.guest.port.arrived.push_back(frame);
+            }
+        }
+    }
+
+    fn note(&mut self, frame: &[u8]) {
+        let now = self.world.now().as_micros().to_le_bytes();
+        for byte in now.iter().chain(frame) {
+            self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// The connections that have not come to their end.
+    fn unfinished(&self) -> Vec<&App> {
+        let ended = |app: &App, end: End| {
+            let mut all = self.world.peers.ended.iter();
+            all.any(|s| s.to == Outside::Remote(app.to) && s.end == Some(end))
+        };
+        let is_done = |app: &App| match app.ending {
+            Ending::Close => {
+                app.up.has_arrived() && app.down.has_arrived() && ended(app, End::Close)
+            }
+            Ending::OutsideReset => ended(app, End::Outside),
+            Ending::GuestReset | Ending::Refused => app.was_reset,
+        };
+        self.apps.iter().filter(|app| !is_done(app)).collect()
+    }
+
+    /// Everybody falls silent; nothing may be left, and every end is the one that was meant.
+    fn conclude(mut self) -> u64 {
+        self.world.stalled = false;
+        self.world.advance(SILENCE_MS);
+        assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
+        assert_eq!(self.world.wait().0, None, "nothing is left");
+        for (app, client) in self.apps.iter().zip(&mut self.clients) {
+            let streams = self.world.peers.ended.iter();
+            for stream in streams.filter(|s| s.to == Outside::Remote(app.to)) {
+                let clean = stream.end == Some(End::Close) || stream.guest_finished;
+                assert!(
+                    !clean || app.ending == Ending::Close,
+                    "a reset that looks clean: {app:#?}"
+                );
+            }
+            let finished = match client {
+                Client::Smol(handle) => {
+                    self.guest.tcp(*handle).recv(|_| (0, ())) == Err(RecvError::Finished)
+                }
+                Client::Plain(plain) => plain.finished,
+            };
+            assert!(!finished || app.ending == Ending::Close, "a reset that looks clean: {app:#?}");
+        }
+        self.digest
+    }
+}
+
+/// The application over smoltcp.
+fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice: &mut Dice) {
+    if matches!(socket.state(), State::SynSent | State::SynReceived) {
+        return;
+    }
+    if app.ending == Ending::GuestReset && app.is_at_reset() && !app.was_reset {
+        socket.abort();
+        app.was_reset = true;
+    }
+    if socket.can_recv() && dice.one_of(app.down.appetite) {
+        let gulp = app.down.gulp as usize;
+        let arrived = &mut app.down.arrived;
+        let read = socket.recv(|bytes| {
+            let len = bytes.len().min(gulp);
+            arrived.check(&bytes[..len]);
+            (len, ())
+        });
+        assert_eq!(read, Ok(()));
+    }
+    if socket.can_send() {
+        let room = socket.send_capacity() - socket.send_queue();
+        let bytes = app.up.write(room);
+        assert_eq!(socket.send_slice(&bytes), Ok(bytes.len()));
+    }
+    let finished = socket.recv(|_| (0, ())) == Err(RecvError::Finished);
+    if app.ending == Ending::Close && app.up.is_written() && (!app.guest_last || finished) {
+        socket.close();
+    }
+    app.was_reset |= socket.state() == State::Closed && !finished;
+}
+
+/// The application over the plain stack. Returns its reset, when that is due.
+fn by_plain(app: &mut App, plain: &mut Plain, dice: &mut Dice) -> Option<Vec<u8>> {
+    if app.ending == Ending::GuestReset && plain.connected && app.is_at_reset() && !app.was_reset {
+        app.was_reset = true;
+        return Some(plain.abort());
+    }
+    if dice.one_of(app.down.appetite) {
+        app.down.arrived.check(&plain.read(app.down.gulp as usize));
+    }
+    if plain.connected && plain.unacknowledged() < 10_000 {
+        plain.write(&app.up.write(20_000));
+    }
+    if app.ending == Ending::Close && app.up.is_written() && (!app.guest_last || plain.finished) {
+        plain.finish();
+    }
+    app.was_reset |= plain.reset;
+    None
+}

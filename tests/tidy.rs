@@ -1,0 +1,327 @@
+//! What the sources promise about themselves: their order, their size, their words. Reads them.
+//!
+//! Clippy and rustfmt know functions and expressions; this knows files and floors.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Lines of a file, its tests left out.
+const LINES_MAX: usize = 500;
+/// Characters of a line, its newline left out.
+const COLUMNS_MAX: usize = 100;
+
+/// The floors of the core, lowest first. A file uses lower floors, or its own folder. (`addr`
+/// stands on the contract, whose errors its parsers return.)
+const CORE: &[&[&str]] = &[
+    &["limits"],
+    &["contract"],
+    &["addr"],
+    &["wire"],
+    &["store"],
+    &["rule"],
+    &["stack"],
+    &["engine"],
+];
+
+/// The floors of the host. `lib` and `main` stand above all.
+const HOST: &[&[&str]] = &[
+    &["error", "clock", "wake", "rings", "netns"],
+    &["metrics"],
+    &["config"],
+    &["service"],
+    &["flow"],
+    &["adapter"],
+    &["driver"],
+    &["network"],
+    &["cli"],
+];
+
+/// Where a file uses what is not below it, and why that is borne with.
+const UPWARD: &[(&str, &str, &str)] = &[(
+    "host/src/error.rs",
+    "config",
+    "the errors of loading a file are the configuration's, and one enum names all errors",
+)];
+
+/// Where `unsafe` may stand: the ring, and the edges to the system.
+const UNSAFE: &[&str] =
+    &["core/src/store/ring", "host/src/adapter/", "host/src/netns.rs", "tests/allocation.rs"];
+
+/// Where a test may sleep, since it waits for what has no event.
+const SLEEPS: &[&str] = &["tests/real/"];
+
+/// Parts of names that say nothing.
+const EMPTY_WORDS: &[&str] = &["Manager", "Handler", "Util", "Shared", "Context"];
+
+/// A source file: its path from the root of the workspace, and its text.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The lines outside the file's own tests.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let end = self.text.find("\n#[cfg(test)]\nmod tests").unwrap_or(self.text.len());
+        let end = self.text.find("\n#[cfg(all(test").map_or(end, |at| at.min(end));
+        (1..).zip(self.text.get(..end).unwrap_or("").lines())
+    }
+
+    /// The same, without comments and without what is in quotes.
+    fn code(&self) -> impl Iterator<Item = (usize, String)> {
+        self.lines().map(|(number, line)| (number, strip(line)))
+    }
+}
+
+/// `line` without its comment and its strings.
+fn strip(line: &str) -> String {
+    let mut out = String::new();
+    let mut quoted = false;
+    let mut characters = line.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' if quoted => drop(characters.next()),
+            '"' => quoted = !quoted,
+            '/' if !quoted && characters.peek() == Some(&'/') => break,
+            _ if quoted => {}
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("because the package is in the workspace").to_path_buf()
+}
+
+/// All sources under `folder`, in order.
+fn sources(folder: &str) -> Vec<Source> {
+    let mut found = vec![];
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.map(|entry| entry.expect("because the folder is there").path()) {
+            if path.is_dir() {
+                if path.file_name().is_some_and(|name| name != "target") {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("because a source is UTF-8");
+                let path = path.strip_prefix(root()).expect("because it is under the root");
+                found.push(Source { path: path.display().to_string(), text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(!found.is_empty() || folder != "core/src", "the core has sources");
+    found
+}
+
+fn all() -> Vec<Source> {
+    ["core", "host", "tests", "fuzz"].iter().flat_map(|folder| sources(folder)).collect()
+}
+
+fn assert_none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+/// The names that follow `crate::` in `text`, also those of a group in braces.
+fn crate_names(text: &str) -> BTreeSet<String> {
+    let name = |from: &str| -> String {
+        from.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let mut names = BTreeSet::new();
+    for rest in text.split("crate::").skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            names.insert(name(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut starts = true;
+        for (at, character) in group.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => starts = true,
+                _ if character.is_whitespace() => {}
+                _ if starts => {
+                    names.insert(name(&group[at..]));
+                    starts = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    names.remove("");
+    names
+}
+
+/// What is wrong with the floors of the crate in `folder`.
+fn misplaced(folder: &str, floors: &[&[&str]]) -> Vec<String> {
+    let floor = |name: &str| floors.iter().position(|floor| floor.contains(&name));
+    let mut wrong = vec![];
+    for source in sources(folder) {
+        let inside = source.path.strip_prefix(folder).unwrap_or("").trim_start_matches('/');
+        let own = inside.split(['/', '.']).next().unwrap_or("");
+        if ["lib", "main"].contains(&own) {
+            continue;
+        }
+        let Some(height) = floor(own) else {
+            wrong.push(format!("{}: on no floor", source.path));
+            continue;
+        };
+        let code: Vec<String> = source.code().map(|(_, line)| line).collect();
+        for name in crate_names(&code.join("\n")) {
+            let borne = UPWARD.iter().any(|(file, used, _)| *file == source.path && *used == name);
+            let is_lower = floor(&name).is_some_and(|lower| lower < height);
+            if name != own && !is_lower && !borne {
+                wrong.push(format!("{}: uses `{name}`, which is not below it", source.path));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_import_of_the_core_points_down() {
+    assert_none(&misplaced("core/src", CORE));
+}
+
+#[test]
+fn every_import_of_the_host_points_down() {
+    assert_none(&misplaced("host/src", HOST));
+}
+
+#[test]
+fn no_file_is_long_and_no_line_is_wide() {
+    let mut wrong = vec![];
+    for source in all() {
+        let lines = source.lines().count();
+        let is_test = source.path.split('/').any(|folder| folder == "tests");
+        if lines > LINES_MAX && !is_test {
+            wrong.push(format!("{}: {lines} lines", source.path));
+        }
+        for (number, line) in (1..).zip(source.text.lines()) {
+            let columns = line.chars().count();
+            if columns > COLUMNS_MAX {
+                wrong.push(format!("{}:{number}: {columns} columns", source.path));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn every_file_says_first_what_it_is() {
+    let silent = |source: &Source| {
+        let mut lines = source.text.lines().filter(|line| !line.starts_with("#![no_std]"));
+        let first = lines.next().unwrap_or("");
+        !first.starts_with("//!") && !first.starts_with("#![doc") && !first.starts_with("#![no_")
+    };
+    let wrong: Vec<_> = all().into_iter().filter(silent).map(|source| source.path).collect();
+    assert_none(&wrong);
+}
+
+#[test]
+fn unsafe_stands_where_it_may_and_says_why_it_is_sound() {
+    let mut wrong = vec![];
+    for source in all() {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let code = strip(line);
+            let is_unsafe =
+                code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
+            if !is_unsafe {
+                continue;
+            }
+            let place = format!("{}:{}", source.path, index + 1);
+            if !UNSAFE.iter().any(|allowed| source.path.starts_with(allowed)) {
+                wrong.push(format!("{place}: unsafe has no place here"));
+            }
+            // A declaration says what its callers owe; whoever relies on that says why it holds.
+            let before = lines.get(index.saturating_sub(8)..=index).unwrap_or(&[]);
+            let reasons = ["SAFETY:", "# Safety"];
+            let declares = code.contains("unsafe fn") && source.path == "tests/allocation.rs";
+            let says = |line: &&str| reasons.iter().any(|reason| line.contains(reason));
+            if !declares && !before.iter().any(says) {
+                wrong.push(format!("{place}: unsafe without a SAFETY comment"));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn names_say_something() {
+    let mut wrong = vec![];
+    // Tests may implement a foreign trait.
+    for source in ["core/src", "host"].iter().flat_map(|folder| sources(folder)) {
+        for (number, line) in source.code() {
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            for pair in words.windows(2) {
+                let &[keyword, name] = pair else { continue };
+                let names = ["struct", "enum", "trait", "type", "union"].contains(&keyword);
+                let is_empty = names && EMPTY_WORDS.iter().any(|word| name.contains(word));
+                let gets = keyword == "fn" && name.starts_with("get_");
+                if is_empty || gets {
+                    wrong.push(format!("{}:{number}: `{name}`", source.path));
+                }
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let mut wrong = vec![];
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    for source in all() {
+        for (number, line) in (1..).zip(source.text.lines()) {
+            if marks.iter().any(|mark| line.contains(mark)) {
+                wrong.push(format!("{}:{number}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn no_test_sleeps_in_place_of_an_event() {
+    let mut wrong = vec![];
+    let sleep = concat!("sle", "ep(");
+    for source in all() {
+        let may = SLEEPS.iter().any(|allowed| source.path.starts_with(allowed));
+        let naps = |line: &str| {
+            line.contains(&format!("thread::{sleep}")) || line.contains(&format!("time::{sleep}"))
+        };
+        for (number, line) in (1..).zip(source.text.lines()) {
+            if !may && naps(&strip(line)) {
+                wrong.push(format!("{}:{number}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn what_is_borne_with_is_still_there() {
+    let mut wrong = vec![];
+    for (path, used, _) in UPWARD {
+        let text = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+        if !crate_names(&text).contains(*used) {
+            wrong.push(format!("{path} no longer uses `{used}`"));
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn the_reader_of_imports_reads_them() {
+    let names = |text: &str| crate_names(text).into_iter().collect::<Vec<_>>();
+    assert_eq!(names("use crate::wire::reply::{self, Quote};"), ["wire"]);
+    assert_eq!(names("use crate::{a::{b, c}, d,\n    e::f};\ncrate::g::h()"), ["a", "d", "e", "g"]);
+    assert_eq!(strip(r#"let a = "crate::b \" // "; // crate::c"#), "let a = ; ");
+}
