@@ -6,9 +6,9 @@ use sluicegate_core::{Consumer, FrameRing, Producer, limits};
 
 /// A ring of frames on the heap.
 pub type HeapRing = FrameRing<Box<[u8]>>;
-/// The writing end of a [`HeapRing`].
+/// The writing end of such a ring.
 pub type RingProducer = Producer<Arc<HeapRing>>;
-/// The reading end of a [`HeapRing`].
+/// The reading end of such a ring.
 pub type RingConsumer = Consumer<Arc<HeapRing>>;
 
 /// Both rings of a network.
