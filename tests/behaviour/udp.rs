@@ -271,3 +271,24 @@ fn bytes_after_a_short_datagram_are_padding() {
         assert_eq!(world.peers.datagrams[&world.datagram()].sent[1], b"x");
     }
 }
+
+#[test]
+fn a_checksum_that_comes_out_as_zero_is_not_sent_as_none() {
+    // RFC 768.
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+        let index = world.datagram();
+        world.deliver(index, &[0, 0]);
+        let frame = world.raw.last().unwrap();
+        let sum = [frame[frame.len() - 4], frame[frame.len() - 3]];
+        world.inbox();
+        // What completes the sum to zero.
+        world.deliver(index, &sum);
+        assert_udp(&only(&mut world).message, outside, (53, 1000), &sum);
+        world.deliver(index, &sum);
+        let frame = world.raw.last().unwrap();
+        assert_eq!(frame[frame.len() - 4..frame.len() - 2], [0xff, 0xff]);
+    }
+}

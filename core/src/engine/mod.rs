@@ -32,7 +32,7 @@ pub use memory::{Memory, MemoryLen};
 ///
 /// `R` is how its two rings are held ([`RingHandle`]). Nothing is allocated after
 /// [`new`](Self::new).
-pub struct Engine<'a, R> {
+pub struct Engine<'a, R: RingHandle> {
     config: Config,
     ends: Ends,
     from_guest: Consumer<R>,

@@ -36,7 +36,7 @@ const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX - SEGMENTS_MAX * SEGMENT_OVERHEA
 const ROOM_BYTES: usize = FRAME_BYTES_MAX;
 
 /// The only producer of frames for the guest.
-pub(crate) struct Emitter<'a, R> {
+pub(crate) struct Emitter<'a, R: RingHandle> {
     ring: Producer<R>,
     scratch: &'a mut [u8],
     link: Link,
@@ -346,7 +346,7 @@ impl Shape {
 }
 
 /// One pass of smoltcp over one flow: at most one packet in, any number out.
-pub(crate) struct Port<'x, 'a, R> {
+pub(crate) struct Port<'x, 'a, R: RingHandle> {
     pub(crate) packet: Option<&'x mut [u8]>,
     pub(crate) out: &'x mut Emitter<'a, R>,
     pub(crate) shape: Shape,
@@ -393,7 +393,7 @@ impl phy::RxToken for FromGuest<'_> {
 }
 
 /// Room for one packet of smoltcp's.
-pub(crate) struct ToGuest<'t, 'a, R> {
+pub(crate) struct ToGuest<'t, 'a, R: RingHandle> {
     out: &'t mut Emitter<'a, R>,
     shape: Shape,
 }
