@@ -110,11 +110,12 @@ fn map(len: usize) -> Result<MmapMut, Error> {
 }
 
 impl Driver {
-    /// Runs until it is stopped, or its link ends.
+    /// Runs until it is stopped, or its link ends; calls `ready` once nothing but the machine can
+    /// go wrong any more.
     ///
     /// # Errors
     /// What the machine refused, or a configuration that the engine refuses.
-    pub(crate) fn run(self) -> Result<(), Error> {
+    pub(crate) fn run(self, ready: impl FnOnce()) -> Result<(), Error> {
         let len = MemoryLen::of(&self.config);
         let mut buffers = map(len.buffers)?;
         let mut fragment_bytes = map(len.fragment_bytes)?;
@@ -137,6 +138,7 @@ impl Driver {
         let registry =
             self.poll.registry().try_clone().map_err(Error::machine("duplicating the poll"))?;
         let flows = Flows::new(registry, Arc::clone(&self.published));
+        ready();
         Loop {
             engine,
             flows,

@@ -182,10 +182,11 @@ impl SmoltcpNetwork {
         }
     }
 
-    /// Starts the driver's thread.
+    /// Starts the driver's thread; it is ready for the guest when this returns.
     ///
     /// # Errors
-    /// [`Error::AlreadyStarted`], or no thread to be had.
+    /// [`Error::AlreadyStarted`], no thread or memory to be had, or a configuration that does not
+    /// fit the link.
     pub fn try_start(&mut self, runtime: tokio::runtime::Handle) -> Result<(), Error> {
         // Nothing waits for others yet.
         drop(runtime);
@@ -200,12 +201,18 @@ impl SmoltcpNetwork {
             published: Arc::clone(&self.published),
             stop: Arc::clone(&self.stop),
         };
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let ready = move || {
+            // Whoever started it waits for this, or is gone.
+            let _ = tell.send(());
+        };
         let thread = std::thread::Builder::new()
             .name("sluicegate".to_owned())
-            .spawn(move || driver.run())
+            .spawn(move || driver.run(ready))
             .map_err(Error::machine("starting the driver's thread"))?;
         self.driver = Some(thread);
-        Ok(())
+        // Nothing is told if the driver ends before: then that has its reason.
+        told.recv().or_else(|_| self.wait())
     }
 
     /// Waits until the driver ends by itself: when its link is gone, or it failed.

@@ -354,3 +354,26 @@ fn nothing_is_sent_beyond_the_guests_window_not_even_again() {
         assert!(seen > 2 * 5120, "it is sent again");
     }
 }
+
+#[test]
+fn an_acknowledgement_beside_an_old_sequence_number_counts_in_the_end() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_000);
+    script.acknowledges = false;
+    let (mut sent, mut seen) = (Pattern::new(1), Pattern::new(1));
+    world.give(&sent.take(100_000));
+    script.read(&mut world);
+    assert_eq!(script.received.len(), BUFFER);
+    // A guest that has gone back to repeat something may say so with an old number, which makes
+    // the segment unacceptable (RFC 9293 3.10.7.4).
+    let old = script.next.wrapping_sub(1);
+    let segment = Segment { seq: old, ..script.segment(0, &[]) };
+    world.send(&frame::tcp(script.to, &segment));
+    for _ in 0..10 {
+        world.advance(1000);
+        script.read(&mut world);
+    }
+    seen.check(&script.received);
+    assert_eq!(seen.len(), sent.len());
+}

@@ -1,9 +1,9 @@
 //! The engine: frames and facts in, actions out.
 //!
 //! A turn is one run of [`Engine::poll`] up to [`Action::Wait`]: a bounded number of guest frames
-//! is read, each into its flow; then each flow that has something to say to the host says it; then
-//! the timers that have come; then each flow that may have packets for the guest sends them. So
-//! what the guest sent in a batch goes out in one write, and one acknowledgement answers it.
+//! is read, each into its flow; then come the timers; then each flow that has something to say to
+//! the host says it; then each flow that may have packets for the guest sends them. So what the
+//! guest sent in a batch goes out in one write, and one acknowledgement answers it.
 
 mod ingress;
 mod memory;
@@ -153,16 +153,16 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 return step;
             }
         }
+        while let Some(slot) = self.timers.fire(now) {
+            if let Some(action) = self.expire(now, slot) {
+                return Step::Plain(action);
+            }
+        }
         while let Some(slot) = self.flows.attention() {
             if let Some(action) = self.attend(now, slot) {
                 return Step::Plain(action);
             }
             self.flows.attended();
-        }
-        while let Some(slot) = self.timers.fire(now) {
-            if let Some(action) = self.expire(now, slot) {
-                return Step::Plain(action);
-            }
         }
         Step::Plain(self.end_turn(now))
     }
@@ -257,6 +257,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         if !self.tcp.is_overdue(now, slot) {
             let ends = tcp::ends(self.guest(key.outside), key);
             self.tcp.nudge(now, slot, ends, &mut self.out);
+            self.flows.needs_attention(slot);
             // Egress may have to wait for room longer than the flow has patience.
             let deadline = self.tcp.patience(now, slot);
             self.timers.set(slot, deadline);

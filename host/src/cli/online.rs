@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use rustix::process::{Resource, Rlimit};
 use sluicegate_host::adapter::GuestLink;
 use sluicegate_host::{MetricsHandle, RingConsumer, RingProducer, SmoltcpNetwork};
 use tokio::runtime::Runtime;
@@ -27,6 +28,7 @@ impl Online {
     ) -> Result<Self, Failure> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        allow_descriptors();
         network.attach_link(Box::new(Watched { link, at_end }))?;
         network.try_start(runtime.handle().clone())?;
         Ok(Self { network, _runtime: runtime })
@@ -40,6 +42,16 @@ impl Online {
     /// Ends the network, and with it the link. An error is why it had ended before.
     pub(super) fn stop(mut self) -> Result<(), Failure> {
         Ok(self.network.shutdown()?)
+    }
+}
+
+/// Lets this process have as many descriptors as it may: each flow takes one, and the usual soft
+/// limit of 1024 is kept low for programs that use select(2).
+fn allow_descriptors() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of descriptors stays as it is");
     }
 }
 

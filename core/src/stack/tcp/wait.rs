@@ -105,19 +105,20 @@ impl<'a> Tcp<'a> {
             (0, _) => TcpRepr { control: TcpControl::Fin, ..to_guest },
             // An old sequence number asks for an answer, as Linux does (RFC 9293 3.8.6.1).
             (_, 0) => TcpRepr { seq_number: acked - 1, ..to_guest },
-            // Three repetitions make smoltcp send the oldest segment again (RFC 5681 3.2); the
-            // first of four may be new to it.
+            // Three repetitions make smoltcp send the oldest segment again (RFC 5681 3.2). It counts
+            // anew after a change of the window, and the change back.
             (_, _) => {
                 let again = TcpRepr {
                     src_port: guest.port(),
                     dst_port: outside.port(),
                     seq_number: expected,
                     ack_number: Some(acked),
-                    window_len: window,
                     ..to_guest
                 };
-                for _ in 0..4 {
+                let other = window.wrapping_add(1).max(1);
+                for window_len in [other, window, window, window, window] {
                     let mut packet = [0; reply::REPLY_BYTES_MAX];
+                    let again = TcpRepr { window_len, ..again };
                     let len = reply::tcp(guest.ip(), outside.ip(), &again, &mut packet);
                     self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
                 }

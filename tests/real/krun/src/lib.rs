@@ -1,6 +1,5 @@
 //! msb_krun's own virtio-net device in this process, with its worker thread and no hypervisor: what
-//! a guest's driver does to the device is done here, and what is under test is the product's
-//! backend.
+//! a guest's driver does to the device is done here; under test is the product's backend.
 //!
 //! Owns the guest's half of the device ([`Device`], [`Sender`], [`Receiver`], modelled on Linux's
 //! `virtio_ring.c` and `virtio_net.c`) and the driver's half of the backend ([`DriverEnds`]). The
@@ -35,7 +34,7 @@ pub use device::{Device, Interrupt};
 pub use ends::{DriverEnds, Losses, ends};
 pub use guest::{Receiver, Sender};
 pub use queue::{Buffer, Virtqueue};
-pub use rings::{RingConsumer, RingProducer};
+pub use rings::{HeapRing, RingConsumer, RingProducer};
 
 /// One test at a time: they measure waits, and a machine with two cores has none to spare.
 pub fn alone() -> MutexGuard<'static, ()> {

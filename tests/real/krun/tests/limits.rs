@@ -222,7 +222,7 @@ fn a_dry_receive_queue_is_found_again_after_a_silent_refill() {
             pair.driver.sleep(Duration::from_millis(1));
         }
         println!("after {absent_ms} ms of absence: {:?}", refilled.elapsed());
-        let usual = Duration::from_millis(absent_ms.min(100) + 100);
+        let usual = Duration::from_millis(absent_ms.min(100) + 500);
         assert!(refilled.elapsed() < usual, "noticed late");
     }
 }
@@ -334,7 +334,7 @@ fn flood(mut sender: Sender, is_over: &AtomicBool) -> u64 {
     sent
 }
 
-/// A driver that takes 3 us for each frame of the guest, and sends the guest one each 2 ms, whose
+/// A driver that takes 20 us for each frame of the guest, and sends the guest one each 2 ms, whose
 /// number is its time in microseconds since `start`.
 fn slow_driver(mut driver: DriverEnds, start: Instant, is_over: &AtomicBool) -> DriverEnds {
     let mut frame = Vec::new();
@@ -345,7 +345,7 @@ fn slow_driver(mut driver: DriverEnds, start: Instant, is_over: &AtomicBool) -> 
                 break;
             }
             let taken = now();
-            while taken.elapsed() < Duration::from_micros(3) {
+            while taken.elapsed() < Duration::from_micros(20) {
                 std::hint::spin_loop();
             }
         }
@@ -400,4 +400,5 @@ fn a_flood_from_the_guest_does_not_keep_its_own_frames_from_it() {
         delays.last(),
     );
     assert!(delays.len() > 100, "the guest got {} frames in {FLOOD:?}", delays.len());
+    assert!(delays[delays.len() - 1] < FLOOD / 3, "a frame came late");
 }
