@@ -4,6 +4,7 @@ use core::net::SocketAddr;
 use std::collections::HashMap;
 
 use sim::core::{Instant, Outside, Refusal};
+use sim::frame::flag::ACK;
 use sim::frame::{OUTSIDES, gateway};
 use sim::guest::{Guest, Plain};
 use sim::link::{Link, Weather};
@@ -305,12 +306,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether an acknowledgement comes for the third time again: smoltcp in the guest may forget its
-    /// FIN then, as the engine's would (it has nudges against that).
+    /// Whether an acknowledgement comes for the third time again: smoltcp in the guest may forget
+    /// its FIN then, as the engine's would (it has nudges against that).
     fn is_third(&mut self, seen: &Seen) -> bool {
         let Some(segment) = seen.tcp() else { return false };
         let (last, times) = self.repeated.entry(segment.ports.1).or_insert((segment.clone(), 0));
-        *times = if last == segment && segment.payload.is_empty() { *times + 1 } else { 1 };
+        let is_pure = segment.flags == ACK && segment.payload.is_empty();
+        *times = if last == segment && is_pure { *times + 1 } else { 1 };
         last.clone_from(segment);
         *times > 3
     }
@@ -338,8 +340,8 @@ impl<'a> Run<'a> {
         self.apps.iter().filter(|app| !is_done(app)).collect()
     }
 
-    /// Whether smoltcp in the guest has something unacknowledged and no timer to repeat it: it has the
-    /// gaps that the engine closes around its own. Nobody but the guest could go on then.
+    /// Whether smoltcp in the guest has something unacknowledged and no timer to repeat it: it has
+    /// the gaps that the engine closes around its own. Nobody but the guest could go on then.
     fn has_guest_forgotten(&mut self) -> bool {
         let now = self.world.now();
         let waiting: Vec<SocketAddr> = self.unfinished().iter().map(|app| app.to).collect();

@@ -669,11 +669,15 @@ mod tests {
         let (start_us, written) = (link.now_us(), AtomicU64::new(0));
         thread::scope(|scope| {
             scope.spawn(|| {
-                // Full once no more of them are written.
-                while written.load(Ordering::Relaxed) < 160 {
+                // Full once no more of them are written for two milliseconds.
+                let (clock, mut known, mut since_us) = (Clock::new(), 0, 0);
+                while known < 160 || clock.now().as_micros() - since_us < 2000 {
+                    let now = written.load(Ordering::Relaxed);
+                    if now != known {
+                        (known, since_us) = (now, clock.now().as_micros());
+                    }
                     thread::yield_now();
                 }
-                thread::sleep(Duration::from_millis(2));
                 while from_guest.read().is_some() {}
                 from_guest.release();
             });

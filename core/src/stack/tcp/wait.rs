@@ -105,8 +105,8 @@ impl<'a> Tcp<'a> {
             (0, _) => TcpRepr { control: TcpControl::Fin, ..to_guest },
             // An old sequence number asks for an answer, as Linux does (RFC 9293 3.8.6.1).
             (_, 0) => TcpRepr { seq_number: acked - 1, ..to_guest },
-            // Three repetitions make smoltcp send the oldest segment again (RFC 5681 3.2). It counts
-            // anew after a change of the window, and the change back.
+            // Three repetitions make smoltcp send the oldest segment again (RFC 5681 3.2). It
+            // counts anew after a change of the window, and the change back.
             (_, _) => {
                 let again = TcpRepr {
                     src_port: guest.port(),
