@@ -36,13 +36,6 @@ const HOST: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// Where a file uses what is not below it, and why that is borne with.
-const UPWARD: &[(&str, &str, &str)] = &[(
-    "host/src/error.rs",
-    "config",
-    "the errors of loading a file are the configuration's, and one enum names all errors",
-)];
-
 /// Where `unsafe` may stand: the ring, and the edges to the system.
 const UNSAFE: &[&str] =
     &["core/src/store/ring", "host/src/adapter/", "host/src/netns.rs", "tests/allocation.rs"];
@@ -174,9 +167,8 @@ fn misplaced(folder: &str, floors: &[&[&str]]) -> Vec<String> {
         };
         let code: Vec<String> = source.code().map(|(_, line)| line).collect();
         for name in crate_names(&code.join("\n")) {
-            let borne = UPWARD.iter().any(|(file, used, _)| *file == source.path && *used == name);
             let is_lower = floor(&name).is_some_and(|lower| lower < height);
-            if name != own && !is_lower && !borne {
+            if name != own && !is_lower {
                 wrong.push(format!("{}: uses `{name}`, which is not below it", source.path));
             }
         }
@@ -301,18 +293,6 @@ fn no_test_sleeps_in_place_of_an_event() {
             if !may && naps(&strip(line)) {
                 wrong.push(format!("{}:{number}: {}", source.path, line.trim()));
             }
-        }
-    }
-    assert_none(&wrong);
-}
-
-#[test]
-fn what_is_borne_with_is_still_there() {
-    let mut wrong = vec![];
-    for (path, used, _) in UPWARD {
-        let text = std::fs::read_to_string(root().join(path)).unwrap_or_default();
-        if !crate_names(&text).contains(*used) {
-            wrong.push(format!("{path} no longer uses `{used}`"));
         }
     }
     assert_none(&wrong);

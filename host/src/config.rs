@@ -21,7 +21,7 @@
 //! | `policy.rules` | must be empty | `[]` |
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
@@ -29,7 +29,7 @@ use serde_json::Value;
 use sluicegate_core::addr::{Addresses, Ipv4Pool, Ipv6Pool, Mac, Overrides};
 use sluicegate_core::{Config, ConfigError, Link, Permission, limits};
 
-use crate::error::Error;
+use crate::error::{Error, LoadError};
 
 /// A configuration file is at most this long.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -95,42 +95,6 @@ pub struct PolicyConfig {
     pub default_egress: Permission,
     /// Flows to the guest's published ports, of which there are none yet.
     pub default_ingress: Permission,
-}
-
-/// Why a configuration could not be loaded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LoadError {
-    /// The file can't be read.
-    #[error("{path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is longer than any configuration.
-    #[error("{path}: longer than 1 MiB", path = path.display())]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Not JSON, or a field that is unknown or of another type.
-    #[error("{field}: {problem}")]
-    Json {
-        /// The field, dotted from the top; `.` is the whole.
-        field: String,
-        /// What is wrong with it, with line and column.
-        problem: serde_json::Error,
-    },
-    /// A field that is known, but not served yet.
-    #[error("{field}: {value} is not supported yet; leave it out")]
-    Unsupported {
-        /// The field, dotted from the top.
-        field: String,
-        /// Its value.
-        value: String,
-    },
 }
 
 impl NetworkConfig {

@@ -1,6 +1,7 @@
 //! What can go wrong for an embedder, by blame.
 
 use std::io;
+use std::path::PathBuf;
 
 use sluicegate_core::ConfigError;
 
@@ -13,7 +14,7 @@ pub enum Error {
     Config(#[from] ConfigError),
     /// A configuration could not be read.
     #[error(transparent)]
-    Load(#[from] crate::config::LoadError),
+    Load(#[from] LoadError),
     /// The slot is not one of 0 to 65535.
     #[error("slot {0} is not between 0 and 65535")]
     Slot(u64),
@@ -42,4 +43,40 @@ impl Error {
     pub(crate) fn machine(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Machine { doing, source }
     }
+}
+
+/// Why a configuration could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file can't be read.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is longer than any configuration.
+    #[error("{path}: longer than 1 MiB", path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not JSON, or a field that is unknown or of another type.
+    #[error("{field}: {problem}")]
+    Json {
+        /// The field, dotted from the top; `.` is the whole.
+        field: String,
+        /// What is wrong with it, with line and column.
+        problem: serde_json::Error,
+    },
+    /// A field that is known, but not served yet.
+    #[error("{field}: {value} is not supported yet; leave it out")]
+    Unsupported {
+        /// The field, dotted from the top.
+        field: String,
+        /// Its value.
+        value: String,
+    },
 }

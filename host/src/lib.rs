@@ -29,7 +29,7 @@ mod service;
 mod wake;
 
 pub use config::NetworkConfig;
-pub use error::Error;
+pub use error::{Error, LoadError};
 pub use metrics::MetricsHandle;
 pub use network::{SmoltcpNetwork, TerminationHandle};
 pub use rings::{HeapRing, RingConsumer, RingProducer};

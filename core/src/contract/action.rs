@@ -65,7 +65,7 @@ pub enum Action<'e> {
         flow: FlowId,
     },
     /// Send one datagram, on a socket of the flow's own, connected to `to` (opened if this is the
-    /// first).
+    /// first). A flow of an earlier generation in the same slot has given way: close its socket.
     SendDatagram {
         /// The flow.
         flow: FlowId,
