@@ -301,7 +301,7 @@ impl FromStr for Interface {
         Ok(Self {
             name: heapless::String::try_from(name).map_err(|_| ParseError::Value("iface"))?,
             mac: mac.parse::<Mac>()?.0,
-            mtu: mtu.parse().map_err(|_| ParseError::Value("mtu"))?,
+            mtu: decimal(mtu).ok_or(ParseError::Value("mtu"))?,
         })
     }
 }
@@ -334,7 +334,7 @@ impl<A: FromStr> FromStr for Family<A> {
         let (address, bits) = address.split_once('/').ok_or(ParseError::Value("addr"))?;
         // As many bits as the longest address of the family could have.
         let bits_max = 8 * u8::try_from(size_of::<A>()).unwrap_or(u8::MAX / 8);
-        let prefix_bits = bits.parse().ok().filter(|bits| *bits <= bits_max);
+        let prefix_bits = decimal(bits).filter(|bits| *bits <= bits_max);
         Ok(Self {
             address: address.parse().map_err(|_| ParseError::Value("addr"))?,
             prefix_bits: prefix_bits.ok_or(ParseError::Value("addr"))?,
@@ -342,6 +342,12 @@ impl<A: FromStr> FromStr for Family<A> {
             nameserver: nameserver.parse().map_err(|_| ParseError::Value("dns"))?,
         })
     }
+}
+
+/// A number as it is written here: digits alone, none of them a leading zero.
+fn decimal<N: FromStr>(text: &str) -> Option<N> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    if plain && (text == "0" || !text.starts_with('0')) { text.parse().ok() } else { None }
 }
 
 /// The values of exactly `keys`, in any order.
@@ -463,12 +469,16 @@ mod tests {
             ("iface=eth0,mac=02:00:00:00:00,mtu=1", ParseError::Value("mac")),
             ("iface=eth0,mac=02:00:00:00:00:+1,mtu=1", ParseError::Value("mac")),
             ("iface=eth0,mac=02:00:00:00:00:01,mtu=65536", ParseError::Value("mtu")),
+            ("iface=eth0,mac=02:00:00:00:00:01,mtu=+1500", ParseError::Value("mtu")),
+            ("iface=eth0,mac=02:00:00:00:00:01,mtu=01500", ParseError::Value("mtu")),
             ("iface=0123456789abcdef,mac=02:00:00:00:00:01,mtu=1", ParseError::Value("iface")),
         ] {
             assert_eq!(text.parse::<Interface>(), Err(error), "{text}");
         }
-        let bad = "addr=100.96.0.2/33,gw=100.96.0.1,dns=100.96.0.1";
-        assert_eq!(bad.parse::<Family<Ipv4Addr>>(), Err(ParseError::Value("addr")));
+        for bits in ["33", "+30", "030", ""] {
+            let bad = std::format!("addr=100.96.0.2/{bits},gw=100.96.0.1,dns=100.96.0.1");
+            assert_eq!(bad.parse::<Family<Ipv4Addr>>(), Err(ParseError::Value("addr")), "{bad}");
+        }
     }
 
     fn with(change: impl FnOnce(&mut Overrides)) -> Result<Addresses, ConfigError> {

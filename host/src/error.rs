@@ -71,6 +71,18 @@ pub enum LoadError {
         /// What is wrong with it, with line and column.
         problem: serde_json::Error,
     },
+    /// A field that is unknown, and like a known one.
+    #[error("{field}: unknown field at line {line} column {column}; did you mean `{nearest}`?")]
+    Unknown {
+        /// The field, dotted from the top.
+        field: String,
+        /// The known field's own name.
+        nearest: String,
+        /// The line of the text, from 1.
+        line: usize,
+        /// The column of the line, from 1.
+        column: usize,
+    },
     /// A field that is known, but not served yet.
     #[error("{field}: {value} is not supported yet; leave it out")]
     Unsupported {

@@ -1,5 +1,6 @@
 //! `sluicegate check`: whether a configuration would be accepted, and what it would do.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -36,16 +37,22 @@ pub(crate) fn run(args: &CheckArgs) -> ExitCode {
 fn check(file: &Path) -> Result<(), Failure> {
     let config = NetworkConfig::from_file(file)?;
     let core = config.to_core(0, [0; 16])?;
-    println!("{}: ok", file.display());
-    println!("  guest to outside: {} by default", word(config.policy.default_egress));
-    println!("  outside to guest: {} by default", word(config.policy.default_ingress));
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}: ok", file.display())?;
+    writeln!(out, "  guest to outside: {} by default", word(config.policy.default_egress))?;
+    writeln!(out, "  outside to guest: {} by default", word(config.policy.default_ingress))?;
     let link = &core.link;
-    println!("  MTU {} bytes, frames to the guest {} bytes", link.mtu, link.receive_frame_bytes);
-    println!(
+    writeln!(
+        out,
+        "  MTU {} bytes, frames to the guest {} bytes",
+        link.mtu, link.receive_frame_bytes
+    )?;
+    writeln!(
+        out,
         "  at most {} TCP, {} UDP and {} ping flows",
         core.tcp_flows_max, core.udp_flows_max, core.icmp_flows_max
-    );
-    println!("  in slot 0: guest {} and {}", link.guest_ipv4, link.guest_ipv6);
+    )?;
+    writeln!(out, "  in slot 0: guest {} and {}", link.guest_ipv4, link.guest_ipv6)?;
     Ok(())
 }
 

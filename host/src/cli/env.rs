@@ -1,5 +1,6 @@
 //! `sluicegate env`: what a guest is told of its network.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,8 +46,9 @@ fn print(args: &EnvArgs) -> Result<(), Failure> {
         None => NetworkConfig::default(),
     };
     config.interface.mtu = args.mtu.or(config.interface.mtu);
+    let mut out = std::io::stdout().lock();
     for (name, value) in config.addresses(args.slot)?.environment() {
-        println!("{name}={value}");
+        writeln!(out, "{name}={value}")?;
     }
     Ok(())
 }

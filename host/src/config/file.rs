@@ -1,0 +1,352 @@
+//! The configuration as it is written: every name that microsandbox-network knows.
+//!
+//! Owns what may be said and is not served yet; must not know what the served fields mean.
+//!
+//! A field that is not served is accepted when it is `null` or the default below, since both say
+//! what leaving it out says; any other value is refused by name. An unknown or a repeated member is
+//! refused in every object, so that no value hides another. The defaults that ask for a protection
+//! have nothing to protect yet, or nothing more than where the field is left out:
+//!
+//! | field | default | why it may be said |
+//! |---|---|---|
+//! | `policy.rules`, `ports` | `[]` | none |
+//! | `strict` | `true` | judges rules with names; there are no rules |
+//! | `dns.rebind_protection` | `true` | not done, as where it is left out: answers are not judged |
+//! | `dns.nameservers`, `.query_timeout_ms` | `[]`, `5000` | the host's own name server |
+//! | `tls.enabled` | `false` | with it off, the rest of `tls` does nothing |
+//! | `tls.intercepted_ports` | `[443]` | |
+//! | `tls.verify_upstream`, `.block_quic_on_intercept` | `true` | |
+//! | `tls.bypass`, `.upstream_ca_cert`, `.scoped_*` | `[]` | |
+//! | `tls.intercept_ca` (`ca`) | both paths `null` | |
+//! | `tls.cache` | `1000`, `24` | |
+//! | `secrets.secrets`, `.passthrough_hosts` | `[]`, `null` | none |
+//! | `secrets.violation_action` | `block-and-log` | no secrets, no violations |
+//! | `max_inbound_tcp_connections` | `null` | |
+//! | `tcp_accept_queue_size` | `1024` | no published ports |
+//! | `rate_limiter`, `outbound_proxy` | `null` | none |
+//! | `nat64_prefixes` | `["64:ff9b::/96"]` | judged by rules only |
+//! | `trust_host_cas` | `false` | |
+//! | `http.deny_response`, `.deny_response_format` | `true`, `json` | not done: RST or ICMP |
+//! | `http.deny_message`, `.network_*`, `.secret_*` | `null` | |
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sluicegate_core::Permission;
+
+use super::{InterfaceConfig, NetworkConfig, PolicyConfig};
+use crate::error::LoadError;
+
+/// Characters of a refused value that its error quotes.
+const QUOTE_CHARS_MAX: usize = 40;
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default = "enabled")]
+    enabled: bool,
+    interface: InterfaceConfig,
+    #[serde(alias = "max_tcp_connections")]
+    max_connections: Option<u32>,
+    max_udp_connections: Option<u32>,
+    max_icmp_connections: Option<u32>,
+    policy: Option<PolicyFile>,
+    // Known, and not served yet.
+    ports: Value,
+    dns: Option<Dns>,
+    tls: Option<Tls>,
+    strict: Value,
+    secrets: Option<Secrets>,
+    max_inbound_tcp_connections: Value,
+    tcp_accept_queue_size: Value,
+    rate_limiter: Value,
+    nat64_prefixes: Value,
+    trust_host_cas: Value,
+    http: Option<Http>,
+    outbound_proxy: Value,
+}
+
+/// A file that says nothing of it wants a network.
+fn enabled() -> bool {
+    true
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct PolicyFile {
+    default_egress: Word,
+    default_ingress: Word,
+    rules: Value,
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Allow,
+    #[default]
+    Deny,
+}
+
+impl From<Word> for Permission {
+    fn from(word: Word) -> Self {
+        match word {
+            Word::Allow => Self::Allow,
+            Word::Deny => Self::Deny,
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Dns {
+    rebind_protection: Value,
+    nameservers: Value,
+    query_timeout_ms: Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Tls {
+    enabled: Value,
+    intercepted_ports: Value,
+    bypass: Value,
+    verify_upstream: Value,
+    block_quic_on_intercept: Value,
+    upstream_ca_cert: Value,
+    #[serde(alias = "scoped_upstream_ca_certs")]
+    scoped_upstream_ca_cert: Value,
+    scoped_verify_upstream: Value,
+    #[serde(alias = "ca")]
+    intercept_ca: Option<InterceptCa>,
+    cache: Option<Cache>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct InterceptCa {
+    cert_path: Value,
+    key_path: Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Cache {
+    capacity: Value,
+    validity_hours: Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Secrets {
+    secrets: Value,
+    violation_action: Value,
+    passthrough_hosts: Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Http {
+    deny_response: Value,
+    deny_response_format: Value,
+    deny_message: Value,
+    network_deny_message: Value,
+    secret_deny_message: Value,
+}
+
+impl File {
+    /// The configuration, if it asks for nothing that is not served.
+    pub(super) fn check(self) -> Result<NetworkConfig, LoadError> {
+        let policy = self.policy.unwrap_or_default();
+        for (field, value, default) in [
+            ("policy.rules", policy.rules, json!([])),
+            ("ports", self.ports, json!([])),
+            ("strict", self.strict, json!(true)),
+            ("max_inbound_tcp_connections", self.max_inbound_tcp_connections, Value::Null),
+            ("tcp_accept_queue_size", self.tcp_accept_queue_size, json!(1024)),
+            ("rate_limiter", self.rate_limiter, Value::Null),
+            ("nat64_prefixes", self.nat64_prefixes, json!(["64:ff9b::/96"])),
+            ("trust_host_cas", self.trust_host_cas, json!(false)),
+            ("outbound_proxy", self.outbound_proxy, Value::Null),
+        ] {
+            refuse(field, &value, &default)?;
+        }
+        self.dns.unwrap_or_default().check()?;
+        self.tls.unwrap_or_default().check()?;
+        self.secrets.unwrap_or_default().check()?;
+        self.http.unwrap_or_default().check()?;
+        Ok(NetworkConfig {
+            enabled: self.enabled,
+            interface: self.interface,
+            max_connections: self.max_connections,
+            max_udp_connections: self.max_udp_connections,
+            max_icmp_connections: self.max_icmp_connections,
+            policy: PolicyConfig {
+                default_egress: policy.default_egress.into(),
+                default_ingress: policy.default_ingress.into(),
+            },
+        })
+    }
+}
+
+impl Dns {
+    fn check(&self) -> Result<(), LoadError> {
+        refuse("dns.rebind_protection", &self.rebind_protection, &json!(true))?;
+        refuse("dns.nameservers", &self.nameservers, &json!([]))?;
+        refuse("dns.query_timeout_ms", &self.query_timeout_ms, &json!(5000))
+    }
+}
+
+impl Tls {
+    fn check(self) -> Result<(), LoadError> {
+        let ca = self.intercept_ca.unwrap_or_default();
+        let cache = self.cache.unwrap_or_default();
+        for (field, value, default) in [
+            ("tls.enabled", self.enabled, json!(false)),
+            ("tls.intercepted_ports", self.intercepted_ports, json!([443])),
+            ("tls.bypass", self.bypass, json!([])),
+            ("tls.verify_upstream", self.verify_upstream, json!(true)),
+            ("tls.block_quic_on_intercept", self.block_quic_on_intercept, json!(true)),
+            ("tls.upstream_ca_cert", self.upstream_ca_cert, json!([])),
+            ("tls.scoped_upstream_ca_cert", self.scoped_upstream_ca_cert, json!([])),
+            ("tls.scoped_verify_upstream", self.scoped_verify_upstream, json!([])),
+            ("tls.intercept_ca.cert_path", ca.cert_path, Value::Null),
+            ("tls.intercept_ca.key_path", ca.key_path, Value::Null),
+            ("tls.cache.capacity", cache.capacity, json!(1000)),
+            ("tls.cache.validity_hours", cache.validity_hours, json!(24)),
+        ] {
+            refuse(field, &value, &default)?;
+        }
+        Ok(())
+    }
+}
+
+impl Secrets {
+    fn check(&self) -> Result<(), LoadError> {
+        refuse("secrets.secrets", &self.secrets, &json!([]))?;
+        refuse("secrets.violation_action", &self.violation_action, &json!("block-and-log"))?;
+        refuse("secrets.passthrough_hosts", &self.passthrough_hosts, &Value::Null)
+    }
+}
+
+impl Http {
+    fn check(&self) -> Result<(), LoadError> {
+        refuse("http.deny_response", &self.deny_response, &json!(true))?;
+        refuse("http.deny_response_format", &self.deny_response_format, &json!("json"))?;
+        refuse("http.deny_message", &self.deny_message, &Value::Null)?;
+        refuse("http.network_deny_message", &self.network_deny_message, &Value::Null)?;
+        refuse("http.secret_deny_message", &self.secret_deny_message, &Value::Null)
+    }
+}
+
+/// Refuses `value` unless it says what leaving the field out says.
+fn refuse(field: &str, value: &Value, default: &Value) -> Result<(), LoadError> {
+    if value.is_null() || value == default {
+        return Ok(());
+    }
+    let mut value = value.to_string();
+    if value.chars().count() > QUOTE_CHARS_MAX {
+        value = value.chars().take(QUOTE_CHARS_MAX).chain(['…']).collect();
+    }
+    Err(LoadError::Unsupported { field: field.to_owned(), value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<NetworkConfig, String> {
+        NetworkConfig::from_json(text).map_err(|error| error.to_string())
+    }
+
+    /// What microsandbox-network 0.7.13 writes of its default with every section made, and the
+    /// members that it leaves out when they are unset.
+    const PEER: &str = r#"{
+        "enabled": true,
+        "interface": {"mac": [2, 0, 0, 0, 0, 9], "mtu": null, "ipv4_address": null,
+            "ipv4_pool": "10.0.0.0/8", "ipv6_address": null, "ipv6_pool": null},
+        "ports": [],
+        "dns": {"rebind_protection": true, "nameservers": [], "query_timeout_ms": 5000},
+        "tls": {"enabled": false, "intercepted_ports": [443], "bypass": [],
+            "verify_upstream": true, "block_quic_on_intercept": true, "upstream_ca_cert": [],
+            "scoped_upstream_ca_cert": [], "scoped_verify_upstream": [],
+            "intercept_ca": {"cert_path": null, "key_path": null},
+            "cache": {"capacity": 1000, "validity_hours": 24}},
+        "strict": true,
+        "secrets": {"secrets": [], "violation_action": "block-and-log", "passthrough_hosts": null},
+        "max_connections": null, "max_inbound_tcp_connections": null, "max_udp_connections": null,
+        "tcp_accept_queue_size": 1024, "rate_limiter": null, "nat64_prefixes": ["64:ff9b::/96"],
+        "trust_host_cas": false,
+        "http": {"deny_response": true, "deny_response_format": "json", "deny_message": null,
+            "network_deny_message": null, "secret_deny_message": null},
+        "outbound_proxy": null}"#;
+
+    #[test]
+    fn the_peers_defaults_written_out_load_and_deny() {
+        let config = load(PEER).unwrap();
+        let interface = InterfaceConfig {
+            mac: Some([2, 0, 0, 0, 0, 9]),
+            ipv4_pool: Some(("10.0.0.0".parse().unwrap(), 8)),
+            ..InterfaceConfig::default()
+        };
+        assert_eq!(config, NetworkConfig { interface, ..NetworkConfig::default() });
+    }
+
+    #[test]
+    fn every_leaf_that_is_not_served_is_refused_with_any_other_value() {
+        let peer: Value = serde_json::from_str(PEER).unwrap();
+        let served = ["/enabled", "/interface", "/max_connections", "/max_udp_connections"];
+        let mut leaves = vec!["/policy/rules".to_owned()];
+        collect(&peer, "", &mut leaves);
+        leaves.retain(|leaf| !served.iter().any(|name| leaf.starts_with(name)));
+        assert_eq!(leaves.len(), 32);
+        for leaf in leaves {
+            for other in [json!("other"), json!(7), json!({}), json!([null])] {
+                let mut changed = peer.clone();
+                changed["policy"] = json!({"default_egress": "allow", "rules": []});
+                *changed.pointer_mut(&leaf).unwrap() = other;
+                let error = load(&changed.to_string()).unwrap_err();
+                let field = leaf[1..].replace('/', ".");
+                assert!(error.starts_with(&format!("{field}: ")), "{leaf}: {error}");
+                assert!(error.contains("not supported yet"), "{error}");
+            }
+        }
+    }
+
+    fn collect(value: &Value, path: &str, leaves: &mut Vec<String>) {
+        let Some(members) = value.as_object() else {
+            leaves.push(path.to_owned());
+            return;
+        };
+        for (name, value) in members {
+            collect(value, &format!("{path}/{name}"), leaves);
+        }
+    }
+
+    #[test]
+    fn the_opposite_of_a_protective_default_is_refused() {
+        for (text, field) in [
+            (r#"{"strict": false}"#, "strict"),
+            (r#"{"dns": {"rebind_protection": false}}"#, "dns.rebind_protection"),
+            (r#"{"tls": {"verify_upstream": false}}"#, "tls.verify_upstream"),
+            (r#"{"nat64_prefixes": []}"#, "nat64_prefixes"),
+            (r#"{"tls": {"ca": {"key_path": "k"}}}"#, "tls.intercept_ca.key_path"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.starts_with(&format!("{field}: ")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn nothing_hides_in_an_object_that_is_not_served() {
+        for (text, expected) in [
+            (r#"{"tls": {"bypas": []}}"#, "tls.bypas: unknown field"),
+            (r#"{"tls": {"zzz": null}}"#, "tls.zzz: unknown field `zzz`"),
+            (r#"{"dns": false}"#, "dns: invalid type"),
+            (r#"{"policy": {"rules": {}}}"#, "policy.rules: {} is not supported"),
+            (r#"{"tls": {"enabled": true, "enabled": false}}"#, "duplicate field `enabled`"),
+            (r#"{"secrets": {"secrets": [{}], "secrets": []}}"#, "duplicate field `secrets`"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
