@@ -33,3 +33,4 @@ pub use store::flows::FlowSlot;
 pub use store::fragments::FragmentSet;
 pub use store::ring::{Consumer, FrameRing, Producer, Record, RingBytes, RingHandle};
 pub use store::timers::Timer;
+pub use wire::segment::{Cut, PIECE_HEADER_BYTES_MAX, Piece};

@@ -46,7 +46,8 @@ impl Random {
         let checksum =
             [TransportChecksum::Complete, TransportChecksum::Vouched, TransportChecksum::Partial]
                 [self.up_to(2)];
-        Offload { segment_bytes: u16::try_from(self.up_to(0xFFFF)).unwrap(), checksum }
+        let segment_bytes = u16::try_from(self.up_to(0xFFFF)).unwrap();
+        Offload { segment_bytes, header_bytes: segment_bytes / 3, checksum }
     }
 }
 
@@ -258,7 +259,11 @@ fn a_frame_of_every_length_passes_at_every_residue_of_the_end() {
             let mut ends = ends(CAPACITY, LEN_MAX);
             advance(&mut ends, lap_bytes);
             let (mut producer, mut consumer) = ends;
-            let offload = Offload { segment_bytes: 1460, checksum: TransportChecksum::Partial };
+            let offload = Offload {
+                segment_bytes: 1460,
+                header_bytes: 54,
+                checksum: TransportChecksum::Partial,
+            };
             for number in 0..3 {
                 assert!(producer.push(&frame(len, number), offload), "{len} at {lap_bytes}");
             }

@@ -2,8 +2,8 @@
 
 use sim::frame::{self, OUTSIDES};
 use sim::guest::Script;
-use sim::{Pattern, Room};
-use sluicegate_core::{Offload, TransportChecksum};
+use sim::{Message, Pattern, Room, World, reassemble};
+use sluicegate_core::{Drop, Offload, TransportChecksum};
 
 use crate::at;
 
@@ -17,7 +17,7 @@ fn a_checksum_that_is_vouched_for_or_partial_is_not_verified() {
             let mut segment = frame::tcp(script.to, &script.segment(0, b"hello"));
             let sum = segment.len() - 5 - 4;
             segment[sum] ^= 0x55;
-            let offload = Offload { segment_bytes: 0, checksum };
+            let offload = Offload { checksum, ..Offload::NONE };
             assert!(world.push_offloaded(&segment, offload));
             world.run();
             assert_eq!(world.stream().received, b"hello");
@@ -40,10 +40,80 @@ fn a_frame_to_be_segmented_may_be_longer_than_the_mtu() {
         let script = Script::connect(&mut world, at(outside, 80), 40_000);
         let data = Pattern::new(1).take(60_000);
         let segment = frame::tcp(script.to, &script.segment(0, &data));
-        let offload = Offload { segment_bytes: 1400, checksum: TransportChecksum::Vouched };
+        let checksum = TransportChecksum::Vouched;
+        let offload = Offload { segment_bytes: 1400, checksum, ..Offload::NONE };
         assert!(world.push_offloaded(&segment, offload));
         world.run();
         Pattern::new(1).check(&world.stream().received);
         assert_eq!(world.stream().received.len(), 60_000);
     }
+}
+
+#[test]
+fn a_row_of_datagrams_leaves_in_one_action_with_the_bytes_of_each() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let data = Pattern::new(3).take(2500);
+        let row = frame::udp(1000, at(outside, 443), &data);
+        let checksum = TransportChecksum::Partial;
+        let offload = Offload { segment_bytes: 1000, checksum, ..Offload::NONE };
+        assert!(world.push_offloaded(&row, offload));
+        world.run();
+        let sent = &world.peers.datagrams[&world.datagram()].sent;
+        let lens: Vec<usize> = sent.iter().map(Vec::len).collect();
+        assert_eq!((lens, sent.concat()), (vec![1000, 1000, 500], data));
+    }
+}
+
+#[test]
+fn a_row_of_more_datagrams_than_linux_makes_is_refused() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let row = frame::udp(1000, at(OUTSIDES[0], 443), &[7; 1300]);
+    let offload =
+        Offload { segment_bytes: 20, checksum: TransportChecksum::Partial, ..Offload::NONE };
+    assert!(world.push_offloaded(&row, offload));
+    world.run();
+    assert_eq!(world.counters().dropped(Drop::Offload), 1);
+    assert!(world.peers.datagrams.is_empty());
+}
+
+#[test]
+fn a_row_of_datagrams_for_the_guest_is_as_many_datagrams_whatever_its_link_takes() {
+    for (mtu, segment_bytes) in [(1500, 1200), (1500, 1473), (9000, 1473)] {
+        for outside in OUTSIDES {
+            let mut room = Room::with(|config| {
+                config.link.mtu = mtu;
+                config.link.receive_frame_bytes = u32::from(mtu) + 14;
+            });
+            let mut world = room.world();
+            world.send(&frame::udp(1000, at(outside, 443), b"ask"));
+            let data = Pattern::new(4).take(usize::from(segment_bytes) * 3 + 100);
+            let index = world.datagram();
+            world.deliver_row(index, &data, segment_bytes);
+            let expected: Vec<&[u8]> = data.chunks(segment_bytes.into()).collect();
+            let came = datagrams(&mut world);
+            assert_eq!(came, expected, "{mtu} {segment_bytes} {outside}");
+        }
+    }
+}
+
+/// The payloads of the datagrams for the guest, put together where they came in two fragments.
+fn datagrams(world: &mut World<'_>) -> Vec<Vec<u8>> {
+    let inbox = world.inbox();
+    let mut frames = inbox.iter();
+    let mut found = vec![];
+    while let Some(seen) = frames.next() {
+        let message = match seen.piece() {
+            Some(first) => {
+                let second = frames.next().and_then(sim::Seen::piece).expect("because it is one");
+                reassemble(&[first.clone(), second.clone()]).expect("because both have come")
+            }
+            None => seen.message.clone(),
+        };
+        let Message::Udp { payload, .. } = message else { panic!("{message:?} is no datagram") };
+        found.push(payload);
+    }
+    found
 }

@@ -20,12 +20,10 @@ fn egress_waits_for_room_and_goes_on_where_it_stopped() {
         world.give(&sent.take(600_000));
         assert_eq!(world.wait().1, WaitReason::GuestRingFull);
         // The guest takes frames one by one, and says nothing.
-        let mut frames = 0;
         while world.collect_one() {
-            frames += 1;
             world.run();
         }
-        assert!(frames * 1460 > 600_000);
+        assert!(world.inbox.len() * 1460 > 600_000);
         script.acknowledges = false;
         script.read(&mut world);
         Pattern::new(1).check(&script.received);

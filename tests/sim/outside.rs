@@ -15,13 +15,32 @@ use sluicegate_core::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "as in `Action`")]
 pub enum Did {
-    Connect { flow: FlowId, to: Outside },
-    Send { flow: FlowId },
-    Finish { flow: FlowId },
-    Receive { flow: FlowId },
-    Reset { flow: FlowId },
-    Close { flow: FlowId },
-    SendDatagram { flow: FlowId, kind: DatagramKind, to: Outside, payload: Vec<u8> },
+    Connect {
+        flow: FlowId,
+        to: Outside,
+    },
+    Send {
+        flow: FlowId,
+    },
+    Finish {
+        flow: FlowId,
+    },
+    Receive {
+        flow: FlowId,
+    },
+    Reset {
+        flow: FlowId,
+    },
+    Close {
+        flow: FlowId,
+    },
+    SendDatagram {
+        flow: FlowId,
+        kind: DatagramKind,
+        to: Outside,
+        payload: Vec<u8>,
+        segment_bytes: u16,
+    },
 }
 
 impl Did {
@@ -35,8 +54,8 @@ impl Did {
             Action::Receive { flow } => Self::Receive { flow },
             Action::Reset { flow } => Self::Reset { flow },
             Action::Close { flow } => Self::Close { flow },
-            Action::SendDatagram { flow, kind, to, payload } => {
-                Self::SendDatagram { flow, kind, to, payload: payload.to_vec() }
+            Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
+                Self::SendDatagram { flow, kind, to, payload: payload.to_vec(), segment_bytes }
             }
             Action::Wait { .. } => return None,
         })
@@ -172,8 +191,14 @@ impl Peers {
             }
             Did::Reset { flow } => self.end(flow, End::Reset),
             Did::Close { flow } => self.close(flow),
-            Did::SendDatagram { flow, kind, to, payload } => {
-                self.send_datagram(flow, (kind, to), payload);
+            Did::SendDatagram { flow, kind, to, payload, segment_bytes } => {
+                let step = usize::from(segment_bytes);
+                let rest = if step == 0 { 0 } else { payload.len().saturating_sub(1) / step };
+                for number in 0..=rest {
+                    let end = if step == 0 { payload.len() } else { (number + 1) * step };
+                    let one = &payload[number * step..end.min(payload.len())];
+                    self.send_datagram(flow, (kind, to), one.to_vec());
+                }
             }
         }
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use sluicegate_core::{
-    Action, Consumer, Counters, Drop, Engine, FrameRing, Instant, Offload, Producer, WaitReason,
+    Action, Consumer, Counters, Cut, Drop, Engine, FrameRing, Instant, Offload, Producer,
+    WaitReason,
 };
 
 use crate::oracle::drops;
@@ -172,16 +173,24 @@ impl<'a> World<'a> {
         while self.collect_one() {}
     }
 
-    /// Takes one frame for the guest, stalled or not.
+    /// Takes one frame of the ring for the guest, stalled or not: as many frames of the link as a
+    /// guest without offloads gets for it.
     pub fn collect_one(&mut self) -> bool {
         let Some(record) = self.to_guest.read() else { return false };
-        let frame = self.to_guest.bytes(&record).to_vec();
+        let whole = self.to_guest.bytes(&record).to_vec();
         self.to_guest.release();
-        assert_eq!(record.offload, Offload::NONE, "a guest without offloads gets plain frames");
-        self.pcap.push(self.clock.now(), &frame);
-        let seen = self.oracle.frame(&frame);
-        self.inbox.push(seen);
-        self.raw.push(frame);
+        let mut cut = Cut::new(whole.len(), record.offload);
+        let mut pieces = 0;
+        while let Some(len) = cut.next_len() {
+            let mut frame = vec![0; len];
+            assert_eq!(cut.next_into(&whole, &mut frame), Some(len), "a piece is as long as said");
+            self.pcap.push(self.clock.now(), &frame);
+            let seen = self.oracle.frame(&frame);
+            self.inbox.push(seen);
+            self.raw.push(frame);
+            pieces += 1;
+        }
+        assert_eq!(pieces, record.offload.frames(whole.len()), "as many pieces as are counted");
         true
     }
 
@@ -263,6 +272,15 @@ impl<'a> World<'a> {
         let flow = self.peers.datagrams[&index].id;
         assert!(self.engine.can_deliver(), "there is room for a datagram");
         self.engine.deliver(now, flow, payload);
+        self.run();
+    }
+
+    /// A row of datagrams of `segment_bytes` bytes comes back on the flow at `index`.
+    pub fn deliver_row(&mut self, index: u32, payload: &[u8], segment_bytes: u16) {
+        let now = self.now();
+        let flow = self.peers.datagrams[&index].id;
+        assert!(self.engine.can_deliver(), "there is room for a row of datagrams");
+        self.engine.deliver_row(now, flow, payload, segment_bytes);
         self.run();
     }
 

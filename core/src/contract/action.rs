@@ -65,7 +65,8 @@ pub enum Action<'e> {
         flow: FlowId,
     },
     /// Send one datagram, on a socket of the flow's own, connected to `to` (opened if this is the
-    /// first). A flow of an earlier generation in the same slot has given way: close its socket.
+    /// first), or a row of them. A flow of an earlier generation in the same slot has given way:
+    /// close its socket.
     SendDatagram {
         /// The flow.
         flow: FlowId,
@@ -75,6 +76,10 @@ pub enum Action<'e> {
         to: Outside,
         /// The payload; 0 to 65,507 bytes.
         payload: &'e [u8],
+        /// 0: the payload is that of one datagram. Otherwise it is cut: this many bytes are the
+        /// payload of each of up to [`UDP_SEGMENTS_MAX`](crate::limits::UDP_SEGMENTS_MAX)
+        /// datagrams, of which the last may be shorter.
+        segment_bytes: u16,
     },
     /// Nothing to do until `until`, a frame, or an event.
     Wait {

@@ -6,10 +6,8 @@ use core::ops::Range;
 use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
 
 use super::{Engine, Payload, Step};
-use crate::contract::{
-    Action, DatagramKind, Drop, Instant, Offload, Permission, Refusal, TransportChecksum,
-};
-use crate::limits::ETHERNET_HEADER_BYTES;
+use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Permission, Refusal};
+use crate::limits::{ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn, ends};
 use crate::store::flows::{FlowKey, FlowKind};
@@ -109,15 +107,9 @@ impl<R: RingHandle> Engine<'_, R> {
         offload: Offload,
     ) -> Result<Option<Step>, Drop> {
         let bytes = self.bytes(packet.source).get(packet.at.clone()).ok_or(Drop::Truncated)?;
-        let unfinished = offload.checksum == TransportChecksum::Partial;
         let transport = classify::transport(&packet.ip, bytes, offload.checksum)?;
         match transport {
             Transport::Tcp(segment) => self.segment(now, &packet, segment),
-            Transport::Udp { .. } | Transport::Echo { .. }
-                if unfinished && offload.segment_bytes > 0 =>
-            {
-                Err(Drop::Offload)
-            }
             Transport::Udp { guest_port, outside_port, payload } => {
                 let key = FlowKey {
                     kind: FlowKind::Udp,
@@ -125,8 +117,13 @@ impl<R: RingHandle> Engine<'_, R> {
                     guest_port,
                     outside_port,
                 };
-                self.datagram_out(now, &packet, key, payload)
+                let segment_bytes = usize::from(offload.segment_bytes);
+                if segment_bytes > 0 && payload.len() > segment_bytes * UDP_SEGMENTS_MAX {
+                    return Err(Drop::Offload);
+                }
+                self.datagram_out(now, &packet, key, (payload, offload.segment_bytes))
             }
+            Transport::Echo { .. } if offload.segment_bytes > 0 => Err(Drop::Offload),
             Transport::Echo { ident } => self.echo(now, &packet, ident),
             Transport::NeighborSolicit { target } => self.answer_solicit(&packet.ip, target),
         }
@@ -320,16 +317,17 @@ impl<R: RingHandle> Engine<'_, R> {
             }
             return Ok(None);
         }
-        self.datagram_out(now, packet, key, 0..len)
+        self.datagram_out(now, packet, key, (0..len, 0))
     }
 
-    /// A datagram for the outside; `payload` is a range of the packet's payload.
+    /// A datagram for the outside, or a row of them: `payload` is a range of the packet's payload,
+    /// and what it is to be cut into.
     fn datagram_out(
         &mut self,
         now: Instant,
         packet: &Packet,
         key: FlowKey,
-        payload: Range<usize>,
+        (payload, segment_bytes): (Range<usize>, u16),
     ) -> Result<Option<Step>, Drop> {
         let kind = match key.kind {
             FlowKind::Echo => DatagramKind::Echo,
@@ -366,7 +364,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Source::Set(set) => Payload::Set(set, range),
         };
         let to = self.outside(SocketAddr::new(key.outside, key.outside_port));
-        Ok(Some(Step::Datagram { slot, kind, to, payload }))
+        Ok(Some(Step::Datagram { slot, kind, to, payload, segment_bytes }))
     }
 
     /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow

@@ -5,6 +5,7 @@
 //! the host says it; then each flow that may have packets for the guest sends them. So what the
 //! guest sent in a batch goes out in one write, and one acknowledgement answers it.
 
+mod datagrams;
 mod ingress;
 mod memory;
 
@@ -16,7 +17,7 @@ use crate::contract::{
     WaitReason,
 };
 use crate::limits::TURN_FRAMES_MAX;
-use crate::stack::datagram::{self, DatagramSlot};
+use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
 use crate::stack::tcp::{self, Egress, Say, Tcp, TcpMemory};
 use crate::store::flows::{FlowKey, FlowKind, FlowTable};
@@ -50,7 +51,7 @@ pub struct Engine<'a, R: RingHandle> {
 /// What [`Engine::poll`] returns, before it lends anything.
 enum Step {
     Plain(Action<'static>),
-    Datagram { slot: u32, kind: DatagramKind, to: Outside, payload: Payload },
+    Datagram { slot: u32, kind: DatagramKind, to: Outside, payload: Payload, segment_bytes: u16 },
 }
 
 /// Where the payload of a datagram lies.
@@ -130,7 +131,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         }
         match self.step(now) {
             Step::Plain(action) => action,
-            Step::Datagram { slot, kind, to, payload } => {
+            Step::Datagram { slot, kind, to, payload, segment_bytes } => {
                 let flow = self.flows.id(slot);
                 let payload = match payload {
                     Payload::Ring(record, range) => self.from_guest.bytes(&record).get(range),
@@ -139,7 +140,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                         self.fragments.datagram(set).get(range)
                     }
                 };
-                Action::SendDatagram { flow, kind, to, payload: payload.unwrap_or(&[]) }
+                let payload = payload.unwrap_or(&[]);
+                Action::SendDatagram { flow, kind, to, payload, segment_bytes }
             }
         }
     }
@@ -306,11 +308,6 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         Quote { guest, outside: key.outside, protocol, len: 20, head }
     }
 
-    fn datagram(&mut self, slot: u32) -> &mut DatagramSlot {
-        // Slots of datagram flows follow those of TCP flows.
-        &mut self.datagrams[(slot - self.config.tcp_flows_max) as usize]
-    }
-
     fn remove(&mut self, slot: u32) {
         self.timers.clear(slot);
         self.flows.remove(slot);
@@ -392,18 +389,6 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         self.remove(slot);
     }
 
-    fn fail_datagram(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        key: &FlowKey,
-        (kind, refusal): (DatagramKind, Refusal),
-    ) {
-        let guest = self.guest(key.outside);
-        let quote = self.datagram(slot).quote(guest, key, kind);
-        self.out.icmp_error(now, refusal, &quote);
-    }
-
     /// Lets `take` have bytes of the guest, as [`Action::Send`] announced: the oldest that lie in
     /// one piece. It returns how many it took, and must not be called again once it took none.
     /// `None`: there are no more.
@@ -445,33 +430,6 @@ impl<'a, R: RingHandle> Engine<'a, R> {
 
     fn tcp_slot(&self, flow: FlowId) -> Option<u32> {
         self.flows.slot(flow).filter(|slot| *slot < self.config.tcp_flows_max)
-    }
-
-    /// Whether a datagram of any length can be delivered now. If not, the consumer of the ring
-    /// wakes its producer when one can.
-    pub fn can_deliver(&mut self) -> bool {
-        self.out.has_room() || self.out.wait_for_room()
-    }
-
-    /// Sends the guest a datagram that came back on `flow`: a UDP payload, or a whole echo reply.
-    /// Without room ([`can_deliver`](Self::can_deliver)) it is dropped and counted; with an ended
-    /// flow it is ignored.
-    ///
-    /// # Cost
-    /// One copy of the payload.
-    pub fn deliver(&mut self, now: Instant, flow: FlowId, payload: &[u8]) {
-        let Some(slot) = self.flows.slot(flow) else { return };
-        let Some(key) = self.flows.key(slot) else { return };
-        let guest = self.guest(key.outside);
-        let (kind, parts) = match key.kind {
-            FlowKind::Tcp => return,
-            FlowKind::Udp => (DatagramKind::Udp, Some(datagram::udp(guest, &key, payload))),
-            FlowKind::Echo => (DatagramKind::Echo, datagram::echo_reply(guest, &key, payload)),
-        };
-        let Some(parts) = parts else { return };
-        self.out.datagram(key.outside, guest, datagram::number(kind, guest), parts);
-        self.datagram(slot).received(now);
-        self.flows.touch(slot);
     }
 
     /// What was counted so far.

@@ -71,19 +71,17 @@ pub(crate) fn number(kind: DatagramKind, address: IpAddr) -> u8 {
     }
 }
 
-/// The UDP datagram from the outside end of `key` to the guest (RFC 768).
-pub(crate) fn udp<'p>(guest: IpAddr, key: &FlowKey, payload: &'p [u8]) -> Parts<'p> {
+/// The UDP datagram from the outside end of `key` to the guest (RFC 768), or several of
+/// `segment_bytes` bytes of payload each (the last may be shorter); its checksum is the emitter's
+/// work.
+pub(crate) fn udp<'p>(key: &FlowKey, payload: &'p [u8], segment_bytes: u16) -> Parts<'p> {
     let mut head = [0; 8];
     // A payload for a guest is at most 65,507 bytes.
     let len = (payload.len() + 8) as u16;
     head[0..2].copy_from_slice(&key.outside_port.to_be_bytes());
     head[2..4].copy_from_slice(&key.guest_port.to_be_bytes());
     head[4..6].copy_from_slice(&len.to_be_bytes());
-    let mut parts = Parts { head, payload };
-    let sum = parts.checksum(Some((key.outside, guest)), protocol::UDP);
-    // Zero means "none", so a sum of zero is sent as its other form.
-    parts.head[6..8].copy_from_slice(if sum == [0, 0] { &[0xff, 0xff] } else { &sum });
-    parts
+    Parts { head, payload, segment_bytes }
 }
 
 /// The echo reply to the guest whose data and sequence number are those of `message`, an echo
@@ -94,7 +92,7 @@ pub(crate) fn echo_reply<'p>(guest: IpAddr, key: &FlowKey, message: &'p [u8]) ->
     let v4 = guest.is_ipv4();
     let kind = if v4 { 0 } else { 129 };
     let head = [kind, 0, 0, 0, id_high, id_low, seq_high, seq_low];
-    let mut parts = Parts { head, payload };
+    let mut parts = Parts { head, payload, segment_bytes: 0 };
     let sum = parts.checksum((!v4).then_some((key.outside, guest)), protocol::ICMPV6);
     parts.head[2..4].copy_from_slice(&sum);
     Some(parts)

@@ -1,9 +1,9 @@
 //! The one producer of guest frames, and the guest's link as smoltcp sees it.
 //!
-//! The emitter knows what the guest can take: a frame that does not fit is segmented (TCP) or
-//! fragmented (datagrams), never handed over. smoltcp sees a link without Ethernet, whose MTU is
-//! the largest IP packet and whose checksums are somebody else's work; what it writes is cut to the
-//! guest's segment size here.
+//! The emitter knows what the guest can take: a packet that does not fit a frame goes into the ring
+//! with a record of how it is to be cut (TCP, and datagrams that came as several) or is fragmented
+//! (one datagram). smoltcp sees a link without Ethernet, whose MTU is the largest IP packet and
+//! whose checksums are somebody else's work; it writes straight into the ring.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -16,22 +16,17 @@ use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Med
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket};
 
-use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal};
+use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
 use crate::store::ring::{Producer, RingHandle};
 use crate::wire::checksum::Sum;
 use crate::wire::classify::protocol;
 use crate::wire::reply::{self, HOP_LIMIT, Quote, REPLY_BYTES_MAX};
-use crate::wire::segment::{Super, finish_ipv4_header, set_offered_mss};
+use crate::wire::segment::{Headers, finish_ipv4_header, set_offered_mss};
 
-/// Segments that one pass through smoltcp may become.
-pub(crate) const SEGMENTS_MAX: usize = 32;
-/// What a segment takes in the ring besides its payload, at most: an Ethernet, an IPv6 and a TCP
-/// header with as many options as smoltcp writes beside data, and the ring's own header and
-/// padding.
-const SEGMENT_OVERHEAD_BYTES: usize = ETHERNET_HEADER_BYTES + 40 + 44 + 32;
-/// The longest packet that smoltcp may write: once cut, it takes the room of the longest frame.
-const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX - SEGMENTS_MAX * SEGMENT_OVERHEAD_BYTES;
+/// Payload bytes that one pass through smoltcp may move: what the longest packet has room for
+/// beside an IPv6 header, and a TCP header with as many options as smoltcp writes beside data.
+pub(crate) const SUPER_SEGMENT_BYTES_MAX: usize = IP_PACKET_BYTES_MAX - 40 - 44;
 /// Ring space that must be free before smoltcp is asked for a packet.
 const ROOM_BYTES: usize = FRAME_BYTES_MAX;
 
@@ -102,15 +97,21 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         mss.min((self.packet_bytes_max() - headers) as u16)
     }
 
-    /// Puts one frame with `len` bytes of packet into the ring; `write` fills the packet in.
-    fn frame(&mut self, kind: EthernetProtocol, len: usize, write: impl FnOnce(&mut [u8])) {
+    /// Puts one frame with `len` bytes of packet into the ring; `write` fills the packet in, and
+    /// says how far it is finished.
+    fn frame(
+        &mut self,
+        kind: EthernetProtocol,
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Offload,
+    ) {
         let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) else {
             self.counters.count_drop(Drop::AnswerLost);
             return;
         };
         write_ethernet(&self.link, kind, frame);
-        write(frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []));
-        self.ring.commit(ETHERNET_HEADER_BYTES + len, Offload::NONE);
+        let offload = write(frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []));
+        self.ring.commit(ETHERNET_HEADER_BYTES + len, offload);
     }
 
     /// Sends a packet that [`reply`] composes, whose kind is `kind`.
@@ -121,7 +122,10 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     ) {
         let mut packet = [0; REPLY_BYTES_MAX];
         let len = compose(&mut packet);
-        self.frame(kind, len, |out| out.copy_from_slice(packet.get(..len).unwrap_or(&[])));
+        self.frame(kind, len, |out| {
+            out.copy_from_slice(packet.get(..len).unwrap_or(&[]));
+            Offload::NONE
+        });
     }
 
     /// Sends the ICMP error for `refusal`, unless too many were sent this second.
@@ -149,7 +153,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     ///
     /// # Cost
     /// One copy of the payload.
-    pub(crate) fn datagram(&mut self, from: IpAddr, to: IpAddr, number: u8, parts: Parts<'_>) {
+    pub(crate) fn datagram(&mut self, from: IpAddr, to: IpAddr, number: u8, mut parts: Parts<'_>) {
         let header = if from.is_ipv4() { 20 } else { 40 };
         let total = parts.len();
         // IPv4 counts its header in the length of a packet, IPv6 does not.
@@ -157,12 +161,12 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             self.counters.count_drop(Drop::AnswerLost);
             return;
         }
-        if header + total <= self.packet_bytes_max() {
-            self.frame(ethertype(from), header + total, |out| {
-                reply::ip_header((from, to), number, total, HOP_LIMIT, out);
-                parts.copy(0, out.get_mut(header..).unwrap_or(&mut []));
-            });
+        if self.fits_whole(from, &parts) {
+            self.whole_datagram((from, to), number, &parts);
             return;
+        }
+        if number == protocol::UDP {
+            parts.complete_udp((from, to));
         }
         self.fragment_ident = self.fragment_ident.wrapping_add(1);
         let headers = if from.is_ipv4() { 20 } else { 48 };
@@ -174,62 +178,76 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
                 Piece { offset, len, more: offset + len < total, ident: self.fragment_ident };
             self.frame(ethertype(from), headers + len, |out| {
                 piece.write((from, to), number, &parts, out);
+                Offload::NONE
             });
             offset += len;
         }
     }
 
-    /// Sends the TCP packet of `len` bytes that `write` makes, cut to what `shape` lets the guest
-    /// have. `write` is called exactly once; without room its packet is dropped and counted.
-    ///
-    /// # Cost
-    /// One packet that fits a frame: written in place. A longer one: one copy more.
-    fn tcp(&mut self, len: usize, shape: Shape, write: impl FnOnce(&mut [u8])) {
-        let scratch = self.scratch.get_mut(..len).unwrap_or(&mut []);
-        let fits = len <= self.link.receive_frame_bytes as usize - ETHERNET_HEADER_BYTES;
-        if fits && let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) {
-            let packet = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
-            write(packet);
-            let Some(parts) = Super::of(packet) else { return };
-            let payload = len - parts.headers_len;
-            let fits = payload <= usize::from(shape.segment_bytes);
-            if fits && shape.within(parts.seq(packet), payload) == payload {
-                offer_mss(&self.link, parts.ip_len, packet);
-                parts.finish(packet);
-                write_ethernet(&self.link, ip_ethertype(parts.ip_len), frame);
-                self.ring.commit(ETHERNET_HEADER_BYTES + len, Offload::NONE);
-                return;
-            }
-            scratch.copy_from_slice(packet);
-        } else {
-            write(scratch);
-        }
-        self.cut(len, shape);
+    /// Whether each datagram of `parts`, in the family of `address`, needs no fragments.
+    pub(crate) fn fits_whole(&self, address: IpAddr, parts: &Parts<'_>) -> bool {
+        let header = if address.is_ipv4() { 20 } else { 40 };
+        header + parts.piece_len() <= self.packet_bytes_max()
     }
 
-    /// Sends the packet in the first `len` bytes of the scratch in segments.
-    fn cut(&mut self, len: usize, shape: Shape) {
-        let Some(packet) = self.scratch.get(..len) else { return };
-        let Some(parts) = Super::of(packet) else { return };
-        let payload = shape.within(parts.seq(packet), len - parts.headers_len);
-        if len == parts.headers_len {
-            self.counters.count_drop(Drop::AnswerLost);
-        }
-        let mut offset = 0;
-        while offset < payload {
-            let end = payload.min(offset + usize::from(shape.segment_bytes));
-            let frame_len = ETHERNET_HEADER_BYTES + parts.headers_len + end - offset;
-            let Some(frame) = self.ring.reserve(frame_len) else {
-                self.counters.count_drop(Drop::AnswerLost);
-                return;
-            };
-            write_ethernet(&self.link, ip_ethertype(parts.ip_len), frame);
-            let out = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
-            parts.cut(packet, offset, end, out);
-            self.ring.commit(frame_len, Offload::NONE);
-            offset = end;
-        }
+    /// Sends a datagram, or a row of them, that needs no fragments.
+    fn whole_datagram(&mut self, ends: (IpAddr, IpAddr), number: u8, parts: &Parts<'_>) {
+        let total = parts.len();
+        let header = if ends.0.is_ipv4() { 20 } else { 40 };
+        self.frame(ethertype(ends.0), header + total, |out| {
+            reply::ip_header(ends, number, total, HOP_LIMIT, out);
+            parts.copy(0, out.get_mut(header..).unwrap_or(&mut []));
+            match Headers::of(out).filter(|_| number == protocol::UDP) {
+                Some(headers) => {
+                    headers.leave_partial(out);
+                    unfinished(headers.len, parts.segment_bytes)
+                }
+                None => Offload::NONE,
+            }
+        });
     }
+
+    /// Sends the TCP packet of `len` bytes that `write` makes, as far as `shape` lets the guest
+    /// have it. `write` is called exactly once; without room its packet is dropped and counted.
+    ///
+    /// # Cost
+    /// Constant beside the writing, which is in place.
+    fn tcp(&mut self, len: usize, shape: Shape, write: impl FnOnce(&mut [u8])) {
+        let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) else {
+            write(self.scratch.get_mut(..len).unwrap_or(&mut []));
+            self.counters.count_drop(Drop::AnswerLost);
+            return;
+        };
+        let packet = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
+        write(packet);
+        let Some(headers) = Headers::of(packet) else { return };
+        let payload = len - headers.len;
+        let kept = shape.within(headers.seq(packet), payload);
+        if kept == 0 && payload > 0 {
+            return;
+        }
+        let packet = packet.get_mut(..headers.len + kept).unwrap_or(&mut []);
+        if kept < payload {
+            headers.clear_end_flags(packet);
+        }
+        let offload = if kept == 0 {
+            offer_mss(&self.link, headers.ip_len, packet);
+            headers.finish_in_place(packet);
+            Offload::NONE
+        } else {
+            headers.leave_partial(packet);
+            let is_one = kept <= usize::from(shape.segment_bytes);
+            unfinished(headers.len, if is_one { 0 } else { shape.segment_bytes })
+        };
+        write_ethernet(&self.link, ip_ethertype(headers.ip_len), frame);
+        self.ring.commit(ETHERNET_HEADER_BYTES + headers.len + kept, offload);
+    }
+}
+
+/// What is said beside a packet with `headers_len` bytes of headers whose checksum is partial.
+fn unfinished(headers_len: usize, segment_bytes: u16) -> Offload {
+    let header_bytes = (ETHERNET_HEADER_BYTES + headers_len) as u16;
+    Offload { segment_bytes, header_bytes, checksum: TransportChecksum::Partial }
 }
 
 fn write_ethernet(link: &Link, kind: EthernetProtocol, frame: &mut [u8]) {
@@ -262,12 +280,29 @@ fn ip_ethertype(ip_len: usize) -> EthernetProtocol {
 pub(crate) struct Parts<'p> {
     pub(crate) head: [u8; 8],
     pub(crate) payload: &'p [u8],
+    /// Bytes of payload of each datagram, where they are several; 0: they are one.
+    pub(crate) segment_bytes: u16,
 }
 
 impl Parts<'_> {
     /// Bytes in all.
     pub(crate) fn len(&self) -> usize {
         self.head.len() + self.payload.len()
+    }
+
+    /// Bytes of each datagram, the last maybe excepted.
+    fn piece_len(&self) -> usize {
+        match usize::from(self.segment_bytes) {
+            0 => self.len(),
+            bytes => self.head.len() + bytes.min(self.payload.len()),
+        }
+    }
+
+    /// Writes the checksum of a UDP datagram, whose field is zero so far.
+    fn complete_udp(&mut self, ends: (IpAddr, IpAddr)) {
+        let sum = self.checksum(Some(ends), protocol::UDP);
+        // Zero means "none", so a sum of zero is sent as its other form (RFC 768).
+        self.head[6..8].copy_from_slice(if sum == [0, 0] { &[0xff, 0xff] } else { &sum });
     }
 
     /// The Internet checksum of both and of the pseudo-header of `ends`, if any.
@@ -375,7 +410,7 @@ impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = PACKET_BYTES_MAX;
+        capabilities.max_transmission_unit = IP_PACKET_BYTES_MAX;
         let mut checksum = ChecksumCapabilities::ignored();
         checksum.tcp = Checksum::None;
         capabilities.checksum = checksum;

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! and back to Free from each. smoltcp is given a SYN of our own making: it offers the largest
-//! segment size, so that one pass moves up to 64 KiB, which the emitter cuts to the guest's true
-//! segment size; and it omits timestamps, which a link of one hop has no use for.
+//! segment size, so that one pass moves up to 64 KiB, which goes through the ring as one frame, to
+//! be cut to the guest's true segment size at its other end; and it omits timestamps, which a link
+//! of one hop has no use for.
 //!
 //! RFC 9293. Not done: urgent data is delivered in line (RFC 6093); a reset is accepted anywhere in
 //! the window, not only at its left edge (RFC 5961 3.2), as smoltcp has it.
@@ -25,7 +26,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant as SmolInstant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpControl, TcpRepr, TcpSeqNumber};
 
-use super::device::{Emitter, Port, SEGMENTS_MAX, Shape};
+use super::device::{Emitter, Port, SUPER_SEGMENT_BYTES_MAX, Shape};
 use crate::contract::Instant;
 use crate::limits;
 use crate::store::flows::FlowKey;
@@ -248,7 +249,9 @@ impl<'a> Tcp<'a> {
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
         let receive_bytes = receive_bytes as u32;
         flow.edge = syn.seq.wrapping_add(1).wrapping_add(receive_bytes);
-        let offered = usize::from(segment_bytes) * SEGMENTS_MAX;
+        // A multiple, so that a stream leaves no short segments between the long ones.
+        let segment = usize::from(segment_bytes);
+        let offered = SUPER_SEGMENT_BYTES_MAX / segment * segment;
         let repr = TcpRepr {
             src_port: guest.port(),
             dst_port: outside.port(),

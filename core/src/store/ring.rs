@@ -186,12 +186,13 @@ impl<B: RingBytes> FrameRing<B> {
 }
 
 impl<B> FrameRing<B> {
-    /// Ethernet bytes of all frames committed so far. Readable from any thread.
+    /// Ethernet bytes of all frames committed so far, as a guest without offloads sees them: each
+    /// segment with its headers. Readable from any thread.
     pub fn bytes_accepted(&self) -> u64 {
         self.produced.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Frames committed so far. Readable from any thread.
+    /// Frames committed so far, counted likewise. Readable from any thread.
     pub fn frames_accepted(&self) -> u64 {
         self.produced.0.frames.load(Ordering::Relaxed)
     }
@@ -229,10 +230,11 @@ impl Area {
             TransportChecksum::Vouched => 1,
             TransportChecksum::Partial => 2,
         };
-        let word = u64::from(len) | u64::from(offload.segment_bytes) << 32 | checksum << 48;
+        let low = u64::from(len) | u64::from(offload.segment_bytes) << 32 | checksum << 48;
+        let high = u64::from(offload.header_bytes);
         // SAFETY: in bounds as a multiple of 16 below a power of two of 32 or more; the caller's
         // alone, as it promises. The storage need not be aligned.
-        unsafe { self.at(position).cast::<u64>().write_unaligned(word) }
+        unsafe { self.at(position).cast::<[u64; 2]>().write_unaligned([low, high]) }
     }
 
     /// The header at `position`.
@@ -242,8 +244,8 @@ impl Area {
     #[allow(clippy::cast_possible_truncation, reason = "takes the fields of the word apart")]
     unsafe fn read_header(self, position: usize) -> (u32, Offload) {
         // SAFETY: in bounds as above; not written to, as the caller promises.
-        let word = unsafe { self.at(position).cast::<u64>().read_unaligned() };
-        let checksum = match (word >> 48) as u16 {
+        let [low, high] = unsafe { self.at(position).cast::<[u64; 2]>().read_unaligned() };
+        let checksum = match (low >> 48) as u16 {
             0 => TransportChecksum::Complete,
             1 => TransportChecksum::Vouched,
             code => {
@@ -251,6 +253,7 @@ impl Area {
                 TransportChecksum::Partial
             }
         };
-        (word as u32, Offload { segment_bytes: (word >> 32) as u16, checksum })
+        let (segment_bytes, header_bytes) = ((low >> 32) as u16, high as u16);
+        (low as u32, Offload { segment_bytes, header_bytes, checksum })
     }
 }

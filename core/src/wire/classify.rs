@@ -322,8 +322,9 @@ pub(crate) fn transport(
             let len = usize::from(udp.len());
             let covered = payload.get(..len).filter(|c| c.len() >= 8).ok_or(Drop::Malformed)?;
             // No checksum: allowed by RFC 768, forbidden by RFC 8200 8.1.
-            let unsummed = udp.checksum() == 0 && ip.source.is_ipv4();
-            if !unsummed && (udp.checksum() == 0 || sum_is_wrong(covered)) {
+            let unsummed = udp.checksum() == 0 && checksum == TransportChecksum::Complete;
+            let forbidden = unsummed && ip.source.is_ipv6();
+            if forbidden || (!unsummed && sum_is_wrong(covered)) {
                 return Err(Drop::Checksum);
             }
             if udp.dst_port() == 0 {

@@ -16,7 +16,7 @@ use smoltcp::wire::{
 
 use super::checksum::Sum;
 use super::classify::{Segment, protocol};
-use super::segment::{Super, finish_ipv4_header};
+use super::segment::{Headers, finish_ipv4_header};
 use crate::contract::Refusal;
 
 /// The longest packet composed here: IPv6, ICMPv6 and a quoted IPv6 header with eight bytes.
@@ -119,9 +119,9 @@ pub(crate) fn tcp(from: IpAddr, to: IpAddr, repr: &TcpRepr<'_>, out: &mut [u8]) 
         );
     }
     if let Some(packet) = out.get_mut(..at + len)
-        && let Some(parts) = Super::of(packet)
+        && let Some(headers) = Headers::of(packet)
     {
-        parts.finish(packet);
+        headers.finish_in_place(packet);
     }
     at + len
 }

@@ -42,7 +42,7 @@ use std::thread::{self, Thread};
 
 use msb_krun::backends::net::{NetBackend, ReadError, WriteError};
 use rustix::event::{EventfdFlags, eventfd};
-use sluicegate_core::{Offload, Record};
+use sluicegate_core::{Cut, Offload, Record};
 
 use crate::clock::Clock;
 use crate::metrics::{AdapterDrops, Published};
@@ -172,7 +172,9 @@ pub(crate) struct KrunBackend {
     clock: Clock,
     driver: Waker,
     frame_bytes_max: usize,
-    /// Frames taken from `to_guest` in this pass.
+    /// The frame of `to_guest` that is being handed over, and what of it is left.
+    cut: Option<(Record, Cut)>,
+    /// Frames handed over in this pass.
     taken: u32,
     /// `to_guest` was found empty, and nothing taken since: its next frame rings.
     is_asleep: bool,
@@ -206,6 +208,7 @@ impl KrunBackend {
             published,
             driver,
             frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
+            cut: None,
             taken: 0,
             is_asleep: true,
             is_frame_out: false,
@@ -219,18 +222,30 @@ impl KrunBackend {
         &self.published.adapter_drops
     }
 
-    /// Writes header and frame into `space` and returns their length; `None`: the frame is longer
-    /// than the guest's buffers.
-    fn hand_over(&self, record: &Record, space: &mut [u8]) -> Option<usize> {
-        let len = record.len();
-        let bytes = HEADER.len() + len;
-        if len > self.frame_bytes_max || bytes > space.len() {
-            count(&self.drops().too_long);
+    /// Writes header and next frame into `space` and returns their length; `None`: there is none,
+    /// or none that the guest's buffers take.
+    fn hand_over(&mut self, space: &mut [u8]) -> Option<usize> {
+        let (record, cut) = self.cut.as_mut()?;
+        let room = self.frame_bytes_max.min(space.len().saturating_sub(HEADER.len()));
+        let Some(len) = cut.next_len().filter(|len| *len <= room) else {
+            if cut.next_len().is_some() {
+                count(&self.published.adapter_drops.too_long);
+            }
+            self.cut = None;
             return None;
+        };
+        let (header, frame) = space.split_at_mut(HEADER.len());
+        header.copy_from_slice(&HEADER);
+        cut.next_into(self.to_guest.bytes(record), frame)?;
+        if cut.next_len().is_none() {
+            // A long frame's room is given back at once: the engine makes the next meanwhile.
+            let is_long = record.offload.segment_bytes > 0;
+            self.cut = None;
+            if is_long {
+                self.to_guest.release();
+            }
         }
-        space[..HEADER.len()].copy_from_slice(&HEADER);
-        space[HEADER.len()..bytes].copy_from_slice(self.to_guest.bytes(record));
-        Some(bytes)
+        Some(HEADER.len() + len)
     }
 
     /// Whether `to_guest` is empty; then its next frame rings.
@@ -320,15 +335,18 @@ impl NetBackend for KrunBackend {
             self.doorbell.unpark();
         }
         while self.taken < PASS_FRAMES_MAX {
-            let Some(record) = self.to_guest.read() else {
-                if self.falls_asleep() {
-                    break;
-                }
-                continue;
-            };
+            if self.cut.is_none() {
+                let Some(record) = self.to_guest.read() else {
+                    if self.falls_asleep() {
+                        break;
+                    }
+                    continue;
+                };
+                self.cut = Some((record, Cut::new(record.len(), record.offload)));
+                self.is_asleep = false;
+            }
             self.taken += 1;
-            self.is_asleep = false;
-            if let Some(bytes) = self.hand_over(&record, buf) {
+            if let Some(bytes) = self.hand_over(buf) {
                 self.is_frame_out = true;
                 // The pass that tells whether the guest had a buffer for it.
                 self.doorbell.ring_once();
@@ -336,7 +354,7 @@ impl NetBackend for KrunBackend {
             }
         }
         self.taken = 0;
-        if !self.is_asleep && !self.falls_asleep() {
+        if self.cut.is_some() || (!self.is_asleep && !self.falls_asleep()) {
             self.doorbell.ring_once();
         }
         Err(ReadError::NothingRead)
@@ -365,7 +383,9 @@ impl NetBackend for KrunBackend {
         self.renew_patience();
         self.taken = 0;
         if self.is_frame_out {
-            self.to_guest.release();
+            if self.cut.is_none() {
+                self.to_guest.release();
+            }
             if !self.is_parked {
                 self.is_parked = true;
                 self.doorbell.park();

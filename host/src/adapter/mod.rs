@@ -8,6 +8,7 @@ use crate::rings::{RingConsumer, RingProducer};
 #[cfg(feature = "krun")]
 pub(crate) mod krun;
 pub mod tap;
+mod vnet;
 
 /// A guest link that the driver thread serves itself, between a pollable descriptor and the rings.
 pub trait GuestLink: Send {

@@ -1,30 +1,32 @@
 //! A TAP interface as a guest's link, served by the driver thread itself.
 //!
 //! Owns the descriptor of one TAP interface and moves frames between it and the two rings:
-//! `read(2)` straight into reserved ring space, `write(2)` straight from the ring's bytes, nothing
-//! copied or allocated here. Must not know addresses, namespaces or the engine: the interface is
-//! made in the network namespace of the calling thread (see [`crate::netns::within`]) and
-//! configured by others.
+//! `readv(2)` straight into reserved ring space, `writev(2)` straight from the ring's bytes,
+//! nothing copied or allocated here. With offload, segments of up to 64 KiB cross at one call each,
+//! whatever the interface's MTU, and nobody computes their checksums; without, long segments are
+//! cut at the ring's end, headers made here, payloads where they are. Must not know addresses,
+//! namespaces or the engine: the interface is made in the network namespace of the calling thread
+//! (see [`crate::netns::within`]) and configured by others.
 //!
 //! The interface is not persistent: it vanishes, with its addresses and routes, when the
 //! descriptor is closed, however the process ends.
 //!
-//! One ioctl is all that a TAP needs, so it is made here with rustix instead of taking a crate that
-//! brings its own set-up of interfaces and its own copies of frames. Offloads (`IFF_VNET_HDR`)
-//! would change three places: the flags in `create`, and `read` and `write`.
+//! Two ioctls are all that a TAP needs, so they are made here with rustix instead of taking a crate
+//! that brings its own set-up of interfaces and its own copies of frames.
 //! `IFF_NAPI` was tried: a third less from host to guest, as each write is a poll of its own.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
-use sluicegate_core::limits::ETHERNET_HEADER_BYTES;
-use sluicegate_core::{Offload, Record};
+use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
+use sluicegate_core::{Cut, Offload, Record};
 
 use super::GuestLink;
+use super::vnet::{self, VNET_HEADER_BYTES};
 use crate::rings::{RingConsumer, RingProducer};
 
 /// Bytes of an interface name, the terminating zero included (`IFNAMSIZ`).
@@ -34,19 +36,40 @@ const NAME_BYTES: usize = 16;
 const TAP: u16 = 0x0002;
 /// `IFF_NO_PI`: no four bytes of packet information in front.
 const NO_PACKET_INFORMATION: u16 = 0x1000;
+/// `IFF_VNET_HDR`: each frame follows a `struct virtio_net_hdr`.
+const VNET_HEADER: u16 = 0x4000;
 /// `IFF_TUN_EXCL`: make a new interface, never take over an existing one of the name.
 const EXCLUSIVE: u16 = 0x8000;
+const NEW_TAP: u16 = TAP | NO_PACKET_INFORMATION | VNET_HEADER | EXCLUSIVE;
+
+/// What the interface may be told to leave unfinished (`TUN_F_*`): checksums, TCP segmentation
+/// with and without congestion marks; and rows of UDP datagrams, which older kernels don't know.
+const OFFLOAD_TCP: u32 = 0x01 | 0x02 | 0x04 | 0x08;
+const OFFLOAD_UDP: u32 = 0x20 | 0x40;
 
 /// A TAP interface.
 #[derive(Debug)]
 pub struct Tap {
     device: OwnedFd,
-    /// Bytes read at most: one more than the link allows, so that a frame that is too long is seen
-    /// to be, not cut to size.
-    read_bytes_max: usize,
-    /// A frame of the ring to the guest that was read there and not yet taken by the kernel.
-    unsent: Option<Record>,
+    /// Bytes that frames have at most without offload: one more than the link allows, so that a
+    /// frame that is too long is seen to be, not cut to size.
+    frame_bytes_max: usize,
+    offload: TapOffload,
+    /// A frame of the ring to the guest that was read there, and what of it the kernel has yet to
+    /// take.
+    unsent: Option<(Record, Cut)>,
     dropped: Arc<AtomicU64>,
+}
+
+/// What crosses an interface unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapOffload {
+    /// Nothing: every frame is a finished one.
+    Off,
+    /// Checksums, and TCP segments of up to 64 KiB.
+    Tcp,
+    /// The same, and rows of UDP datagrams.
+    TcpAndUdp,
 }
 
 /// What became of a frame that was written.
@@ -62,12 +85,12 @@ enum Written {
 impl Tap {
     /// Creates the interface `name` in the network namespace of the calling thread. `mtu` is the
     /// largest IP packet, in bytes, that the guest will send; setting it on the interface is the
-    /// caller's part.
+    /// caller's part. Offload is off.
     ///
     /// # Errors
     /// `name` is no interface name or is in use, there is no `/dev/net/tun`, or the caller may not.
     pub fn create(name: &str, mtu: u16) -> io::Result<Self> {
-        let mut request = InterfaceRequest::new(name, TAP | NO_PACKET_INFORMATION | EXCLUSIVE)?;
+        let mut request = InterfaceRequest::new(name, NEW_TAP)?;
         let device = rustix::fs::open(
             "/dev/net/tun",
             OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
@@ -84,10 +107,22 @@ impl Tap {
     pub fn from_device(device: OwnedFd, mtu: u16) -> Self {
         Self {
             device,
-            read_bytes_max: ETHERNET_HEADER_BYTES + usize::from(mtu) + 1,
+            frame_bytes_max: ETHERNET_HEADER_BYTES + usize::from(mtu) + 1,
+            offload: TapOffload::Off,
             unsent: None,
             dropped: Arc::default(),
         }
+    }
+
+    /// Turns offload on, as far as the kernel has it: 64 KiB segments cross in one piece while the
+    /// interface's MTU stays what it is, and checksums are not computed where nothing can be
+    /// damaged on the way. Returns how far that is.
+    pub fn turn_offload_on(&mut self) -> TapOffload {
+        let kinds =
+            [(OFFLOAD_TCP | OFFLOAD_UDP, TapOffload::TcpAndUdp), (OFFLOAD_TCP, TapOffload::Tcp)];
+        let taken = kinds.into_iter().find(|(flags, _)| set_offload(&self.device, *flags).is_ok());
+        self.offload = taken.map_or(TapOffload::Off, |(_, offload)| offload);
+        self.offload
     }
 
     /// The count of frames to the guest that the kernel would not take, kept up while the driver
@@ -97,18 +132,61 @@ impl Tap {
         Arc::clone(&self.dropped)
     }
 
-    /// Reads one frame; `None`: none waits.
-    fn read(&self, space: &mut [u8]) -> io::Result<Option<usize>> {
-        match retry_on_intr(|| rustix::io::read(&self.device, &mut *space)) {
-            Ok(0) | Err(Errno::AGAIN | Errno::IO | Errno::NETDOWN) => Ok(None),
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) => Err(explain_gone(error)),
+    /// Bytes that a frame from the guest may have.
+    fn read_bytes_max(&self) -> usize {
+        match self.offload {
+            TapOffload::Off => self.frame_bytes_max,
+            TapOffload::Tcp | TapOffload::TcpAndUdp => FRAME_BYTES_MAX,
         }
     }
 
+    /// Reads one frame, and what the guest says of it; `None`: none waits.
+    fn read(&self, space: &mut [u8]) -> io::Result<Option<(usize, Offload)>> {
+        let mut header = [0; VNET_HEADER_BYTES];
+        loop {
+            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut *space)];
+            match retry_on_intr(|| rustix::io::readv(&self.device, &mut parts)) {
+                Ok(0) | Err(Errno::AGAIN | Errno::IO | Errno::NETDOWN) => return Ok(None),
+                Ok(bytes) => match (bytes.checked_sub(VNET_HEADER_BYTES), vnet::read(&header)) {
+                    (Some(bytes), Ok(offload)) => return Ok(Some((bytes, offload))),
+                    (None, _) | (_, Err(_)) => {}
+                },
+                Err(error) => return Err(explain_gone(error)),
+            }
+        }
+    }
+
+    /// Whether a frame with `offload` goes as it is.
+    fn passes(&self, frame: &[u8], offload: Offload) -> bool {
+        match self.offload {
+            TapOffload::Off => offload == Offload::NONE,
+            TapOffload::Tcp => offload.segment_bytes == 0 || !vnet::is_udp(frame),
+            TapOffload::TcpAndUdp => true,
+        }
+    }
+
+    /// Writes what is left of a frame; `NotNow` leaves what the kernel did not take.
+    fn send_rest(&self, frame: &[u8], offload: Offload, cut: &mut Cut) -> io::Result<Written> {
+        if self.passes(frame, offload) {
+            return self.write([&vnet::write(frame, offload), &[], frame]);
+        }
+        let mut whole = Written::Whole;
+        let mut ahead = *cut;
+        while let Some(piece) = ahead.next(frame) {
+            match self.write([&[0; VNET_HEADER_BYTES], piece.headers(), piece.payload])? {
+                Written::Whole => {}
+                Written::Dropped => whole = Written::Dropped,
+                Written::NotNow => return Ok(Written::NotNow),
+            }
+            *cut = ahead;
+        }
+        Ok(whole)
+    }
+
     /// Writes one frame.
-    fn write(&self, frame: &[u8]) -> io::Result<Written> {
-        match retry_on_intr(|| rustix::io::write(&self.device, frame)) {
+    fn write(&self, parts: [&[u8]; 3]) -> io::Result<Written> {
+        let parts = parts.map(IoSlice::new);
+        match retry_on_intr(|| rustix::io::writev(&self.device, &parts)) {
             Ok(_) => Ok(Written::Whole),
             Err(Errno::AGAIN) => Ok(Written::NotNow),
             // Down; out of memory; no frame that the kernel takes. Whoever needs it sends it again.
@@ -138,31 +216,34 @@ impl GuestLink for Tap {
     }
 
     /// # Cost
-    /// One `read(2)` a frame, and one that finds nothing.
+    /// One `readv(2)` a frame, and one that finds nothing.
     fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
         for _ in 0..frames_max {
-            let Some(space) = from_guest.reserve(self.read_bytes_max) else {
+            let Some(space) = from_guest.reserve(self.read_bytes_max()) else {
                 return Ok(true);
             };
-            let Some(bytes) = self.read(space)? else {
+            let Some((bytes, offload)) = self.read(space)? else {
                 return Ok(false);
             };
-            from_guest.commit(bytes, Offload::NONE);
+            from_guest.commit(bytes, offload);
         }
         Ok(true)
     }
 
     /// # Cost
-    /// One `write(2)` a frame, in which the guest's kernel does its receive work.
+    /// One `writev(2)` a frame, in which the guest's kernel does its receive work.
     fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool> {
-        while let Some(record) = self.unsent.take().or_else(|| to_guest.read()) {
-            match self.write(to_guest.bytes(&record))? {
+        let next = |to_guest: &mut RingConsumer| {
+            to_guest.read().map(|record| (record, Cut::new(record.len(), record.offload)))
+        };
+        while let Some((record, mut cut)) = self.unsent.take().or_else(|| next(to_guest)) {
+            match self.send_rest(to_guest.bytes(&record), record.offload, &mut cut)? {
                 Written::Whole => {}
                 Written::Dropped => {
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                 }
                 Written::NotNow => {
-                    self.unsent = Some(record);
+                    self.unsent = Some((record, cut));
                     return Ok(true);
                 }
             }
@@ -221,6 +302,18 @@ fn set_interface(device: BorrowedFd<'_>, request: &mut InterfaceRequest) -> rust
     }
 }
 
+/// `TUNSETOFFLOAD`: what the interface may leave unfinished.
+fn set_offload(device: &OwnedFd, flags: u32) -> rustix::io::Result<()> {
+    const TUNSETOFFLOAD: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u32>(b'T', 208);
+    // SAFETY: TUNSETOFFLOAD takes its flags as the argument itself, and writes nothing.
+    #[allow(unsafe_code, reason = "the ioctl has no safe wrapper")]
+    unsafe {
+        let flags = usize::try_from(flags).unwrap_or(0);
+        let setter = rustix::ioctl::IntegerSetter::<TUNSETOFFLOAD>::new_usize(flags);
+        rustix::ioctl::ioctl(device, setter)
+    }
+}
+
 fn explain_open(error: Errno) -> io::Error {
     let advice = match error {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => {
@@ -260,135 +353,4 @@ fn explain(error: Errno, what: String) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    use sluicegate_core::FrameRing;
-
-    use super::*;
-
-    /// A link whose device is one end of a socket pair that keeps frames apart, and the other end.
-    fn tap(mtu: u16) -> (Tap, OwnedFd) {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (device, guest) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        (Tap::from_device(device, mtu), guest)
-    }
-
-    fn ring(bytes: usize) -> (RingProducer, RingConsumer) {
-        FrameRing::split(Arc::new(FrameRing::with_frame_max(vec![0; bytes].into(), 2000)))
-    }
-
-    fn frame(number: usize) -> Vec<u8> {
-        (0..60 + number % 1000).map(|at| (at + number).to_le_bytes()[0]).collect()
-    }
-
-    fn take(ring: &mut RingConsumer) -> Option<Vec<u8>> {
-        let record = ring.read()?;
-        let bytes = ring.bytes(&record).to_vec();
-        ring.release();
-        Some(bytes)
-    }
-
-    #[test]
-    fn frames_of_the_guest_come_whole_and_in_order_up_to_the_budget() {
-        let (mut tap, guest) = tap(1500);
-        let (mut producer, mut consumer) = ring(65_536);
-        for number in 0..5 {
-            rustix::io::write(&guest, &frame(number)).unwrap();
-        }
-        assert!(tap.receive(&mut producer, 3).unwrap(), "the budget is spent");
-        assert!(!tap.receive(&mut producer, 3).unwrap(), "all are there");
-        for number in 0..5 {
-            assert_eq!(take(&mut consumer), Some(frame(number)));
-        }
-        assert_eq!(take(&mut consumer), None);
-    }
-
-    #[test]
-    fn a_full_ring_leaves_frames_where_they_are() {
-        let (mut tap, guest) = tap(1500);
-        let (mut producer, mut consumer) = ring(4096);
-        for number in 0..20 {
-            rustix::io::write(&guest, &frame(number)).unwrap();
-        }
-        let mut seen = 0;
-        loop {
-            let more = tap.receive(&mut producer, 100).unwrap();
-            while let Some(bytes) = take(&mut consumer) {
-                assert_eq!(bytes, frame(seen));
-                seen += 1;
-            }
-            if !more {
-                break;
-            }
-        }
-        assert_eq!(seen, 20);
-    }
-
-    #[test]
-    fn a_frame_beyond_the_mtu_shows_itself() {
-        let (mut tap, guest) = tap(1500);
-        let (mut producer, mut consumer) = ring(65_536);
-        rustix::io::write(&guest, &[7; 1514]).unwrap();
-        rustix::io::write(&guest, &[7; 1800]).unwrap();
-        tap.receive(&mut producer, 10).unwrap();
-        assert_eq!(take(&mut consumer).unwrap().len(), 1514);
-        assert_eq!(take(&mut consumer).unwrap().len(), 1515, "one more than the link allows");
-    }
-
-    #[test]
-    fn a_link_that_takes_no_more_gets_the_rest_later_in_order() {
-        let (mut tap, guest) = tap(1500);
-        let (mut producer, mut consumer) = ring(65_536);
-        let (mut sent, mut seen, mut refusals) = (0, 0, 0);
-        let mut bytes = [0; 2000];
-        while seen < 2000 {
-            while sent < 2000 && producer.push(&frame(sent), Offload::NONE) {
-                sent += 1;
-            }
-            refusals += usize::from(tap.send(&mut consumer).unwrap());
-            while let Ok(len) = rustix::io::read(&guest, &mut bytes) {
-                assert_eq!(bytes[..len], frame(seen), "frame {seen}");
-                seen += 1;
-            }
-        }
-        assert!(refusals > 0, "the pair never filled up, so this tested nothing");
-        assert!(consumer.is_empty());
-        assert_eq!(tap.dropped_frames().load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn a_frame_that_the_kernel_refuses_is_dropped_and_counted() {
-        let (mut tap, guest) = tap(1500);
-        // The kernel doubles it; a longer message never fits: EMSGSIZE.
-        rustix::net::sockopt::set_socket_send_buffer_size(&tap.device, 4608).unwrap();
-        let ring = FrameRing::with_frame_max(vec![0; 65_536].into(), 20_000);
-        let (mut producer, mut consumer) = FrameRing::split(Arc::new(ring));
-        assert!(producer.push(&[1; 20_000], Offload::NONE));
-        assert!(producer.push(&frame(1), Offload::NONE));
-        assert!(!tap.send(&mut consumer).unwrap());
-        let mut bytes = [0; 2000];
-        let first = rustix::io::read(&guest, &mut bytes).unwrap();
-        assert_eq!(bytes[..first], frame(1), "the next frame is not held up");
-        assert_eq!(tap.dropped_frames().load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn a_link_that_is_gone_is_an_error() {
-        let (mut tap, guest) = tap(1500);
-        drop(guest);
-        let (mut producer, mut consumer) = ring(65_536);
-        assert!(producer.push(&frame(1), Offload::NONE));
-        assert!(tap.send(&mut consumer).is_err());
-    }
-
-    #[test]
-    fn names_that_the_kernel_would_refuse_or_expand_are_refused() {
-        for name in ["", ".", "..", "eth%d", "a/b", "a:b", "a b", "ü", "sixteen-letters-"] {
-            assert!(check_name(name).is_err(), "{name:?}");
-        }
-        for name in ["eth0", "e", "fifteen-letters"] {
-            assert!(check_name(name).is_ok(), "{name:?}");
-        }
-    }
-}
+mod tests;

@@ -62,7 +62,8 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
     let interface = link::interface(&args.ifname, &network);
     let netns = netns::open(&args.netns)?;
     let tap = netns::within(netns.as_fd(), || -> Result<Tap, Failure> {
-        let tap = Tap::create(&interface.name, interface.mtu)?;
+        let mut tap = Tap::create(&interface.name, interface.mtu)?;
+        args.link.prepare(&mut tap);
         netns::configure(&interface)?;
         Ok(tap)
     })??;

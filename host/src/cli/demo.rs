@@ -78,13 +78,15 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let began = now();
     say("A guest in its own network namespace goes online; the engine is its only way out.\n")?;
     let servers = Servers::start()?;
-    let network = LinkArgs::open(args.mtu).network()?;
+    let args = LinkArgs::open(args.mtu);
+    let network = args.network()?;
     let interface = link::interface(INTERFACE_NAME, &network);
     let itinerary = guest::Itinerary::new(&interface, &servers);
     let nothing = File::open("/dev/null")?;
     let command = guest_command(&itinerary)?;
     let mut inside = Inside::start(&interface, &command, nothing.as_fd(), Stdio::piped())?;
-    let tap = inside.take_tap().ok_or("the process inside sent no interface")?;
+    let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
+    args.prepare(&mut tap);
     let dropped = tap.dropped_frames();
     let online = Online::start(network, tap, || ())?;
     done("address set-up", began.elapsed(), &addresses(&interface))?;

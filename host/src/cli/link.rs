@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
@@ -23,6 +24,20 @@ pub(crate) struct LinkArgs {
     /// What happens to traffic that no rule matches [default: the config's, else deny]
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
+    /// Whether segments of up to 64 KiB cross the guest's interface in one piece, whatever its MTU,
+    /// as far as the kernel has that
+    #[arg(long, value_name = "SWITCH", default_value = "on")]
+    offload: Switch,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(crate) enum Switch {
+    /// As far as the kernel has it
+    #[default]
+    On,
+    /// Every frame is one that fits the MTU, its checksum in place
+    Off,
 }
 
 /// A verdict on the command line.
@@ -38,6 +53,17 @@ impl LinkArgs {
     /// The arguments of a network that lets everything out.
     pub(super) fn open(mtu: u16) -> Self {
         Self { mtu: Some(mtu), egress: Some(Egress::Allow), ..Self::default() }
+    }
+
+    /// Prepares the guest's interface.
+    pub(super) fn prepare(&self, tap: &mut Tap) {
+        match self.offload {
+            Switch::On => {
+                let offload = tap.turn_offload_on();
+                tracing::debug!(?offload, "the guest's interface");
+            }
+            Switch::Off => {}
+        }
     }
 
     /// The network that the arguments describe, not yet started. Says on the standard error if

@@ -61,7 +61,8 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let interface = link::interface(INTERFACE_NAME, &network);
     let input = std::io::stdin();
     let mut inside = Inside::start(&interface, &args.command, input.as_fd(), Stdio::inherit())?;
-    let tap = inside.take_tap().ok_or("the process inside sent no interface")?;
+    let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
+    args.link.prepare(&mut tap);
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
     let online = Online::start(network, tap, move || {

@@ -97,7 +97,9 @@ impl DatagramFlow {
                 return Served::NoRoom;
             }
             match rustix::net::recv(&self.socket, &mut *buffer, rustix::net::RecvFlags::empty()) {
-                Ok((len, _)) => engine.deliver(now, self.id, buffer.get(..len).unwrap_or(&[])),
+                Ok((len, _)) => {
+                    engine.deliver(now, self.id, buffer.get(..len).unwrap_or(&[]));
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
                     let error = io::Error::from(errno);

@@ -111,7 +111,8 @@ impl Flows {
                     self.close(flow);
                 }
                 Action::Close { flow } => self.close(flow),
-                Action::SendDatagram { flow, kind, to, payload } => {
+                Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
+                    let payload = (payload, segment_bytes);
                     if let Err(refusal) = self.send_datagram(flow, (kind, to), payload) {
                         engine.handle(now, Event::DatagramFailed { flow, refusal });
                     }
@@ -209,7 +210,7 @@ impl Flows {
         &mut self,
         flow: FlowId,
         (kind, to): (sluicegate_core::DatagramKind, sluicegate_core::Outside),
-        payload: &[u8],
+        (payload, segment_bytes): (&[u8], u16),
     ) -> Result<(), Refusal> {
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
@@ -219,7 +220,10 @@ impl Flows {
             self.insert(flow, Flow::Datagram(opened));
         }
         match self.slots.get_mut(flow.index as usize) {
-            Some(Some(Slot { flow: Flow::Datagram(datagram), .. })) => datagram.send(payload),
+            Some(Some(Slot { flow: Flow::Datagram(datagram), .. })) => match segment_bytes {
+                0 => datagram.send(payload),
+                bytes => payload.chunks(bytes.into()).try_for_each(|one| datagram.send(one)),
+            },
             Some(_) | None => Ok(()),
         }
     }

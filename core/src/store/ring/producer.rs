@@ -105,8 +105,10 @@ impl<R: RingHandle> Producer<R> {
         self.tail = start.wrapping_add(record_bytes(len));
         self.is_flushed = false;
         let Produced { tail, bytes, frames } = &self.ring.produced.0;
-        bytes.store(bytes.load(Ordering::Relaxed) + u64::from(header_len), Ordering::Relaxed);
-        frames.store(frames.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let pieces = offload.frames(len) as u64;
+        let on_the_link = u64::from(header_len) + (pieces - 1) * u64::from(offload.header_bytes);
+        bytes.store(bytes.load(Ordering::Relaxed) + on_the_link, Ordering::Relaxed);
+        frames.store(frames.load(Ordering::Relaxed) + pieces, Ordering::Relaxed);
         tail.store(self.tail, Ordering::Release);
     }
 
