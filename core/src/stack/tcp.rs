@@ -250,7 +250,7 @@ impl<'a> Tcp<'a> {
         let receive_bytes = receive_bytes as u32;
         flow.edge = syn.seq.wrapping_add(1).wrapping_add(receive_bytes);
         // A multiple, so that a stream leaves no short segments between the long ones.
-        let segment = usize::from(segment_bytes);
+        let segment = usize::from(segment_bytes).min(SUPER_SEGMENT_BYTES_MAX);
         let offered = SUPER_SEGMENT_BYTES_MAX / segment * segment;
         let repr = TcpRepr {
             src_port: guest.port(),
