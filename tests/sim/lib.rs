@@ -7,6 +7,7 @@
 //!
 //! [`World`] is the middle: frames go in, and until the engine has nothing left to do for now, the
 //! outside answers what it is asked. [`Oracle`] looks at each frame for the guest and each action.
+//! [`load`] is the engine without all that, for what is measured.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -18,6 +19,7 @@ mod dice;
 pub mod frame;
 pub mod guest;
 pub mod link;
+pub mod load;
 mod oracle;
 mod outside;
 mod pattern;

@@ -11,7 +11,7 @@ use crate::oracle::drops;
 use crate::{Clock, Did, Oracle, Pcap, Peers, Room, Seen, Stream};
 
 /// How the rings are held.
-pub(crate) type Ring = Arc<FrameRing<Vec<u8>>>;
+pub type Ring = Arc<FrameRing<Vec<u8>>>;
 
 /// Turns at one time without any effect before the engine counts as spinning.
 const IDLE_TURNS_MAX: u32 = 4;
