@@ -2,7 +2,7 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
-use super::ConfigError;
+use super::{ConfigError, Permission};
 use crate::limits;
 
 /// The two ends of the guest's link: MAC and IP addresses.
@@ -25,16 +25,6 @@ pub struct Link {
     /// The largest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
     /// header.
     pub receive_frame_bytes: u32,
-}
-
-/// What a rule, or the lack of one, does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Permission {
-    /// The flow may go ahead.
-    Allow,
-    /// It is refused.
-    #[default]
-    Deny,
 }
 
 /// An engine's configuration.
