@@ -26,7 +26,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 use sluicegate_core::addr::{Addresses, Ipv4Pool, Ipv6Pool, Mac, Overrides};
-use sluicegate_core::{Config, ConfigError, Link, Permission, limits};
+use sluicegate_core::{Config, ConfigError, Link, Permission, Policy, limits};
 
 use crate::error::{Error, LoadError};
 
@@ -188,7 +188,9 @@ impl NetworkConfig {
             tcp_receive_bytes: limits::TCP_RECEIVE_BYTES,
             tcp_send_bytes: limits::TCP_SEND_BYTES,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
-            default_egress: self.policy.default_egress,
+            policy: Policy::new(self.policy.default_egress, self.policy.default_ingress),
+            own_addresses: Default::default(),
+            nat64_prefixes: Default::default(),
             seed,
         };
         config.check()?;
@@ -298,7 +300,7 @@ mod tests {
         assert_eq!(core.link.guest_mac, [2, 0, 0, 0, 0, 9]);
         assert_eq!((core.link.mtu, core.link.receive_frame_bytes), (9000, 9014));
         assert_eq!(core.link.gateway_ipv4, Ipv4Addr::new(10, 0, 0, 1));
-        assert_eq!(core.default_egress, Permission::Allow);
+        assert_eq!(core.policy.default_egress, Permission::Allow);
     }
 
     #[test]

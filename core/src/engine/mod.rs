@@ -6,6 +6,7 @@
 //! guest sent in a batch goes out in one write, and one acknowledgement answers it.
 
 mod ingress;
+mod judge;
 mod memory;
 
 use core::net::{IpAddr, SocketAddr};
