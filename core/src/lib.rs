@@ -11,22 +11,26 @@
 //!
 //! **The floors**, lowest first; each uses only lower ones: `addr` and `limits` (the guest's
 //! addresses, every number); `contract` (what both sides say); `wire` (bytes and their meaning);
-//! `store` (memory without rules); `stack` (one machine a protocol); `engine` (which packet goes
-//! where, and when).
+//! `store` (memory without rules); `rule` (verdicts without memory); `stack` (one machine a
+//! protocol); `engine` (which packet goes where, and when).
 
 pub mod addr;
 mod contract;
 mod engine;
 pub mod limits;
+mod rule;
 mod stack;
 mod store;
 mod wire;
 
 pub use contract::{
-    Action, Config, ConfigError, Counters, DatagramKind, Drop, Event, FlowId, Instant, Link,
-    Offload, Outside, Permission, Refusal, TransportChecksum, WaitReason,
+    Action, Cidr, Config, ConfigError, Counters, DatagramKind, Destination, Direction, Drop, Event,
+    FlowId, Group, Instant, Link, Offload, Outside, Permission, Policy, PortRange, Protocol,
+    Protocols, Refusal, Rule, TransportChecksum, WaitReason,
 };
 pub use engine::{Engine, Memory, MemoryLen};
+pub use rule::place::{Place, Site};
+pub use rule::policy::{By, Decision, Names, Question, Said, Verdict, evaluate};
 pub use stack::datagram::DatagramSlot;
 pub use stack::tcp::{SocketCell, TcpSlot};
 pub use store::flows::FlowSlot;

@@ -78,6 +78,20 @@ pub const FRAGMENT_MS_MAX: u64 = 10_000;
 /// ICMP errors that the guest is sent in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 pub const ICMP_ERRORS_PER_SECOND_MAX: u32 = 1000;
 
+/// Rules of a policy.
+pub const POLICY_RULES_MAX: usize = 512;
+/// Ranges of ports in all rules of a policy.
+pub const POLICY_PORT_RANGES_MAX: usize = 1024;
+/// Bytes of names in all rules of a policy.
+pub const POLICY_NAME_BYTES_MAX: usize = 16_384;
+/// Bytes of a name, its dots included (RFC 1035 2.3.4 counts a length octet before each label and
+/// one at the end: 255 of those).
+pub const DOMAIN_BYTES_MAX: usize = 253;
+/// Addresses of this host on the public Internet that a policy is told of.
+pub const OWN_ADDRESSES_MAX: usize = 256;
+/// NAT64 prefixes beside the well-known one.
+pub const NAT64_PREFIXES_MAX: usize = 8;
+
 /// Frames of the guest that one turn takes.
 pub const TURN_FRAMES_MAX: u32 = 256;
 /// Bytes that one flow may give to the guest in one turn.
@@ -88,6 +102,9 @@ pub const RING_BYTES_DEFAULT: usize = 1024 * 1024;
 
 const _: () = assert!(TCP_RECEIVE_BYTES.is_power_of_two() && TCP_SEND_BYTES.is_power_of_two());
 const _: () = assert!(TCP_RECEIVE_BYTES <= 1 << 30, "window scaling ends at 1 GiB (RFC 7323 2.3)");
+const _: () = assert!(POLICY_RULES_MAX <= 1 << 16, "a verdict has 16 bits for its rule");
+const _: () = assert!(POLICY_PORT_RANGES_MAX < 1 << 16 && POLICY_NAME_BYTES_MAX < 1 << 16);
+const _: () = assert!(POLICY_NAME_BYTES_MAX >= POLICY_RULES_MAX * 32, "32 bytes a name");
 const _: () = assert!(MTU_BYTES_MIN <= MTU_BYTES_DEFAULT && MTU_BYTES_DEFAULT <= MTU_BYTES_MAX);
 const _: () = assert!(RECEIVE_FRAME_BYTES_MAX as usize == FRAME_BYTES_MAX);
 const _: () =

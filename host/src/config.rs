@@ -17,8 +17,20 @@
 //! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
 //! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
-//! | `policy.default_egress`, `default_ingress` | `allow` or `deny` | `deny` |
-//! | `policy.rules` | must be empty | `[]` |
+//! | `policy` | who may reach whom | the public Internet, and the gateway's port 53 |
+//! | `policy.default_egress`, `default_ingress` | what no rule matches: `allow`, `deny` | `deny` |
+//! | `policy.rules` | the first that matches decides | `[]` |
+//! | `rules[].direction` | `egress`, `ingress` or `any` | (must be there) |
+//! | `rules[].destination` | `any`, `{"cidr": "10.0.0.0/8"}` or `{"group": "public"}` | (must be) |
+//! | `rules[].protocols` | of `tcp`, `udp`, `icmpv4`, `icmpv6`; empty: all | `[]` |
+//! | `rules[].ports` | `{"start": 80, "end": 80}` each; empty: all | `[]` |
+//! | `rules[].action` | `allow` or `deny` | (must be there) |
+//! | `nat64_prefixes` | networks of 96 bits, beside `64:ff9b::/96` | `[]` |
+//!
+//! The groups are `public`, `private`, `loopback`, `link_local`, `metadata`, `multicast` and `host`
+//! (the gateway's addresses); which address is in which is in the core's `rule/place.rs`. A guest
+//! never reaches loopback or multicast addresses, whatever a rule says. Rules by `domain` and
+//! `domain_suffix` are refused until names are judged.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -26,20 +38,24 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 use sluicegate_core::addr::{Addresses, Ipv4Pool, Ipv6Pool, Mac, Overrides};
-use sluicegate_core::{Config, ConfigError, Link, Permission, limits};
+use sluicegate_core::{Config, ConfigError, Link, limits};
 
 use crate::error::{Error, LoadError};
 
 mod file;
+mod policy;
+mod rules;
 
 use file::File;
+pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 
 /// A configuration file is at most this long.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// An unknown name longer than this is like no known one.
 const NAME_BYTES_MAX: usize = 64;
 
-/// One guest's network, as the user wants it. The default denies every flow.
+/// One guest's network, as the user wants it. By default the guest reaches the public Internet and
+/// the gateway's name server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkConfig {
     /// Whether there is a network at all.
@@ -54,6 +70,8 @@ pub struct NetworkConfig {
     pub max_icmp_connections: Option<u32>,
     /// What the guest may reach.
     pub policy: PolicyConfig,
+    /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
+    pub nat64_prefixes: Vec<Ipv6Addr>,
 }
 
 impl Default for NetworkConfig {
@@ -65,6 +83,7 @@ impl Default for NetworkConfig {
             max_udp_connections: None,
             max_icmp_connections: None,
             policy: PolicyConfig::default(),
+            nat64_prefixes: vec![],
         }
     }
 }
@@ -91,15 +110,6 @@ pub struct InterfaceConfig {
     /// The longest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
     /// header.
     pub receive_frame_bytes: Option<u32>,
-}
-
-/// What the guest may reach, and who may reach it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PolicyConfig {
-    /// Flows that the guest opens.
-    pub default_egress: Permission,
-    /// Flows to the guest's published ports, of which there are none yet.
-    pub default_ingress: Permission,
 }
 
 impl NetworkConfig {
@@ -148,7 +158,8 @@ impl NetworkConfig {
         Ok(Addresses::of_slot(number, &overrides)?)
     }
 
-    /// The engine's configuration for the guest in `slot`; `seed` is secret randomness.
+    /// The engine's configuration for the guest in `slot`; `seed` is secret randomness. It does not
+    /// know this host's own addresses yet.
     ///
     /// # Errors
     /// A disabled network, a slot above 65535, or a field out of its range.
@@ -158,6 +169,8 @@ impl NetworkConfig {
             return Err(ConfigError::new("enabled", false, expected).into());
         }
         let a = self.addresses(slot)?;
+        let prefixes = self.nat64_prefixes.as_slice();
+        let too_many = |_| ConfigError::new("nat64_prefixes", prefixes.len(), "at most 8 networks");
         let bound = self.interface.receive_frame_bytes;
         let config = Config {
             link: Link {
@@ -188,7 +201,9 @@ impl NetworkConfig {
             tcp_receive_bytes: limits::TCP_RECEIVE_BYTES,
             tcp_send_bytes: limits::TCP_SEND_BYTES,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
-            default_egress: self.policy.default_egress,
+            policy: self.policy.to_core()?,
+            own_addresses: Default::default(),
+            nat64_prefixes: prefixes.try_into().map_err(too_many)?,
             seed,
         };
         config.check()?;
@@ -274,11 +289,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_denies_everything() {
-        let config = load("{}").unwrap();
-        assert_eq!(config, NetworkConfig::default());
-        assert_eq!(config.policy.default_egress, Permission::Deny);
-        assert_eq!(load(r#"{"policy": {}}"#).unwrap().policy.default_egress, Permission::Deny);
+    fn nothing_said_is_the_default() {
+        assert_eq!(load("{}").unwrap(), NetworkConfig::default());
     }
 
     #[test]
@@ -298,7 +310,8 @@ mod tests {
         assert_eq!(core.link.guest_mac, [2, 0, 0, 0, 0, 9]);
         assert_eq!((core.link.mtu, core.link.receive_frame_bytes), (9000, 9014));
         assert_eq!(core.link.gateway_ipv4, Ipv4Addr::new(10, 0, 0, 1));
-        assert_eq!(core.default_egress, Permission::Allow);
+        let allow = sluicegate_core::Permission::Allow;
+        assert_eq!(core.policy, sluicegate_core::Policy::new(allow, allow));
     }
 
     #[test]

@@ -84,11 +84,13 @@ pub enum LoadError {
         column: usize,
     },
     /// A field that is known, but not served yet.
-    #[error("{field}: {value} is not supported yet; leave it out")]
+    #[error("{field}: {value} is not supported yet; {instead}")]
     Unsupported {
         /// The field, dotted from the top.
         field: String,
         /// Its value.
         value: String,
+        /// What may be said in its place.
+        instead: &'static str,
     },
 }

@@ -33,4 +33,4 @@ pub use error::{Error, LoadError};
 pub use metrics::MetricsHandle;
 pub use network::{SmoltcpNetwork, TerminationHandle};
 pub use rings::{HeapRing, RingConsumer, RingProducer};
-pub use sluicegate_core::Permission;
+pub use sluicegate_core::{Cidr, Direction, Group, Permission, PortRange, Protocol};

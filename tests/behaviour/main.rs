@@ -11,6 +11,7 @@ mod fragments;
 mod offload;
 mod ping;
 mod policy;
+mod policy_rules;
 mod ring_full;
 mod tcp_close;
 mod tcp_flow;

@@ -10,7 +10,7 @@ use crate::{Error, answer, assert_error_about, at, everybody, only};
 #[test]
 fn a_denied_connection_is_reset() {
     for outside in everybody() {
-        let mut room = Room::with(|c| c.default_egress = Permission::Deny);
+        let mut room = Room::with(|c| c.policy.default_egress = Permission::Deny);
         let mut world = room.world();
         let script = Script::new(at(outside, 80), 40_000);
         let syn = frame::tcp(script.to, &script.syn());
@@ -26,7 +26,7 @@ fn a_denied_connection_is_reset() {
 #[test]
 fn a_denied_datagram_is_administratively_prohibited() {
     for outside in everybody() {
-        let mut room = Room::with(|c| c.default_egress = Permission::Deny);
+        let mut room = Room::with(|c| c.policy.default_egress = Permission::Deny);
         let mut world = room.world();
         let request = frame::udp(1000, at(outside, 53), b"ask");
         assert_eq!(world.dropped(&request), Some(Drop::Denied));
@@ -40,7 +40,7 @@ fn a_denied_datagram_is_administratively_prohibited() {
 #[test]
 fn a_denied_ping_is_administratively_prohibited_and_the_gateway_still_answers() {
     for outside in OUTSIDES {
-        let mut room = Room::with(|c| c.default_egress = Permission::Deny);
+        let mut room = Room::with(|c| c.policy.default_egress = Permission::Deny);
         let mut world = room.world();
         let request = frame::echo(outside, 7, 1, b"data");
         assert_eq!(world.dropped(&request), Some(Drop::Denied));
@@ -53,7 +53,7 @@ fn a_denied_ping_is_administratively_prohibited_and_the_gateway_still_answers() 
 #[test]
 fn a_denied_datagram_in_fragments_is_refused_when_it_is_whole() {
     for outside in OUTSIDES {
-        let mut room = Room::with(|c| c.default_egress = Permission::Deny);
+        let mut room = Room::with(|c| c.policy.default_egress = Permission::Deny);
         let mut world = room.world();
         let request = frame::udp(1000, at(outside, 53), &[1; 2000]);
         let pieces = frame::fragments(&request, 1, 1000);

@@ -56,18 +56,42 @@ fn check_accepts_what_can_be_served() {
     let checked =
         check(&open_config(json!({ "max_connections": 100, "interface": { "mtu": 9000 } })));
     assert_eq!((checked.code, checked.errors.as_str()), (0, ""));
-    for part in ["ok", "9000", "100"] {
+    for part in ["ok", "9000", "100", "guest to outside: allowed by default"] {
+        assert!(checked.output.contains(part), "{checked:?}");
+    }
+    assert!(!checked.output.contains("rule 0"), "{checked:?}");
+    // The policy where none is said.
+    let checked = check(&json!({}));
+    for part in [
+        "rule 0: allow udp, tcp to host, port 53\n",
+        "rule 1: allow everything to public\n",
+        "guest to outside: denied by default\n",
+    ] {
         assert!(checked.output.contains(part), "{checked:?}");
     }
 }
 
 #[test]
 fn check_names_the_field_the_value_and_the_limit() {
+    let rules = |second: Value| {
+        let first = json!({ "direction": "any", "destination": "any", "action": "deny" });
+        let mut wrong = first.clone();
+        wrong["destination"] = second;
+        json!({ "policy": { "rules": [first, wrong] } })
+    };
     for (config, parts) in [
         (json!({ "interface": { "mtu": 100 } }), &["interface.mtu", "100", "1280"][..]),
         (json!({ "max_connections": 70_000 }), &["max_connections", "70000", "65536"]),
         (json!({ "polcy": {} }), &["polcy"]),
         (json!({ "policy": { "default_egress": "perhaps" } }), &["default_egress", "perhaps"]),
+        (
+            rules(json!({ "cidr": "10.0.0.0/64" })),
+            &["policy.rules[1].destination.cidr", "10.0.0.0/64", "10.0.0.0/8"],
+        ),
+        (
+            rules(json!({ "domain": "a.test" })),
+            &["policy.rules[1].destination", "a.test", "not supported yet", "cidr"],
+        ),
         (json!({ "tls": { "enabled": true } }), &["tls.enabled", "not supported yet"]),
     ] {
         let checked = check(&config);

@@ -28,6 +28,7 @@ mod idle;
 mod limits;
 mod neighbours;
 mod pings;
+mod policy;
 mod refusals;
 mod run;
 mod transfers;

@@ -214,7 +214,7 @@ fn a_datagram_without_a_route_is_unreachable() {
 }
 
 #[test]
-fn without_a_configuration_everything_is_refused_at_once() {
+fn without_a_configuration_this_host_refuses_at_once() {
     if !needs::are_met(&[]) {
         return;
     }

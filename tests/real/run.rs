@@ -145,7 +145,7 @@ fn curl_fetches_from_this_host_s_loopback() {
 }
 
 #[test]
-fn without_leave_a_command_reaches_nothing_and_is_told_why() {
+fn without_leave_a_command_does_not_reach_this_host_and_is_told_why() {
     if !needs::are_met(&["curl"]) {
         return;
     }

@@ -4,8 +4,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use sluicegate_core::limits;
 use sluicegate_core::{
-    Config, DatagramSlot, FlowSlot, FragmentSet, Link, Memory, MemoryLen, Permission, SocketCell,
-    TcpSlot, Timer,
+    Config, DatagramSlot, FlowSlot, FragmentSet, Link, Memory, MemoryLen, Permission, Policy,
+    SocketCell, TcpSlot, Timer,
 };
 
 use crate::World;
@@ -30,7 +30,9 @@ pub fn default_config() -> Config {
         tcp_receive_bytes: 64 * 1024,
         tcp_send_bytes: 64 * 1024,
         fragment_sets: 4,
-        default_egress: Permission::Allow,
+        policy: Policy::new(Permission::Allow, Permission::Allow),
+        own_addresses: Default::default(),
+        nat64_prefixes: Default::default(),
         seed: *b"a seed of sixtee",
     }
 }

@@ -1,8 +1,8 @@
 //! What an engine is told once, checked once.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::ConfigError;
+use super::{ConfigError, Policy};
 use crate::limits;
 
 /// The two ends of the guest's link: MAC and IP addresses.
@@ -27,16 +27,6 @@ pub struct Link {
     pub receive_frame_bytes: u32,
 }
 
-/// What a rule, or the lack of one, does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Permission {
-    /// The flow may go ahead.
-    Allow,
-    /// It is refused.
-    #[default]
-    Deny,
-}
-
 /// An engine's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -54,8 +44,13 @@ pub struct Config {
     pub tcp_send_bytes: usize,
     /// Datagrams that may be under reassembly at a time.
     pub fragment_sets: u32,
-    /// What happens to flows from the guest that no rule matches.
-    pub default_egress: Permission,
+    /// Where the guest may go, and who may come to it.
+    pub policy: Policy,
+    /// This host's own addresses as far as they would count as the public Internet's otherwise;
+    /// more do no harm.
+    pub own_addresses: heapless::Vec<IpAddr, { limits::OWN_ADDRESSES_MAX }>,
+    /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
+    pub nat64_prefixes: heapless::Vec<Ipv6Addr, { limits::NAT64_PREFIXES_MAX }>,
     /// Secret randomness: keys the flow hash and the initial sequence numbers.
     pub seed: [u8; 16],
 }
@@ -101,6 +96,11 @@ impl Config {
                 "between 1 and 1024",
             ));
         }
-        Ok(())
+        match self.nat64_prefixes.iter().find(|prefix| prefix.to_bits() & 0xffff_ffff != 0) {
+            Some(prefix) => {
+                Err(ConfigError::new("nat64_prefixes", prefix, "a network of 96 bits (RFC 6052)"))
+            }
+            None => Ok(()),
+        }
     }
 }

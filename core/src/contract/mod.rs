@@ -7,13 +7,17 @@ mod event;
 mod id;
 mod offload;
 mod outcome;
+mod policy;
 mod time;
 
 pub use action::{Action, DatagramKind, Outside, WaitReason};
-pub use config::{Config, Link, Permission};
+pub use config::{Config, Link};
 pub use counters::Counters;
 pub use event::Event;
 pub use id::FlowId;
 pub use offload::{Offload, TransportChecksum};
 pub use outcome::{ConfigError, Drop, Refusal};
+pub use policy::{
+    Cidr, Destination, Direction, Group, Permission, Policy, PortRange, Protocol, Protocols, Rule,
+};
 pub use time::Instant;

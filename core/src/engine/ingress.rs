@@ -6,7 +6,7 @@ use core::ops::Range;
 use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
 
 use super::{Engine, Payload, Step};
-use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Permission, Refusal};
+use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Refusal};
 use crate::limits::{ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn, ends};
@@ -248,7 +248,7 @@ impl<R: RingHandle> Engine<'_, R> {
         key: FlowKey,
         segment: Segment,
     ) -> Result<Option<Step>, Drop> {
-        if self.config.default_egress == Permission::Deny {
+        if !self.is_allowed(&key) {
             self.answer_reset(&key, &segment);
             return Err(Drop::Denied);
         }
@@ -334,7 +334,11 @@ impl<R: RingHandle> Engine<'_, R> {
             FlowKind::Udp | FlowKind::Tcp => DatagramKind::Udp,
         };
         let guest = packet.ip.source;
-        let Some(slot) = self.flows.find(&key).map_or_else(|| self.admit(key, kind), Some) else {
+        let slot = match self.flows.find(&key) {
+            Some(slot) => Ok(slot),
+            None => self.admit(key, kind),
+        };
+        let slot = slot.inspect_err(|reason| {
             let head = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
             let quote = Quote {
                 guest,
@@ -343,11 +347,10 @@ impl<R: RingHandle> Engine<'_, R> {
                 len: packet.at.len(),
                 head: head.first_chunk().copied().unwrap_or([0; 8]),
             };
-            let denied = self.config.default_egress == Permission::Deny;
+            let denied = *reason == Drop::Denied;
             let refusal = if denied { Refusal::Forbidden } else { Refusal::Exhausted };
             self.out.icmp_error(now, refusal, &quote);
-            return Err(if denied { Drop::Denied } else { Drop::FlowsFull });
-        };
+        })?;
         let bytes = match packet.source {
             Source::Ring(record) => self.from_guest.bytes(&record),
             Source::Set(set) => self.fragments.datagram(set),
@@ -369,21 +372,22 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow
     /// which was used least recently.
-    fn admit(&mut self, key: FlowKey, kind: DatagramKind) -> Option<u32> {
-        if self.config.default_egress == Permission::Deny {
-            return None;
+    fn admit(&mut self, key: FlowKey, kind: DatagramKind) -> Result<u32, Drop> {
+        if !self.is_allowed(&key) {
+            return Err(Drop::Denied);
         }
         let slot = self.flows.insert(key).or_else(|| {
             let oldest = self.flows.oldest(key.kind).filter(|_| kind == DatagramKind::Udp)?;
             self.remove(oldest);
             self.out.counters.udp_evicted += 1;
             self.flows.insert(key)
-        })?;
+        });
+        let slot = slot.ok_or(Drop::FlowsFull)?;
         match kind {
             DatagramKind::Udp => self.out.counters.udp_opened += 1,
             DatagramKind::Echo => self.out.counters.icmp_opened += 1,
         }
-        Some(slot)
+        Ok(slot)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod datagrams;
 mod ingress;
+mod judge;
 mod memory;
 
 use core::net::{IpAddr, SocketAddr};

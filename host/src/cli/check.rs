@@ -39,6 +39,9 @@ fn check(file: &Path) -> Result<(), Failure> {
     let core = config.to_core(0, [0; 16])?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: ok", file.display())?;
+    for (index, rule) in config.policy.rules.iter().enumerate() {
+        writeln!(out, "  rule {index}: {rule}")?;
+    }
     writeln!(out, "  guest to outside: {} by default", word(config.policy.default_egress))?;
     writeln!(out, "  outside to guest: {} by default", word(config.policy.default_ingress))?;
     let link = &core.link;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use sluicegate_host::adapter::tap::Tap;
+use sluicegate_host::config::PolicyConfig;
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
@@ -21,7 +22,8 @@ pub(crate) struct LinkArgs {
     /// MTU of the guest's interface: 1280 to 65520 [default: the config's, else 1500]
     #[arg(long, value_name = "N")]
     mtu: Option<u16>,
-    /// What happens to traffic that no rule matches [default: the config's, else deny]
+    /// What happens to traffic that no rule of the config matches; without a config: to all traffic
+    /// [default: the config's; without one, the public Internet and the name server are reached]
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
     /// Whether segments of up to 64 KiB cross the guest's interface in one piece, whatever its MTU,
@@ -43,10 +45,19 @@ pub(crate) enum Switch {
 /// A verdict on the command line.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Egress {
-    /// Traffic that no rule matches may leave
+    /// It may leave
     Allow,
-    /// Traffic that no rule matches is refused
+    /// It is refused
     Deny,
+}
+
+impl From<Egress> for Permission {
+    fn from(egress: Egress) -> Self {
+        match egress {
+            Egress::Allow => Self::Allow,
+            Egress::Deny => Self::Deny,
+        }
+    }
 }
 
 impl LinkArgs {
@@ -68,6 +79,8 @@ impl LinkArgs {
 
     /// The network that the arguments describe, not yet started. Says on the standard error if
     /// nobody decided what may leave.
+    /// The network that the arguments describe, not yet started. Says on the standard error what
+    /// may leave if nobody decided it.
     pub(super) fn network(&self) -> Result<SmoltcpNetwork, Failure> {
         let mut config = match &self.config {
             Some(path) => NetworkConfig::from_file(path)?,
@@ -76,17 +89,25 @@ impl LinkArgs {
         if !config.enabled {
             return Err("enabled: the config says false, so there is no network to make".into());
         }
-        match self.egress {
-            Some(Egress::Allow) => config.policy.default_egress = Permission::Allow,
-            Some(Egress::Deny) => config.policy.default_egress = Permission::Deny,
-            None if self.config.is_none() => warn(
-                "without --config all traffic to the outside is denied; --egress allow lets it \
-                 out, --egress deny silences this hint",
-            ),
-            None => {}
+        self.decide(&mut config.policy);
+        if self.egress.is_none() && self.config.is_none() {
+            warn(
+                "without --config the public Internet is reached, and not this host or private \
+                 networks; --egress allow lets all traffic out, --egress deny none",
+            );
         }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         Ok(SmoltcpNetwork::try_new(config, self.slot.into())?)
+    }
+
+    /// Lets the arguments have their say on `policy`, the file's or the default.
+    fn decide(&self, policy: &mut PolicyConfig) {
+        let Some(egress) = self.egress else { return };
+        match self.config {
+            Some(_) => policy.default_egress = egress.into(),
+            // Who says "deny" does not expect what the default policy allows.
+            None => *policy = PolicyConfig::without_rules(egress.into(), Permission::Deny),
+        }
     }
 }
 
@@ -101,5 +122,27 @@ pub(super) fn interface(name: &str, network: &SmoltcpNetwork) -> Interface {
         ipv6: addresses.guest_ipv6,
         gateway_ipv4: addresses.gateway_ipv4,
         gateway_ipv6: addresses.gateway_ipv6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn egress_changes_the_default_of_a_config_and_is_the_whole_policy_without_one() {
+        for (egress, permission) in
+            [(Egress::Allow, Permission::Allow), (Egress::Deny, Permission::Deny)]
+        {
+            let mut policy = PolicyConfig::default();
+            let mut args = LinkArgs { egress: Some(egress), ..LinkArgs::default() };
+            args.decide(&mut policy);
+            assert_eq!(policy, PolicyConfig::without_rules(permission, Permission::Deny));
+            args.config = Some("network.json".into());
+            policy = PolicyConfig::default();
+            args.decide(&mut policy);
+            let expected = PolicyConfig { default_egress: permission, ..PolicyConfig::default() };
+            assert_eq!(policy, expected);
+        }
     }
 }

@@ -9,8 +9,8 @@
 //!
 //! | field | default | why it may be said |
 //! |---|---|---|
-//! | `policy.rules`, `ports` | `[]` | none |
-//! | `strict` | `true` | judges rules with names; there are no rules |
+//! | `ports` | `[]` | none |
+//! | `strict` | `true` | judges rules with names; there are none |
 //! | `dns.rebind_protection` | `true` | not done, as where it is left out: answers are not judged |
 //! | `dns.nameservers`, `.query_timeout_ms` | `[]`, `5000` | the host's own name server |
 //! | `tls.enabled` | `false` | with it off, the rest of `tls` does nothing |
@@ -24,15 +24,16 @@
 //! | `max_inbound_tcp_connections` | `null` | |
 //! | `tcp_accept_queue_size` | `1024` | no published ports |
 //! | `rate_limiter`, `outbound_proxy` | `null` | none |
-//! | `nat64_prefixes` | `["64:ff9b::/96"]` | judged by rules only |
 //! | `trust_host_cas` | `false` | |
 //! | `http.deny_response`, `.deny_response_format` | `true`, `json` | not done: RST or ICMP |
 //! | `http.deny_message`, `.network_*`, `.secret_*` | `null` | |
 
+use std::net::Ipv6Addr;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sluicegate_core::Permission;
 
+use super::rules::{PolicyFile, nat64};
 use super::{InterfaceConfig, NetworkConfig, PolicyConfig};
 use crate::error::LoadError;
 
@@ -50,6 +51,8 @@ pub(super) struct File {
     max_udp_connections: Option<u32>,
     max_icmp_connections: Option<u32>,
     policy: Option<PolicyFile>,
+    #[serde(deserialize_with = "nat64")]
+    nat64_prefixes: Vec<Ipv6Addr>,
     // Known, and not served yet.
     ports: Value,
     dns: Option<Dns>,
@@ -59,7 +62,6 @@ pub(super) struct File {
     max_inbound_tcp_connections: Value,
     tcp_accept_queue_size: Value,
     rate_limiter: Value,
-    nat64_prefixes: Value,
     trust_host_cas: Value,
     http: Option<Http>,
     outbound_proxy: Value,
@@ -68,31 +70,6 @@ pub(super) struct File {
 /// A file that says nothing of it wants a network.
 fn enabled() -> bool {
     true
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct PolicyFile {
-    default_egress: Word,
-    default_ingress: Word,
-    rules: Value,
-}
-
-#[derive(Deserialize, Default, Clone, Copy)]
-#[serde(rename_all = "lowercase")]
-enum Word {
-    Allow,
-    #[default]
-    Deny,
-}
-
-impl From<Word> for Permission {
-    fn from(word: Word) -> Self {
-        match word {
-            Word::Allow => Self::Allow,
-            Word::Deny => Self::Deny,
-        }
-    }
 }
 
 #[derive(Deserialize, Default)]
@@ -155,15 +132,12 @@ struct Http {
 impl File {
     /// The configuration, if it asks for nothing that is not served.
     pub(super) fn check(self) -> Result<NetworkConfig, LoadError> {
-        let policy = self.policy.unwrap_or_default();
         for (field, value, default) in [
-            ("policy.rules", policy.rules, json!([])),
             ("ports", self.ports, json!([])),
             ("strict", self.strict, json!(true)),
             ("max_inbound_tcp_connections", self.max_inbound_tcp_connections, Value::Null),
             ("tcp_accept_queue_size", self.tcp_accept_queue_size, json!(1024)),
             ("rate_limiter", self.rate_limiter, Value::Null),
-            ("nat64_prefixes", self.nat64_prefixes, json!(["64:ff9b::/96"])),
             ("trust_host_cas", self.trust_host_cas, json!(false)),
             ("outbound_proxy", self.outbound_proxy, Value::Null),
         ] {
@@ -179,10 +153,11 @@ impl File {
             max_connections: self.max_connections,
             max_udp_connections: self.max_udp_connections,
             max_icmp_connections: self.max_icmp_connections,
-            policy: PolicyConfig {
-                default_egress: policy.default_egress.into(),
-                default_ingress: policy.default_ingress.into(),
+            policy: match self.policy {
+                Some(policy) => policy.check()?,
+                None => PolicyConfig::default(),
             },
+            nat64_prefixes: self.nat64_prefixes,
         })
     }
 }
@@ -242,11 +217,16 @@ fn refuse(field: &str, value: &Value, default: &Value) -> Result<(), LoadError> 
     if value.is_null() || value == default {
         return Ok(());
     }
+    Err(unsupported(field, value, "leave it out"))
+}
+
+/// The error of `field`, whose `value` is not served; `instead` is the way out.
+pub(super) fn unsupported(field: &str, value: &Value, instead: &'static str) -> LoadError {
     let mut value = value.to_string();
     if value.chars().count() > QUOTE_CHARS_MAX {
         value = value.chars().take(QUOTE_CHARS_MAX).chain(['…']).collect();
     }
-    Err(LoadError::Unsupported { field: field.to_owned(), value })
+    LoadError::Unsupported { field: field.to_owned(), value, instead }
 }
 
 #[cfg(test)]
@@ -280,7 +260,7 @@ mod tests {
         "outbound_proxy": null}"#;
 
     #[test]
-    fn the_peers_defaults_written_out_load_and_deny() {
+    fn the_peers_defaults_written_out_load_as_the_default() {
         let config = load(PEER).unwrap();
         let interface = InterfaceConfig {
             mac: Some([2, 0, 0, 0, 0, 9]),
@@ -293,15 +273,20 @@ mod tests {
     #[test]
     fn every_leaf_that_is_not_served_is_refused_with_any_other_value() {
         let peer: Value = serde_json::from_str(PEER).unwrap();
-        let served = ["/enabled", "/interface", "/max_connections", "/max_udp_connections"];
-        let mut leaves = vec!["/policy/rules".to_owned()];
+        let served = [
+            "/enabled",
+            "/interface",
+            "/max_connections",
+            "/max_udp_connections",
+            "/nat64_prefixes",
+        ];
+        let mut leaves = vec![];
         collect(&peer, "", &mut leaves);
         leaves.retain(|leaf| !served.iter().any(|name| leaf.starts_with(name)));
-        assert_eq!(leaves.len(), 32);
+        assert_eq!(leaves.len(), 30);
         for leaf in leaves {
             for other in [json!("other"), json!(7), json!({}), json!([null])] {
                 let mut changed = peer.clone();
-                changed["policy"] = json!({"default_egress": "allow", "rules": []});
                 *changed.pointer_mut(&leaf).unwrap() = other;
                 let error = load(&changed.to_string()).unwrap_err();
                 let field = leaf[1..].replace('/', ".");
@@ -327,7 +312,6 @@ mod tests {
             (r#"{"strict": false}"#, "strict"),
             (r#"{"dns": {"rebind_protection": false}}"#, "dns.rebind_protection"),
             (r#"{"tls": {"verify_upstream": false}}"#, "tls.verify_upstream"),
-            (r#"{"nat64_prefixes": []}"#, "nat64_prefixes"),
             (r#"{"tls": {"ca": {"key_path": "k"}}}"#, "tls.intercept_ca.key_path"),
         ] {
             let error = load(text).unwrap_err();
@@ -341,7 +325,7 @@ mod tests {
             (r#"{"tls": {"bypas": []}}"#, "tls.bypas: unknown field"),
             (r#"{"tls": {"zzz": null}}"#, "tls.zzz: unknown field `zzz`"),
             (r#"{"dns": false}"#, "dns: invalid type"),
-            (r#"{"policy": {"rules": {}}}"#, "policy.rules: {} is not supported"),
+            (r#"{"policy": {"rules": {}}}"#, "policy.rules: invalid type: map"),
             (r#"{"tls": {"enabled": true, "enabled": false}}"#, "duplicate field `enabled`"),
             (r#"{"secrets": {"secrets": [{}], "secrets": []}}"#, "duplicate field `secrets`"),
         ] {

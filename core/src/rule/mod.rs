@@ -1,0 +1,4 @@
+//! Pure verdicts, without memory: whether a flow may be, and what an address is.
+
+pub(crate) mod place;
+pub(crate) mod policy;
