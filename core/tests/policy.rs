@@ -15,7 +15,7 @@ use sluicegate_core::{
 };
 
 /// Addresses at the edges of what is told apart, in the forms that stand for one.
-const ADDRESSES: [&str; 53] = [
+const ADDRESSES: [&str; 57] = [
     "0.0.0.0",
     "0.255.255.255",
     "1.0.0.0",
@@ -38,6 +38,8 @@ const ADDRESSES: [&str; 53] = [
     "169.253.255.255",
     "169.254.0.0",
     "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
     "169.255.0.0",
     "172.15.255.255",
     "172.16.0.0",
@@ -65,6 +67,8 @@ const ADDRESSES: [&str; 53] = [
     "2600::2",
     "3fff::1",
     "fd00:ec2::254",
+    "fd00:ec2::23",
+    "fd20:ce::254",
     "fd42:6d73:62::1",
     "fe80::1",
     "ff02::1",
@@ -102,7 +106,9 @@ mod model {
     /// Networks and their groups, the first that fits counts; `-` is none.
     const GROUPS: &str = "
         169.254.169.254/32 metadata, 100.100.100.200/32 metadata, 168.63.129.16/32 metadata,
-        192.0.0.192/32 metadata, fd00:ec2::254/128 metadata, 127.0.0.0/8 loopback, ::1/128 loopback,
+        192.0.0.192/32 metadata, 169.254.170.2/32 metadata, 169.254.170.23/32 metadata,
+        fd00:ec2::254/128 metadata, fd00:ec2::23/128 metadata, fd20:ce::254/128 metadata,
+        127.0.0.0/8 loopback, ::1/128 loopback,
         10.0.0.0/8 private, 172.16.0.0/12 private, 192.168.0.0/16 private, 100.64.0.0/10 private,
         fc00::/7 private, 169.254.0.0/16 link_local, fe80::/10 link_local, 224.0.0.0/4 multicast,
         ff00::/8 multicast, 0.0.0.0/8 -, 192.0.0.0/24 -, 192.0.2.0/24 -, 192.31.196.0/24 -,

@@ -154,7 +154,7 @@ fn reached<'d>(default: &str, lines: &[&str], destinations: &[&'d str]) -> Vec<&
 
 /// An address that a guest may name, the group that a rule which allows finds it in, and those that
 /// one which denies finds it in besides.
-const IN_GROUPS: [(&str, &str, &str); 61] = [
+const IN_GROUPS: [(&str, &str, &str); 69] = [
     ("1.1.1.1", "public", ""),
     ("100.63.255.255", "public", ""),
     ("100.128.0.1", "public", ""),
@@ -195,6 +195,14 @@ const IN_GROUPS: [(&str, &str, &str); 61] = [
     ("192.0.0.192", "metadata", "public"),
     ("64:ff9b::192.0.0.192", "metadata", "public"),
     ("fd00:ec2::254", "metadata", "private"),
+    ("fd00:ec2::23", "metadata", "private"),
+    ("fd20:ce::254", "metadata", "private"),
+    ("fd20:ce::253", "private", ""),
+    ("169.254.170.2", "metadata", "link_local"),
+    ("64:ff9b::169.254.170.2", "metadata", "link_local"),
+    ("169.254.170.23", "metadata", "link_local"),
+    ("2002:a9fe:aa17::1", "", "metadata link_local public"),
+    ("169.254.170.3", "link_local", ""),
     ("2002:a9fe:a9fe::1", "", "metadata public"),
     ("2002:6464:64c8::", "", "metadata private public"),
     ("2002:a83f:8110:1::", "", "metadata public"),

@@ -18,8 +18,8 @@
 //! **To deny**, it is in that group, and besides
 //!
 //! - in the group that it would be in if lines 3 and 5 knew 169.254.169.254 only, which is how
-//!   microsandbox-network sees it: `private` denies 100.100.100.200 as well, and `public` all that
-//!   is in no other group;
+//!   microsandbox-network sees it: `private` denies 100.100.100.200 as well, `link_local`
+//!   169.254.170.2, and `public` all that is in no other group;
 //! - in the groups of the IPv4 address that is within a 6to4 address (RFC 3056): whoever answers
 //!   there is not that address, so this allows nothing, but a relay may pass it on.
 //!
@@ -31,13 +31,18 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::contract::{Cidr, Group, Permission};
 
 /// Where clouds tell a machine who it is, credentials included: AWS, Google, Azure and most others;
-/// Alibaba; Azure's host agent; Oracle's first generation; AWS over IPv6.
-const METADATA: [Cidr; 5] = [
+/// AWS for containers, and for those of EKS; Alibaba; Azure's host agent; Oracle's first
+/// generation; AWS over IPv6, and EKS; Google over IPv6.
+const METADATA: [Cidr; 9] = [
     Cidr::v4([169, 254, 169, 254], 32),
+    Cidr::v4([169, 254, 170, 2], 32),
+    Cidr::v4([169, 254, 170, 23], 32),
     Cidr::v4([100, 100, 100, 200], 32),
     Cidr::v4([168, 63, 129, 16], 32),
     Cidr::v4([192, 0, 0, 192], 32),
     Cidr::v6([0xfd00, 0xec2, 0, 0], [0, 0, 0, 0x254], 128),
+    Cidr::v6([0xfd00, 0xec2, 0, 0], [0, 0, 0, 0x23], 128),
+    Cidr::v6([0xfd20, 0xce, 0, 0], [0, 0, 0, 0x254], 128),
 ];
 
 /// Private (RFC 1918), shared (RFC 6598) and unique local addresses (RFC 4193).
