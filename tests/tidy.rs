@@ -25,7 +25,7 @@ const CORE: &[&[&str]] = &[
 
 /// The floors of the host. `lib` and `main` stand above all.
 const HOST: &[&[&str]] = &[
-    &["error", "clock", "wake", "rings", "netns"],
+    &["error", "clock", "wake", "rings", "netns", "events"],
     &["metrics"],
     &["config"],
     &["service"],

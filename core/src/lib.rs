@@ -24,13 +24,14 @@ mod store;
 mod wire;
 
 pub use contract::{
-    Action, Cidr, Config, ConfigError, Counters, DatagramKind, Destination, Direction, Drop, Event,
-    FlowId, Group, Instant, Link, Offload, Outside, Permission, Policy, PortRange, Protocol,
-    Protocols, Refusal, Rule, TransportChecksum, WaitReason,
+    Action, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial, DenialReason,
+    Destination, Direction, Drop, Event, FlowId, Group, Instant, Link, Offload, Outside,
+    Permission, Policy, PortRange, Profile, Protocol, Protocols, Refusal, Rule, TransportChecksum,
+    WaitReason,
 };
 pub use engine::{Engine, Memory, MemoryLen};
 pub use rule::place::{Place, Site};
-pub use rule::policy::{By, Decision, Names, Question, Said, Verdict, evaluate};
+pub use rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
 pub use stack::datagram::DatagramSlot;
 pub use stack::tcp::{SocketCell, TcpSlot};
 pub use store::flows::FlowSlot;

@@ -78,6 +78,9 @@ pub const FRAGMENT_MS_MAX: u64 = 10_000;
 /// ICMP errors that the guest is sent in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 pub const ICMP_ERRORS_PER_SECOND_MAX: u32 = 1000;
 
+/// Denials that the host is told of in a second; more are counted.
+pub const DENIALS_PER_SECOND_MAX: u32 = 50;
+
 /// Rules of a policy.
 pub const POLICY_RULES_MAX: usize = 512;
 /// Ranges of ports in all rules of a policy.

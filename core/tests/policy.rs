@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sluicegate_core::{
     By, Cidr, Decision, Destination, Direction, Group, Names, Permission, Policy, PortRange,
-    Protocol, Protocols, Question, Rule, Said, Site, evaluate, limits,
+    Profile, Protocol, Protocols, Question, Rule, Said, Site, evaluate, limits,
 };
 
 /// Addresses at the edges of what is told apart, in the forms that stand for one.
@@ -408,6 +408,31 @@ proptest! {
         if verdict.decision == Decision::Allow {
             let peer = model::of_the_peer(&rules, defaults.0, &question);
             prop_assert_eq!(peer, Permission::Allow);
+        }
+    }
+
+    #[test]
+    fn a_tenant_is_allowed_what_both_policies_allow(case in cases(), name in select(&NAMES[..])) {
+        let (rules, defaults, (direction, protocol, address, port), bound) = case;
+        let own = policy_of(&rules, defaults);
+        let mut tenants = own.clone();
+        tenants.profile = Profile::MultiTenant;
+        let port = if port == 0 { 53 } else { port };
+        for said in [Said::Name(name), Said::Withheld, Said::Never, Said::Awaited] {
+            let names = Names { bound: &bound, said };
+            let question = Question { direction, protocol, address, port, names };
+            let alone = evaluate(&own, &site(), &question);
+            let both = evaluate(&tenants, &site(), &question);
+            let place = site().place(address);
+            let is_name_server = place.group() == Some(Group::Host) && port == 53;
+            let platform = direction == Direction::Ingress
+                || place.group() == Some(Group::Public)
+                || (is_name_server && protocol.has_ports());
+            if platform || alone.decision == Decision::Deny {
+                prop_assert_eq!(both, alone);
+            } else {
+                prop_assert_eq!((both.decision, both.by), (Decision::Deny, By::Platform));
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The only reading of the clock.
+//! The only reading of the clocks: the monotonic one, and that on the wall.
 
 use sluicegate_core::Instant;
 
@@ -21,5 +21,10 @@ impl Clock {
         let micros = std::time::Instant::now().duration_since(self.origin).as_micros();
         // 64 bits of microseconds last half a million years.
         Instant::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    /// The time of day, for people to read.
+    pub(crate) fn time_of_day() -> std::time::SystemTime {
+        std::time::SystemTime::now()
     }
 }

@@ -18,6 +18,7 @@ use sluicegate_core::{
 use crate::adapter::GuestLink;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::events::Speaker;
 use crate::flow::{Flows, HostEngine};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
@@ -71,6 +72,7 @@ pub(crate) struct Driver {
     pub(crate) front: FrontEnd,
     pub(crate) published: Arc<Published>,
     pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) speaker: Speaker,
 }
 
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
@@ -137,7 +139,7 @@ impl Driver {
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
         let registry =
             self.poll.registry().try_clone().map_err(Error::machine("duplicating the poll"))?;
-        let flows = Flows::new(registry, Arc::clone(&self.published));
+        let flows = Flows::new(registry, Arc::clone(&self.published), self.speaker);
         ready();
         Loop {
             engine,

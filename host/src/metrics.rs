@@ -18,6 +18,7 @@ pub(crate) struct Published {
     udp_opened: AtomicU64,
     icmp_opened: AtomicU64,
     udp_evicted: AtomicU64,
+    denials_left_out: AtomicU64,
     /// Turns of the driver's loop: an idle guest causes none.
     pub(crate) driver_turns: AtomicU64,
     /// Sockets that the host would not open or connect, by lack of descriptors, ports or memory.
@@ -51,6 +52,7 @@ impl Published {
             (&self.udp_opened, counters.udp_opened),
             (&self.icmp_opened, counters.icmp_opened),
             (&self.udp_evicted, counters.udp_evicted),
+            (&self.denials_left_out, counters.denials_left_out),
         ] {
             to.store(from, Ordering::Relaxed);
         }
@@ -97,6 +99,7 @@ impl MetricsHandle {
             ("udp_opened", read(&p.udp_opened)),
             ("udp_evicted", read(&p.udp_evicted)),
             ("icmp_opened", read(&p.icmp_opened)),
+            ("denials_left_out", read(&p.denials_left_out)),
             ("host_exhausted", read(&p.host_exhausted)),
             ("adapter_ring_full", read(&p.adapter_drops.ring_full)),
             ("adapter_short", read(&p.adapter_drops.short)),

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::NetworkConfig;
 use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
 use crate::error::Error;
+use crate::events::{Audience, Events, Speaker};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::service;
@@ -39,6 +40,7 @@ pub struct SmoltcpNetwork {
     environment: Vec<(String, String)>,
     rings: Arc<Rings>,
     published: Arc<Published>,
+    audience: Arc<Audience>,
     clock: Clock,
     wake: Arc<DriverWake>,
     stop: Arc<AtomicBool>,
@@ -99,6 +101,7 @@ impl SmoltcpNetwork {
             addresses,
             rings,
             published: Arc::default(),
+            audience: Arc::default(),
             clock,
             wake,
             stop: Arc::new(AtomicBool::new(false)),
@@ -202,6 +205,7 @@ impl SmoltcpNetwork {
             front,
             published: Arc::clone(&self.published),
             stop: Arc::clone(&self.stop),
+            speaker: Speaker(Arc::clone(&self.audience)),
         };
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let ready = move || {
@@ -248,7 +252,10 @@ impl SmoltcpNetwork {
     pub fn shutdown(&mut self) -> Result<(), Error> {
         self.stop.store(true, Ordering::Release);
         self.wake.ring();
-        self.wait()
+        // Also where nothing was ever started.
+        let ended = self.wait();
+        self.audience.close();
+        ended
     }
 
     /// The guest's MAC address.
@@ -279,6 +286,14 @@ impl SmoltcpNetwork {
     #[must_use]
     pub fn termination_handle(&self) -> TerminationHandle {
         TerminationHandle { hook: Arc::clone(&self.hook) }
+    }
+
+    /// Subscribes to what the network tells of from now on: every flow that policy denies (of very
+    /// many a second some are counted only). There may be several subscriptions, before and after
+    /// [`start`](Self::start). Who reads slowly loses the oldest, and never holds the guest up.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.audience.subscribe()
     }
 
     /// Where the counters are read.

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod caps;
+mod denials;
 mod drops;
 mod fragments;
 mod offload;

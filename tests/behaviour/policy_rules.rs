@@ -17,7 +17,7 @@ use sluicegate_core::{
 use crate::{Error, assert_error_about, at};
 
 /// Adds the rule that `line` says.
-fn push(policy: &mut Policy, line: &str) {
+pub(crate) fn push(policy: &mut Policy, line: &str) {
     let words: Vec<&str> = line.split(' ').collect();
     let &[action, direction, protocols, destination, ref ports @ ..] = &words[..] else {
         panic!("{line}: five words");
@@ -74,12 +74,12 @@ fn permission(word: &str) -> Permission {
     if word == "allow" { Permission::Allow } else { Permission::Deny }
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// What holds of the host's own addresses and of NAT64 in these tests, with room for many flows.
-fn config_of(default: &str, lines: &[&str]) -> Config {
+pub(crate) fn config_of(default: &str, lines: &[&str]) -> Config {
     let mut config = default_config();
     config.policy = Policy::new(permission(default), Permission::Allow);
     for line in lines {
@@ -97,7 +97,7 @@ fn config_of(default: &str, lines: &[&str]) -> Config {
 }
 
 /// The packets that open a flow of each protocol to `outside`: to `port` where there are ports.
-fn openings(outside: IpAddr, port: u16) -> [(&'static str, Vec<u8>); 3] {
+pub(crate) fn openings(outside: IpAddr, port: u16) -> [(&'static str, Vec<u8>); 3] {
     let script = Script::new(at(outside, port), 40_000);
     let icmp = if outside.is_ipv4() { "icmpv4" } else { "icmpv6" };
     [

@@ -44,7 +44,7 @@ pub enum Did {
 }
 
 impl Did {
-    /// `None`: it is a wait.
+    /// `None`: it is nothing to do, a wait or a denial.
     #[must_use]
     pub fn of(action: &Action<'_>) -> Option<Self> {
         Some(match *action {
@@ -57,7 +57,7 @@ impl Did {
             Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                 Self::SendDatagram { flow, kind, to, payload: payload.to_vec(), segment_bytes }
             }
-            Action::Wait { .. } => return None,
+            Action::Denied(_) | Action::Wait { .. } => return None,
         })
     }
 }
@@ -193,7 +193,7 @@ impl Peers {
             Did::Close { flow } => self.close(flow),
             Did::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                 let step = usize::from(segment_bytes);
-                let rest = if step == 0 { 0 } else { payload.len().saturating_sub(1) / step };
+                let rest = payload.len().saturating_sub(1).checked_div(step).unwrap_or(0);
                 for number in 0..=rest {
                     let end = if step == 0 { payload.len() } else { (number + 1) * step };
                     let one = &payload[number * step..end.min(payload.len())];

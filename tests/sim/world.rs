@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluicegate_core::{
-    Action, Consumer, Counters, Cut, Drop, Engine, FrameRing, Instant, Offload, Producer,
+    Action, Consumer, Counters, Cut, Denial, Drop, Engine, FrameRing, Instant, Offload, Producer,
     WaitReason,
 };
 
@@ -32,6 +32,8 @@ pub struct World<'a> {
     pub inbox: Vec<Seen>,
     /// The same, as bytes.
     pub raw: Vec<Vec<u8>>,
+    /// What the engine told of denials.
+    pub denials: Vec<Denial>,
     /// The guest takes no frames.
     pub stalled: bool,
     from_guest: Producer<Ring>,
@@ -57,6 +59,7 @@ impl<'a> World<'a> {
             engine: engine.expect("because the configuration of a test is valid"),
             inbox: vec![],
             raw: vec![],
+            denials: vec![],
             stalled: false,
             from_guest,
             to_guest,
@@ -158,7 +161,9 @@ impl<'a> World<'a> {
                 self.wait = (until, why);
                 return moved;
             }
-            if let Some(did) = Did::of(&action) {
+            if let Action::Denied(denial) = action {
+                self.denials.push(denial);
+            } else if let Some(did) = Did::of(&action) {
                 self.peers.act(did, &mut self.engine, now);
             }
             moved = true;

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::{FlowId, Instant};
+use super::{Denial, FlowId, Instant};
 
 /// Where a flow goes, as the guest addressed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +81,9 @@ pub enum Action<'e> {
         /// datagrams, of which the last may be shorter.
         segment_bytes: u16,
     },
+    /// Policy denied a flow, and the guest was told: tell who wants to know. Of very many some are
+    /// left out, and counted.
+    Denied(Denial),
     /// Nothing to do until `until`, a frame, or an event.
     Wait {
         /// The deadline; `None`: none. In the past: poll again at once, after others had a turn.

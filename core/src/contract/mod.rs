@@ -3,6 +3,7 @@
 mod action;
 mod config;
 mod counters;
+mod denial;
 mod event;
 mod id;
 mod offload;
@@ -13,11 +14,13 @@ mod time;
 pub use action::{Action, DatagramKind, Outside, WaitReason};
 pub use config::{Config, Link};
 pub use counters::Counters;
+pub use denial::{By, Denial, DenialReason};
 pub use event::Event;
 pub use id::FlowId;
 pub use offload::{Offload, TransportChecksum};
 pub use outcome::{ConfigError, Drop, Refusal};
 pub use policy::{
-    Cidr, Destination, Direction, Group, Permission, Policy, PortRange, Protocol, Protocols, Rule,
+    Cidr, Destination, Direction, Group, Permission, Policy, PortRange, Profile, Protocol,
+    Protocols, Rule,
 };
 pub use time::Instant;

@@ -54,6 +54,17 @@ impl Protocol {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Icmpv4, Self::Icmpv6];
 
+    /// The name in configurations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmpv4 => "icmpv4",
+            Self::Icmpv6 => "icmpv6",
+        }
+    }
+
     /// Whether its flows have ports.
     #[must_use]
     pub const fn has_ports(self) -> bool {
@@ -239,9 +250,22 @@ pub struct Rule<'r> {
     pub action: Permission,
 }
 
+/// Whose word a policy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Profile {
+    /// That of whoever runs this host: it is all that holds.
+    #[default]
+    SingleTenant,
+    /// A tenant's: what it allows, the platform must allow as well (`rule/platform`).
+    MultiTenant,
+}
+
 /// Rules, of which the first that matches decides, and what holds where none does.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
+    /// Whose word it is.
+    pub profile: Profile,
     /// For flows that the guest opens.
     pub default_egress: Permission,
     /// For flows to published ports of the guest.
@@ -293,6 +317,7 @@ impl Policy {
     #[must_use]
     pub const fn new(default_egress: Permission, default_ingress: Permission) -> Self {
         Self {
+            profile: Profile::SingleTenant,
             default_egress,
             default_ingress,
             rules: heapless::Vec::new(),

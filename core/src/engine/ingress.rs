@@ -44,7 +44,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Ok(step) => step,
             Err(reason) => {
                 self.out.counters.count_drop(reason);
-                None
+                self.denials.take().map(|denial| Step::Plain(Action::Denied(denial)))
             }
         }
     }
@@ -248,7 +248,7 @@ impl<R: RingHandle> Engine<'_, R> {
         key: FlowKey,
         segment: Segment,
     ) -> Result<Option<Step>, Drop> {
-        if !self.is_allowed(&key) {
+        if !self.is_allowed(now, &key) {
             self.answer_reset(&key, &segment);
             return Err(Drop::Denied);
         }
@@ -336,7 +336,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let guest = packet.ip.source;
         let slot = match self.flows.find(&key) {
             Some(slot) => Ok(slot),
-            None => self.admit(key, kind),
+            None => self.admit(now, key, kind),
         };
         let slot = slot.inspect_err(|reason| {
             let head = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
@@ -372,8 +372,8 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow
     /// which was used least recently.
-    fn admit(&mut self, key: FlowKey, kind: DatagramKind) -> Result<u32, Drop> {
-        if !self.is_allowed(&key) {
+    fn admit(&mut self, now: Instant, key: FlowKey, kind: DatagramKind) -> Result<u32, Drop> {
+        if !self.is_allowed(now, &key) {
             return Err(Drop::Denied);
         }
         let slot = self.flows.insert(key).or_else(|| {

@@ -1,47 +1,105 @@
 //! Whether a flow of the guest may be opened: the one place where the engine asks the policy.
 //!
-//! Owns how a flow becomes a question; must not know how a flow is refused. It is asked before a
-//! flow has a slot; what is open already stays so.
+//! Owns how a flow becomes a question, and how often a denial is told; must not know how a flow is
+//! refused. It is asked before a flow has a slot; what is open already stays so.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use super::Engine;
-use crate::contract::{Direction, Protocol};
+use crate::contract::{Denial, DenialReason, Direction, Instant, Protocol};
+use crate::limits;
 use crate::rule::place::Site;
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::ring::RingHandle;
 
-impl<R: RingHandle> Engine<'_, R> {
-    /// Whether policy allows the flow of `key`. Nobody here listens for names, so a verdict that
-    /// would wait for one is a denial.
-    pub(super) fn is_allowed(&self, key: &FlowKey) -> bool {
-        match self.judge(key).decision {
-            Decision::Allow => true,
-            Decision::Deny | Decision::WaitForName => false,
+/// The denial that is to be told next, within a budget: a guest that knocks at a thousand doors a
+/// second must not fill anybody's log.
+#[derive(Default)]
+pub(super) struct Denials {
+    second: u64,
+    told: u32,
+    left_out: u64,
+    next: Option<Denial>,
+}
+
+impl Denials {
+    /// Notes one; false: it is left out.
+    fn note(&mut self, now: Instant, denial: Denial) -> bool {
+        let second = now.as_millis() / 1000;
+        if self.second != second {
+            (self.second, self.told) = (second, 0);
         }
+        if self.told >= limits::DENIALS_PER_SECOND_MAX {
+            self.left_out += 1;
+            return false;
+        }
+        self.told += 1;
+        self.next = Some(Denial { left_out: core::mem::take(&mut self.left_out), ..denial });
+        true
+    }
+
+    /// The denial of the frame that was refused last, once.
+    pub(super) fn take(&mut self) -> Option<Denial> {
+        self.next.take()
+    }
+}
+
+impl<R: RingHandle> Engine<'_, R> {
+    /// Whether policy allows the flow of `key`; if not, that is noted. Nobody here listens for
+    /// names, so a verdict that would wait for one is a denial.
+    pub(super) fn is_allowed(&mut self, now: Instant, key: &FlowKey) -> bool {
+        let verdict = self.judge(key);
+        let reason = match verdict.decision {
+            Decision::Allow => return true,
+            Decision::Deny => DenialReason::Policy,
+            Decision::WaitForName => DenialReason::NameUnknown,
+        };
+        let denial = Denial {
+            protocol: protocol(key),
+            guest_port: key.guest_port,
+            destination: SocketAddr::new(key.outside, key.outside_port),
+            group: self.site().place(key.outside).group(),
+            by: verdict.by,
+            reason,
+            left_out: 0,
+        };
+        if !self.denials.note(now, denial) {
+            self.out.counters.denials_left_out += 1;
+        }
+        false
     }
 
     fn judge(&self, key: &FlowKey) -> Verdict {
-        let (protocol, said) = match (key.kind, key.outside) {
-            (FlowKind::Tcp, _) => (Protocol::Tcp, Said::Awaited),
-            (FlowKind::Udp, _) => (Protocol::Udp, Said::Never),
-            (FlowKind::Echo, IpAddr::V4(_)) => (Protocol::Icmpv4, Said::Never),
-            (FlowKind::Echo, IpAddr::V6(_)) => (Protocol::Icmpv6, Said::Never),
-        };
-        let link = &self.config.link;
-        let site = Site {
-            gateways: [link.gateway_ipv4.into(), link.gateway_ipv6.into()],
-            own: &self.config.own_addresses,
-            nat64: &self.config.nat64_prefixes,
+        let said = match key.kind {
+            FlowKind::Tcp => Said::Awaited,
+            FlowKind::Udp | FlowKind::Echo => Said::Never,
         };
         let question = Question {
             direction: Direction::Egress,
-            protocol,
+            protocol: protocol(key),
             address: key.outside,
             port: key.outside_port,
             names: Names { bound: &[], said },
         };
-        evaluate(&self.config.policy, &site, &question)
+        evaluate(&self.config.policy, &self.site(), &question)
+    }
+
+    fn site(&self) -> Site<'_> {
+        let link = &self.config.link;
+        Site {
+            gateways: [link.gateway_ipv4.into(), link.gateway_ipv6.into()],
+            own: &self.config.own_addresses,
+            nat64: &self.config.nat64_prefixes,
+        }
+    }
+}
+
+fn protocol(key: &FlowKey) -> Protocol {
+    match (key.kind, key.outside) {
+        (FlowKind::Tcp, _) => Protocol::Tcp,
+        (FlowKind::Udp, _) => Protocol::Udp,
+        (FlowKind::Echo, IpAddr::V4(_)) => Protocol::Icmpv4,
+        (FlowKind::Echo, IpAddr::V6(_)) => Protocol::Icmpv6,
     }
 }

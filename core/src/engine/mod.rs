@@ -28,6 +28,7 @@ use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
 
+use judge::Denials;
 pub use memory::{Memory, MemoryLen};
 
 /// The gateway of one guest.
@@ -45,6 +46,7 @@ pub struct Engine<'a, R: RingHandle> {
     datagrams: &'a mut [DatagramSlot],
     fragments: Fragments<'a>,
     turn_frames: u32,
+    denials: Denials,
     /// A reassembled datagram whose payload an action lends.
     lent_set: Option<usize>,
 }
@@ -116,6 +118,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             datagrams: memory.datagrams,
             fragments: Fragments::new(memory.fragments, memory.fragment_bytes),
             turn_frames: 0,
+            denials: Denials::default(),
             lent_set: None,
             config: config.clone(),
         })
@@ -292,7 +295,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     }
 
     /// The guest's address in the family of `outside`.
-    fn guest(&self, outside: IpAddr) -> IpAddr {
+    #[must_use]
+    pub fn guest(&self, outside: IpAddr) -> IpAddr {
         match outside {
             IpAddr::V4(_) => self.config.link.guest_ipv4.into(),
             IpAddr::V6(_) => self.config.link.guest_ipv6.into(),

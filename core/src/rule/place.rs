@@ -197,6 +197,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// The one group that a rule which allows finds the address in, if any.
+    #[must_use]
+    pub const fn group(&self) -> Option<Group> {
+        self.to_allow
+    }
+
     /// Whether a rule for `group` that does `action` is about the address.
     #[must_use]
     pub fn is_in_group(&self, group: Group, action: Permission) -> bool {

@@ -31,11 +31,17 @@
 //! verdict is to wait for the name, by the first rule that could change it. So an allow by name
 //! without a bound name matches nothing, and is never waited for; and a verdict that is not to wait
 //! stays what it is whatever is said afterwards. Who cannot wait must deny.
+//!
+//! **Tenants.** Where the policy is a tenant's ([`Profile::MultiTenant`]), the platform's
+//! (`rule/platform`) is asked as well, and both must allow. What the tenant denies is blamed on the
+//! tenant; what the platform denies is denied at once, whatever name could still be said.
 
 use core::net::IpAddr;
 
 use super::place::{Place, Site};
-use crate::contract::{Destination, Direction, Permission, Policy, Protocol, Rule};
+use super::platform;
+pub(crate) use crate::contract::By;
+use crate::contract::{Destination, Direction, Permission, Policy, Profile, Protocol, Rule};
 
 /// May this flow be?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,16 +103,6 @@ pub enum Decision {
     WaitForName,
 }
 
-/// What decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum By {
-    /// The rule of this index, from 0.
-    Rule(u16),
-    /// The default of the direction.
-    Default,
-}
-
 /// Whether a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Match {
@@ -123,18 +119,42 @@ enum Match {
 #[must_use]
 pub fn evaluate(policy: &Policy, site: &Site<'_>, question: &Question<'_>) -> Verdict {
     let place = site.place(question.address);
+    let default = policy.default_of(question.direction);
+    let verdict = decide(policy.rules(), default, &place, question);
+    match (policy.profile, verdict.decision) {
+        (Profile::SingleTenant, _) | (Profile::MultiTenant, Decision::Deny) => verdict,
+        (Profile::MultiTenant, Decision::Allow | Decision::WaitForName) => {
+            let default = platform::default_of(question.direction);
+            let platforms = decide(platform::rules().into_iter(), default, &place, question);
+            match platforms.decision {
+                Decision::Allow => verdict,
+                Decision::Deny | Decision::WaitForName => {
+                    Verdict { decision: Decision::Deny, by: By::Platform }
+                }
+            }
+        }
+    }
+}
+
+/// What `rules` say to `question`, whose address is at `place`, and else `default`.
+fn decide<'r>(
+    rules: impl Iterator<Item = Rule<'r>>,
+    default: Permission,
+    place: &Place,
+    question: &Question<'_>,
+) -> Verdict {
     let mut perhaps = Perhaps::default();
-    for (index, rule) in (0..).zip(policy.rules()) {
+    for (index, rule) in (0..).zip(rules) {
         if !is_about(&rule, question) {
             continue;
         }
-        match matches(&rule, &place, &question.names) {
+        match matches(&rule, place, &question.names) {
             Match::No => {}
             Match::Perhaps => perhaps.note(rule.action, index),
             Match::Yes => return perhaps.settle(rule.action, By::Rule(index)),
         }
     }
-    perhaps.settle(policy.default_of(question.direction), By::Default)
+    perhaps.settle(default, By::Default)
 }
 
 /// The first rule of either kind that matches perhaps.

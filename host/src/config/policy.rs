@@ -116,7 +116,7 @@ impl fmt::Display for RuleConfig {
             Permission::Allow => "allow",
             Permission::Deny => "deny",
         };
-        let protocols: Vec<_> = self.protocols.iter().map(|protocol| name(*protocol)).collect();
+        let protocols: Vec<_> = self.protocols.iter().map(|protocol| protocol.name()).collect();
         let protocols =
             if protocols.is_empty() { "everything".to_owned() } else { protocols.join(", ") };
         let way = match self.direction {
@@ -138,15 +138,6 @@ impl fmt::Display for RuleConfig {
             }
         }
         Ok(())
-    }
-}
-
-fn name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Icmpv4 => "icmpv4",
-        Protocol::Icmpv6 => "icmpv6",
     }
 }
 

@@ -16,6 +16,8 @@ use std::sync::atomic::Ordering;
 use mio::{Registry, Token};
 use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Refusal};
 
+use crate::clock::Clock;
+use crate::events::{Denied, NetworkEvent, Speaker};
 use crate::metrics::Published;
 use crate::rings::HeapRing;
 use crate::service::nameserver;
@@ -61,6 +63,7 @@ pub(crate) struct Flows {
     /// Where datagrams are received before the engine frames them.
     datagram: Box<[u8]>,
     published: Arc<Published>,
+    speaker: Speaker,
     /// Answers names that the guest asks its gateway.
     nameserver: Option<SocketAddr>,
     ping_warned: bool,
@@ -69,13 +72,14 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    pub(crate) fn new(registry: Registry, published: Arc<Published>) -> Self {
+    pub(crate) fn new(registry: Registry, published: Arc<Published>, speaker: Speaker) -> Self {
         Self {
             slots: Vec::new(),
             queue: VecDeque::new(),
             registry,
             datagram: vec![0; 65_536].into(),
             published,
+            speaker,
             nameserver: nameserver::of_host(),
             ping_warned: false,
             is_stalled: false,
@@ -111,6 +115,12 @@ impl Flows {
                     self.close(flow);
                 }
                 Action::Close { flow } => self.close(flow),
+                Action::Denied(denial) => {
+                    let guest = engine.guest(denial.destination.ip());
+                    self.speaker.0.tell(|| {
+                        NetworkEvent::Denied(Denied::new(denial, guest, Clock::time_of_day()))
+                    });
+                }
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                     let payload = (payload, segment_bytes);
                     if let Err(refusal) = self.send_datagram(flow, (kind, to), payload) {

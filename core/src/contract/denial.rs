@@ -1,0 +1,57 @@
+//! What is told of a flow that policy denied.
+
+use core::net::SocketAddr;
+
+use super::{Group, Protocol};
+
+/// What decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum By {
+    /// The rule of this index, from 0.
+    Rule(u16),
+    /// The default of the direction.
+    Default,
+    /// The platform, whose policy a tenant's cannot broaden.
+    Platform,
+}
+
+/// Why a flow was denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum DenialReason {
+    /// Policy denies it.
+    Policy,
+    /// Policy would allow it by a name, or not deny it, and no name is known of it.
+    NameUnknown,
+}
+
+impl DenialReason {
+    /// The name used in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::NameUnknown => "name_unknown",
+        }
+    }
+}
+
+/// A flow of the guest that policy denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Denial {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The guest's port; of a ping its identifier.
+    pub guest_port: u16,
+    /// Where it would have gone; without a port: 0.
+    pub destination: SocketAddr,
+    /// What the destination is, as a rule that allows sees it.
+    pub group: Option<Group>,
+    /// What denied it.
+    pub by: By,
+    /// Why.
+    pub reason: DenialReason,
+    /// Denials since the last that was told, which were too many to be told.
+    pub left_out: u64,
+}
