@@ -38,13 +38,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 use sluicegate_core::addr::{Addresses, Ipv4Pool, Ipv6Pool, Mac, Overrides};
-use sluicegate_core::{Config, ConfigError, Link, limits};
+use sluicegate_core::{Config, ConfigError, Link, Profile, limits};
 
 use crate::error::{Error, LoadError};
 
 mod file;
 mod policy;
 mod rules;
+mod tenant;
 
 use file::File;
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
@@ -72,6 +73,8 @@ pub struct NetworkConfig {
     pub policy: PolicyConfig,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: Vec<Ipv6Addr>,
+    /// Whose word this is; no file says that ([`for_tenant`](Self::for_tenant)).
+    profile: Profile,
 }
 
 impl Default for NetworkConfig {
@@ -84,6 +87,7 @@ impl Default for NetworkConfig {
             max_icmp_connections: None,
             policy: PolicyConfig::default(),
             nat64_prefixes: vec![],
+            profile: Profile::SingleTenant,
         }
     }
 }
@@ -172,6 +176,8 @@ impl NetworkConfig {
         let prefixes = self.nat64_prefixes.as_slice();
         let too_many = |_| ConfigError::new("nat64_prefixes", prefixes.len(), "at most 8 networks");
         let bound = self.interface.receive_frame_bytes;
+        let mut policy = self.policy.to_core()?;
+        policy.profile = self.profile;
         let config = Config {
             link: Link {
                 guest_mac: a.guest_mac,
@@ -201,7 +207,7 @@ impl NetworkConfig {
             tcp_receive_bytes: limits::TCP_RECEIVE_BYTES,
             tcp_send_bytes: limits::TCP_SEND_BYTES,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
-            policy: self.policy.to_core()?,
+            policy,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,
             seed,

@@ -20,6 +20,7 @@ mod clock;
 pub mod config;
 mod driver;
 mod error;
+mod events;
 mod flow;
 mod metrics;
 pub mod netns;
@@ -30,7 +31,10 @@ mod wake;
 
 pub use config::NetworkConfig;
 pub use error::{Error, LoadError};
+pub use events::{Denied, EVENTS_BEHIND_MAX, Events, NetworkEvent};
 pub use metrics::MetricsHandle;
 pub use network::{SmoltcpNetwork, TerminationHandle};
 pub use rings::{HeapRing, RingConsumer, RingProducer};
-pub use sluicegate_core::{Cidr, Direction, Group, Permission, PortRange, Protocol};
+pub use sluicegate_core::{
+    By, Cidr, DenialReason, Direction, Group, Permission, PortRange, Profile, Protocol,
+};

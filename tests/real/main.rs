@@ -22,6 +22,7 @@ mod waiting;
 mod back_pressure;
 mod command;
 mod datagrams;
+mod denials;
 mod endings;
 mod hostile;
 mod idle;

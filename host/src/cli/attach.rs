@@ -28,6 +28,7 @@ Examples:
   ip netns add guest
   sluicegate attach --netns guest --config policy.json
   sluicegate attach --netns /proc/4711/ns/net --ifname net0 --slot 1 --egress allow
+  sluicegate attach --netns guest --config tenant.json --profile multi-tenant --log=json
   sluicegate attach --netns guest --ready-fd 3 3>ready.fifo")]
 pub(crate) struct AttachArgs {
     /// The network namespace: a name of `ip netns`, a path, or a process id
@@ -67,6 +68,7 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
         netns::configure(&interface)?;
         Ok(tap)
     })??;
+    let log = args.link.log(&network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
     let online = Online::start(network, tap, move || {
@@ -75,7 +77,11 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
     })?;
     announce(ready)?;
     until_asked(&occurrences)?;
-    online.stop()
+    let ended = online.stop();
+    if let Some(log) = log {
+        log.finish();
+    }
+    ended
 }
 
 /// Takes over the descriptor `number` from whoever started this process.

@@ -1,12 +1,13 @@
 //! `sluicegate check`: whether a configuration would be accepted, and what it would do.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sluicegate_host::{NetworkConfig, Permission};
 
 use super::failure::{Failure, complain};
+use super::link::ProfileName;
 
 /// Check a configuration without starting anything
 ///
@@ -17,15 +18,19 @@ Exit status: 0 if the file is good, 1 if it is not.
 
 Examples:
   sluicegate check network.json
+  sluicegate check --profile multi-tenant tenant.json
   echo '{\"policy\": {\"default_egress\": \"allow\"}}' | sluicegate check /dev/stdin")]
 pub(crate) struct CheckArgs {
     /// The configuration, as JSON
     file: PathBuf,
+    /// Whose word the configuration is: with `multi-tenant` a tenant's
+    #[arg(long, value_name = "PROFILE", default_value = "single-tenant")]
+    profile: ProfileName,
 }
 
 /// Checks the file.
 pub(crate) fn run(args: &CheckArgs) -> ExitCode {
-    match check(&args.file) {
+    match check(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(failure.as_ref());
@@ -34,16 +39,21 @@ pub(crate) fn run(args: &CheckArgs) -> ExitCode {
     }
 }
 
-fn check(file: &Path) -> Result<(), Failure> {
-    let config = NetworkConfig::from_file(file)?;
+fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let config = args.profile.apply(NetworkConfig::from_file(&args.file)?);
     let core = config.to_core(0, [0; 16])?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}: ok", file.display())?;
+    writeln!(out, "{}: ok", args.file.display())?;
     for (index, rule) in config.policy.rules.iter().enumerate() {
         writeln!(out, "  rule {index}: {rule}")?;
     }
     writeln!(out, "  guest to outside: {} by default", word(config.policy.default_egress))?;
     writeln!(out, "  outside to guest: {} by default", word(config.policy.default_ingress))?;
+    if args.profile == ProfileName::MultiTenant {
+        let bound = "the public Internet and the gateway's port 53";
+        writeln!(out, "  multi-tenant: of that, the platform allows {bound}")?;
+        writeln!(out, "  multi-tenant: interface and nat64_prefixes are the platform's")?;
+    }
     let link = &core.link;
     writeln!(
         out,

@@ -9,6 +9,7 @@ use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
 use super::failure::{Failure, warn};
+use super::log::{Log, LogFormat};
 
 /// What the guest's network is like.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -26,10 +27,38 @@ pub(crate) struct LinkArgs {
     /// [default: the config's; without one, the public Internet and the name server are reached]
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
+    /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public
+    /// Internet and the gateway's name server at most, and does not decide its addresses
+    #[arg(long, value_name = "PROFILE", default_value = "single-tenant")]
+    profile: ProfileName,
+    /// Write a line to the standard error for every flow that is denied, in words or as JSON
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text")]
+    log: Option<LogFormat>,
     /// Whether segments of up to 64 KiB cross the guest's interface in one piece, whatever its MTU,
     /// as far as the kernel has that
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     offload: Switch,
+}
+
+/// A deployment profile on the command line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ProfileName {
+    /// That of whoever runs this
+    #[default]
+    SingleTenant,
+    /// A tenant's
+    MultiTenant,
+}
+
+impl ProfileName {
+    /// `config` as the profile has it.
+    pub(super) fn apply(self, config: NetworkConfig) -> NetworkConfig {
+        match self {
+            Self::SingleTenant => config,
+            Self::MultiTenant => config.for_tenant(),
+        }
+    }
 }
 
 /// On or off.
@@ -77,15 +106,14 @@ impl LinkArgs {
         }
     }
 
-    /// The network that the arguments describe, not yet started. Says on the standard error if
-    /// nobody decided what may leave.
     /// The network that the arguments describe, not yet started. Says on the standard error what
     /// may leave if nobody decided it.
     pub(super) fn network(&self) -> Result<SmoltcpNetwork, Failure> {
-        let mut config = match &self.config {
+        let config = match &self.config {
             Some(path) => NetworkConfig::from_file(path)?,
             None => NetworkConfig::default(),
         };
+        let mut config = self.profile.apply(config);
         if !config.enabled {
             return Err("enabled: the config says false, so there is no network to make".into());
         }
@@ -98,6 +126,12 @@ impl LinkArgs {
         }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         Ok(SmoltcpNetwork::try_new(config, self.slot.into())?)
+    }
+
+    /// Begins the log of `network` that the arguments ask for.
+    pub(super) fn log(&self, network: &SmoltcpNetwork) -> Result<Option<Log>, Failure> {
+        let start = |format| Log::start(network.events(), format);
+        Ok(self.log.map(start).transpose()?)
     }
 
     /// Lets the arguments have their say on `policy`, the file's or the default.

@@ -8,6 +8,7 @@ pub(crate) mod env;
 mod failure;
 pub(crate) mod inside;
 mod link;
+mod log;
 mod online;
 mod resolv;
 pub(crate) mod run;

@@ -31,7 +31,7 @@ up, 126 if the command cannot be executed, 127 if it is not found.
 
 Examples:
   sluicegate run --egress allow -- curl https://example.com
-  sluicegate run --config policy.json -- npm install
+  sluicegate run --config policy.json --log -- npm install
   sluicegate run -- ping -c 1 100.96.0.1        # the gateway of slot 0
   sluicegate run --slot 7 --mtu 65520 -- bash")]
 pub(crate) struct RunArgs {
@@ -63,6 +63,7 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut inside = Inside::start(&interface, &args.command, input.as_fd(), Stdio::inherit())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     args.link.prepare(&mut tap);
+    let log = args.link.log(&network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
     let online = Online::start(network, tap, move || {
@@ -72,6 +73,9 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let status = oversee(inside.go()?, &occurrences)?;
     // Why the network ended before its command was said when it happened.
     let _ = online.stop();
+    if let Some(log) = log {
+        log.finish();
+    }
     Ok(exit_code(status))
 }
 

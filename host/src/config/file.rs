@@ -32,6 +32,7 @@ use std::net::Ipv6Addr;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sluicegate_core::Profile;
 
 use super::rules::{PolicyFile, nat64};
 use super::{InterfaceConfig, NetworkConfig, PolicyConfig};
@@ -158,6 +159,7 @@ impl File {
                 None => PolicyConfig::default(),
             },
             nat64_prefixes: self.nat64_prefixes,
+            profile: Profile::SingleTenant,
         })
     }
 }
