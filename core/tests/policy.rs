@@ -83,7 +83,7 @@ fn site() -> Site<'static> {
         IpAddr::V6(Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 1)),
     ];
     let gateways = [ip("100.96.0.1"), ip("fd42:6d73:62::1")];
-    Site { gateways, own: &OWN, nat64: &[NAT64] }
+    Site { gateways, own: Some(&OWN), nat64: &[NAT64] }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -523,6 +523,21 @@ fn a_name_is_waited_for_only_where_it_could_change_the_verdict() {
     ] {
         let rules: Vec<Owned> = rules.into_iter().cloned().collect();
         assert_eq!(at_syn(&rules, default, bound), expected, "{rules:?} {default:?} {bound:?}");
+    }
+}
+
+#[test]
+fn where_the_hosts_own_addresses_are_unknown_no_address_is_public_to_allow() {
+    let unknown = Site { own: None, ..site() };
+    for address in ADDRESSES.map(ip) {
+        let (place, known) = (unknown.place(address), site().place(address));
+        for group in Group::ALL {
+            let is_in = place.is_in_group(group, Permission::Allow);
+            let was_in = known.is_in_group(group, Permission::Allow);
+            assert_eq!(is_in, was_in && group != Group::Public, "{address} {group:?}");
+            let is_in = place.is_in_group(group, Permission::Deny);
+            assert_eq!(is_in, known.is_in_group(group, Permission::Deny), "{address} {group:?}");
+        }
     }
 }
 

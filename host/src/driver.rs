@@ -3,13 +3,15 @@
 //! One thread runs it. A byte of a plain flow crosses one thread boundary at most, that between a
 //! VMM's worker and this loop; a link that the loop serves itself has none.
 
+mod own;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use sluicegate_core::{
     Config, DatagramSlot, Engine, FlowSlot, FragmentSet, Instant, Memory, MemoryLen, SocketCell,
     TcpSlot, Timer,
@@ -22,10 +24,12 @@ use crate::events::Speaker;
 use crate::flow::{Flows, HostEngine};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
+use own::OwnAddresses;
 
 /// The token of [`DriverWake`](crate::wake::DriverWake).
 pub(crate) const WAKE: Token = Token(usize::MAX);
 const LINK: Token = Token(usize::MAX - 1);
+const OWN_ADDRESSES: Token = Token(usize::MAX - 2);
 /// Readiness events that are taken at a time.
 const EVENTS_MAX: usize = 256;
 /// Frames that a link may bring in one turn.
@@ -117,7 +121,11 @@ impl Driver {
     ///
     /// # Errors
     /// What the machine refused, or a configuration that the engine refuses.
-    pub(crate) fn run(self, ready: impl FnOnce()) -> Result<(), Error> {
+    pub(crate) fn run(mut self, ready: impl FnOnce()) -> Result<(), Error> {
+        // On this thread: it opens the sockets, so its host is the one that counts.
+        let (for_own, for_flows) = (self.registry()?, self.registry()?);
+        let own = OwnAddresses::start(&mut self.config, for_own, OWN_ADDRESSES)
+            .map_err(Error::machine("asking for this host's own addresses"))?;
         let len = MemoryLen::of(&self.config);
         let mut buffers = map(len.buffers)?;
         let mut fragment_bytes = map(len.fragment_bytes)?;
@@ -137,13 +145,12 @@ impl Driver {
         let now = self.clock.now();
         let EngineEnds { from_guest, to_guest } = self.ends;
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
-        let registry =
-            self.poll.registry().try_clone().map_err(Error::machine("duplicating the poll"))?;
-        let flows = Flows::new(registry, Arc::clone(&self.published), self.speaker);
+        let flows = Flows::new(for_flows, Arc::clone(&self.published), self.speaker);
         ready();
         Loop {
             engine,
             flows,
+            own,
             front: self.front,
             poll: self.poll,
             clock: self.clock,
@@ -153,11 +160,16 @@ impl Driver {
         }
         .run()
     }
+
+    fn registry(&self) -> Result<Registry, Error> {
+        self.poll.registry().try_clone().map_err(Error::machine("duplicating the poll"))
+    }
 }
 
 struct Loop<'a> {
     engine: HostEngine<'a>,
     flows: Flows,
+    own: OwnAddresses,
     front: FrontEnd,
     poll: Poll,
     clock: Clock,
@@ -180,6 +192,7 @@ impl Loop<'_> {
         while !self.stop.load(Ordering::Acquire) {
             self.published.driver_turns.fetch_add(1, Ordering::Relaxed);
             let now = self.clock.now();
+            self.own.update(&mut self.engine, &mut self.flows, now);
             self.receive()?;
             self.flows.serve(&mut self.engine, now);
             let until = self.flows.perform_all(&mut self.engine, now);
@@ -189,6 +202,7 @@ impl Loop<'_> {
             for event in &events {
                 match event.token() {
                     WAKE => {}
+                    OWN_ADDRESSES => self.own.ready(),
                     LINK => self.link_is_ready |= event.is_readable() || event.is_error(),
                     Token(index) => self.flows.ready(index, event),
                 }
@@ -232,6 +246,9 @@ impl Loop<'_> {
                     timeout = Some(timeout.map_or(limit, |t| t.min(limit)));
                 }
             }
+        }
+        if let Some(limit) = self.own.patience(now) {
+            timeout = Some(timeout.map_or(limit, |t| t.min(limit)));
         }
         if self.flows.is_busy() {
             timeout = Some(Duration::ZERO);

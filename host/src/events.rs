@@ -104,7 +104,8 @@ impl fmt::Display for Denied {
 ///
 /// Take events from any thread: with [`Iterator::next`], which blocks,
 /// [`try_next`](Self::try_next), [`next_timeout`](Self::next_timeout), or, in any asynchronous
-/// runtime, [`next_async`](Self::next_async). After the network has ended, what is left comes, then `None`.
+/// runtime, [`next_async`](Self::next_async). After the network has ended, what is left comes,
+/// then `None`.
 #[derive(Debug)]
 pub struct Events {
     feed: Arc<Feed>,

@@ -1,6 +1,5 @@
 //! One guest's network, as a VMM author holds it.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -8,7 +7,9 @@ use std::thread::JoinHandle;
 use mio::Poll;
 #[cfg(feature = "krun")]
 use sluicegate_core::ConfigError;
-use sluicegate_core::{Destination, FrameRing, Group, Permission, Site, limits};
+use sluicegate_core::FrameRing;
+#[cfg(feature = "krun")]
+use sluicegate_core::limits;
 
 use crate::adapter::GuestLink;
 #[cfg(feature = "krun")]
@@ -20,7 +21,6 @@ use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
-use crate::service;
 use crate::wake::DriverWake;
 
 /// What frames are longer than the packets that an MTU bounds.
@@ -197,7 +197,7 @@ impl SmoltcpNetwork {
         drop(runtime);
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
-        let mut driver = Driver {
+        let driver = Driver {
             config: self.config.clone(),
             clock: self.clock,
             poll,
@@ -214,11 +214,7 @@ impl SmoltcpNetwork {
         };
         let thread = std::thread::Builder::new()
             .name("sluicegate".to_owned())
-            .spawn(move || {
-                // On that thread: it opens the sockets, so its host is the one that counts.
-                learn_own_addresses(&mut driver.config)?;
-                driver.run(ready)
-            })
+            .spawn(move || driver.run(ready))
             .map_err(Error::machine("starting the driver's thread"))?;
         self.driver = Some(thread);
         // Nothing is told if the driver ends before: then that has its reason.
@@ -323,29 +319,6 @@ impl TerminationHandle {
     pub fn set_hook(&self, hook: Arc<dyn Fn() + Send + Sync>) {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
     }
-}
-
-/// Tells a policy that speaks of the public Internet what is this host's own there. Addresses that
-/// the host gets while the network runs are not learnt yet.
-fn learn_own_addresses(config: &mut sluicegate_core::Config) -> Result<(), Error> {
-    const DOING: &str = "asking for this host's own addresses";
-    let public = Destination::Group(Group::Public);
-    if !config.policy.rules().any(|rule| rule.destination == public) {
-        return Ok(());
-    }
-    let own = service::addresses::of_host().map_err(Error::machine(DOING))?;
-    let gateways = [config.link.gateway_ipv4.into(), config.link.gateway_ipv6.into()];
-    let site = Site { gateways, own: &[], nat64: &[] };
-    let is_public = |own: &IpAddr| site.place(*own).is_in_group(Group::Public, Permission::Allow);
-    let mut public = own.into_iter().filter(is_public);
-    public.try_for_each(|address| {
-        let known = config.own_addresses.contains(&address);
-        if known || config.own_addresses.push(address).is_ok() {
-            return Ok(());
-        }
-        let error = format!("it has more than {} public ones", limits::OWN_ADDRESSES_MAX);
-        Err(Error::machine(DOING)(std::io::Error::other(error)))
-    })
 }
 
 fn environment(addresses: &sluicegate_core::addr::Addresses) -> Vec<(String, String)> {

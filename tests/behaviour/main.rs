@@ -10,6 +10,7 @@ mod denials;
 mod drops;
 mod fragments;
 mod offload;
+mod own_addresses;
 mod ping;
 mod policy;
 mod policy_rules;

@@ -1,6 +1,6 @@
 //! Policy among real programs: what curl gets where it may go, and where it may not.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::namespace::Namespace;
 use crate::needs;
 use crate::process;
 use crate::servers;
-use crate::waiting::{AT_ONCE, timed};
+use crate::waiting::{self, AT_ONCE, timed};
 
 /// A host with an engine, and a neighbour outside. Both have addresses that are public elsewhere,
 /// and nothing leaves the two namespaces.
@@ -53,6 +53,9 @@ fn fetch(guest: &Guest, end: SocketAddr) -> i32 {
     let url = format!("http://{end}/1000");
     process::run(curl.args(["-sSf", "-o", "/dev/null", "-m", "20", &url])).code
 }
+
+/// What Linux makes of ICMP administratively prohibited (EHOSTUNREACH), and of ICMPv6 (EACCES).
+const PROHIBITED: [i32; 2] = [113, 13];
 
 /// curl's exit code for a connection that is refused.
 const REFUSED: i32 = 7;
@@ -111,4 +114,76 @@ fn by_default_the_internet_is_reached_and_this_host_is_not() {
     for private in ["10.0.0.1:80", "169.254.169.254:80", "[fd00:ec2::254]:80"] {
         assert_refused(&guest, private.parse().unwrap());
     }
+}
+
+/// Says back every datagram to `address` of `namespace`, at `port`; 0: at a free one. Returns that.
+fn echo(namespace: &Namespace, address: &str, port: u16) -> u16 {
+    let bind = || UdpSocket::bind(format!("{address}:{port}")).unwrap();
+    servers::echo_datagrams(namespace.inside(bind))
+}
+
+#[test]
+fn an_address_that_the_host_gains_is_denied_at_once_and_reached_again_when_it_is_gone() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let outside = Outside::new();
+    let guest = outside.guest(None);
+    let addresses = [("11.0.0.9", "24"), ("[2600:0:0:11::9]", "64 nodad")];
+    for ((address, bits), prohibited) in addresses.into_iter().zip(PROHIBITED) {
+        let plain = address.trim_matches(['[', ']']);
+        let assign = |namespace: &Namespace, action: &str| {
+            namespace.ip(&format!("address {action} {plain}/{bits} dev link0"));
+        };
+        // Elsewhere it is a public address like others.
+        assign(&outside.neighbour, "add");
+        let elsewhere = serve(&outside.neighbour, address);
+        assert_eq!(fetch(&guest, elsewhere), 0, "{address}");
+        let port = echo(&outside.neighbour, address, 0);
+        let socket = guest.datagrams(SocketAddr::new(elsewhere.ip(), port));
+        socket.send(b"elsewhere").unwrap();
+        assert_eq!(socket.recv(&mut [0; 16]).unwrap(), 9);
+        // It moves to this host, with a server at the same port.
+        assign(&outside.neighbour, "del");
+        assign(&outside.host, "add");
+        let here = serve(&outside.host, address);
+        outside.host.inside(|| std::net::TcpStream::connect(here)).unwrap();
+        assert_refused(&guest, here);
+        echo(&outside.host, address, port);
+        // The flow that was open has ended: first comes word of that, then of the next datagram.
+        for attempt in ["the open flow", "a new one"] {
+            let sent = socket.send(b"here");
+            let got = sent.and_then(|_| socket.recv(&mut [0; 16]));
+            let kind = got.unwrap_err().raw_os_error();
+            assert_eq!(kind, Some(prohibited), "{address} {attempt}");
+        }
+        // And away again.
+        assign(&outside.host, "del");
+        assign(&outside.neighbour, "add");
+        assert_eq!(fetch(&guest, serve(&outside.neighbour, address)), 0, "{address}");
+        assign(&outside.neighbour, "del");
+    }
+}
+
+#[test]
+fn a_host_with_more_addresses_than_are_kept_apart_lets_nothing_public_out_until_it_has_less() {
+    if !needs::are_met(&["curl", "sh", "seq", "sed"]) {
+        return;
+    }
+    let outside = Outside::new();
+    let guest = outside.guest(None);
+    let end = serve(&outside.neighbour, NEIGHBOURS[0]);
+    let all = |action: &str| {
+        let script = format!("seq 257 | sed 's/.*/address {action} 2600:0:0:12::&\\/128 dev lo/'");
+        let mut sh = outside.host.command("sh");
+        process::succeed(sh.args(["-c", &format!("{script} | ip -batch -")]));
+    };
+    assert_eq!(fetch(&guest, end), 0);
+    all("add");
+    assert_refused(&guest, end);
+    waiting::until("the log has the reason", || {
+        guest.engine().errors().contains("too many public addresses")
+    });
+    all("del");
+    assert_eq!(fetch(&guest, end), 0);
 }

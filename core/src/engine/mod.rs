@@ -47,6 +47,7 @@ pub struct Engine<'a, R: RingHandle> {
     fragments: Fragments<'a>,
     turn_frames: u32,
     denials: Denials,
+    own_is_known: bool,
     /// A reassembled datagram whose payload an action lends.
     lent_set: Option<usize>,
 }
@@ -119,6 +120,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             fragments: Fragments::new(memory.fragments, memory.fragment_bytes),
             turn_frames: 0,
             denials: Denials::default(),
+            own_is_known: true,
             lent_set: None,
             config: config.clone(),
         })

@@ -96,8 +96,9 @@ const NAT64_WELL_KNOWN: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0)
 pub struct Site<'s> {
     /// The gateway's addresses.
     pub gateways: [IpAddr; 2],
-    /// This host's own addresses; those that would not be `public` anyway may be left out.
-    pub own: &'s [IpAddr],
+    /// This host's own addresses; those that would not be `public` anyway may be left out. `None`:
+    /// they are not known, so any address may be one, and to allow none is `public`.
+    pub own: Option<&'s [IpAddr]>,
     /// NAT64 prefixes of 96 bits, beside the well-known one.
     pub nat64: &'s [Ipv6Addr],
 }
@@ -129,6 +130,16 @@ impl Site<'_> {
         Place { address, translated, tunnelled, to_allow, to_deny }
     }
 
+    /// Whether `address` is one of this host's own, or stands for one; they are known.
+    #[must_use]
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        let itself = match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(v6) => self.translated(v6).map_or(address, IpAddr::V4),
+        };
+        self.own.is_some_and(|own| own.contains(&itself))
+    }
+
     /// Lines 3 to 6 of the module.
     fn strictly(&self, address: IpAddr) -> Option<Group> {
         let is_in = |table: &[Cidr]| table.iter().any(|network| network.contains(address));
@@ -139,7 +150,8 @@ impl Site<'_> {
             IpAddr::V4(_) => is_in(&SPECIAL_V4),
             IpAddr::V6(_) => !GLOBAL_UNICAST_V6.contains(address) || is_in(&SPECIAL_V6),
         };
-        let is_nobodys = || is_special || self.own.contains(&address);
+        let is_own = || self.own.is_none_or(|own| own.contains(&address));
+        let is_nobodys = || is_special || is_own();
         by_network(address).filter(|group| *group != Group::Public || !is_nobodys())
     }
 

@@ -268,6 +268,17 @@ impl Flows {
         }
     }
 
+    /// Closes the sockets of flows that the engine ended without an action.
+    pub(crate) fn close_ended(&mut self, engine: &HostEngine<'_>) {
+        for slot in &mut self.slots {
+            if let Some(ended) = slot.take_if(|slot| !engine.is_live(slot.id))
+                && let Flow::Tcp(mut tcp) = ended.flow
+            {
+                tcp.reset_on_close();
+            }
+        }
+    }
+
     fn close(&mut self, flow: FlowId) {
         // Dropping a socket takes it off the poll as well.
         if let Some(slot) = self.slots.get_mut(flow.index as usize)
