@@ -30,8 +30,9 @@ impl Log {
             let mut lost = 0;
             while let Some(event) = events.next() {
                 let gone = events.lost() - core::mem::replace(&mut lost, events.lost());
-                // If the standard error is closed, nobody wants to know.
-                let _ = writeln!(std::io::stderr(), "{}", line(&event, format, gone));
+                // In one piece, as the command writes there too. If the standard error is closed,
+                // nobody wants to know.
+                let _ = std::io::stderr().write_all(line(&event, format, gone).as_bytes());
             }
         };
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(write)?;
@@ -53,8 +54,8 @@ fn line(event: &NetworkEvent, format: LogFormat, gone: u64) -> String {
     let mut denied = denied.clone();
     denied.left_out += gone;
     match format {
-        LogFormat::Text => format!("sluicegate: {denied}"),
-        LogFormat::Json => object(&denied).to_string(),
+        LogFormat::Text => format!("sluicegate: {denied}\n"),
+        LogFormat::Json => format!("{}\n", object(&denied)),
     }
 }
 
