@@ -258,8 +258,12 @@ fn demo_shows_every_step_in_under_15_seconds() {
     let (finished, took) = timed(|| say("demo"));
     assert_eq!(finished.code, 0, "{finished:?}");
     assert!(took < Duration::from_secs(15), "{took:?}");
-    for step in ["address", "ping", "HTTP", "UDP", "refused", "throughput", "tcp_opened"] {
+    for step in
+        ["address", "ping", "HTTP", "UDP", "refused", "denied address", "throughput", "tcp_opened"]
+    {
         assert!(finished.output.contains(step), "{step}: {}", finished.output);
     }
     assert!(!finished.output.contains('✗'), "{}", finished.output);
+    let event = " -> 169.254.169.254:80 (metadata) by rule 0\n";
+    assert_eq!(finished.output.matches(event).count(), 1, "{}", finished.output);
 }

@@ -19,7 +19,11 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use sluicegate_core::addr::INTERFACE_NAME;
+use sluicegate_host::config::{DestinationConfig, PolicyConfig, RuleConfig};
 use sluicegate_host::netns::Interface;
+use sluicegate_host::{
+    Direction, Events, Group, NetworkConfig, NetworkEvent, Permission, SmoltcpNetwork,
+};
 
 use super::failure::{Failure, complain};
 use super::inside::Inside;
@@ -78,15 +82,15 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let began = now();
     say("A guest in its own network namespace goes online; the engine is its only way out.\n")?;
     let servers = Servers::start()?;
-    let args = LinkArgs::open(args.mtu);
-    let network = args.network()?;
+    let network = SmoltcpNetwork::try_new(config(args.mtu), 0)?;
+    let events = network.events();
     let interface = link::interface(INTERFACE_NAME, &network);
     let itinerary = guest::Itinerary::new(&interface, &servers);
     let nothing = File::open("/dev/null")?;
     let command = guest_command(&itinerary)?;
     let mut inside = Inside::start(&interface, &command, nothing.as_fd(), Stdio::piped())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
-    args.prepare(&mut tap);
+    LinkArgs::default().prepare(&mut tap);
     let dropped = tap.dropped_frames();
     let online = Online::start(network, tap, || ())?;
     done("address set-up", began.elapsed(), &addresses(&interface))?;
@@ -95,8 +99,35 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     // A dead network explains failed steps better than they do.
     online.stop()?;
     outcome?;
+    denials(events)?;
     table(&counters, dropped.load(Ordering::Relaxed))?;
     Ok(say(&format!("\nAll of it took {:.1} s.", began.elapsed().as_secs_f64()))?)
+}
+
+/// A network that lets everything out, but to where clouds keep secrets.
+fn config(mtu: u16) -> NetworkConfig {
+    let mut config = NetworkConfig::default();
+    config.interface.mtu = Some(mtu);
+    config.policy = PolicyConfig::without_rules(Permission::Allow, Permission::Deny);
+    config.policy.rules.push(RuleConfig {
+        direction: Some(Direction::Egress),
+        destination: DestinationConfig::Group(Group::Metadata),
+        protocols: vec![],
+        ports: vec![],
+        action: Permission::Deny,
+    });
+    config
+}
+
+/// What the engine told of while the guest was online.
+fn denials(events: Events) -> io::Result<()> {
+    say("\nEvents:")?;
+    for event in events {
+        if let NetworkEvent::Denied(denied) = event {
+            say(&format!("  {denied}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Prints a line; a pipe that was closed is an error, not a panic.

@@ -90,11 +90,6 @@ impl From<Egress> for Permission {
 }
 
 impl LinkArgs {
-    /// The arguments of a network that lets everything out.
-    pub(super) fn open(mtu: u16) -> Self {
-        Self { mtu: Some(mtu), egress: Some(Egress::Allow), ..Self::default() }
-    }
-
     /// Prepares the guest's interface.
     pub(super) fn prepare(&self, tap: &mut Tap) {
         match self.offload {

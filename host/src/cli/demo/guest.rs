@@ -57,16 +57,19 @@ pub(crate) struct DemoGuestArgs {
 
 type Step = fn(&Itinerary) -> Result<String, Failure>;
 
-const STEPS: [(&str, Step); 8] = [
+const STEPS: [(&str, Step); 9] = [
     ("ping IPv4", |to| ping(to.gateway_ipv4.into())),
     ("ping IPv6", |to| ping(to.gateway_ipv6.into())),
     ("HTTP fetch IPv4", |to| fetch(to.at_ipv4(to.ports.http_ipv4))),
     ("HTTP fetch IPv6", |to| fetch((to.gateway_ipv6, to.ports.http_ipv6).into())),
     ("UDP exchange", |to| exchange(to.at_ipv4(to.ports.echo))),
     ("refused connect", |to| be_refused(to.at_ipv4(to.ports.closed))),
+    ("denied address", |_| be_refused(METADATA)),
     (UP, |to| send(to.at_ipv4(to.ports.sink))),
     (DOWN, |to| receive(to.at_ipv4(to.ports.source))),
 ];
+/// Where clouds tell a machine its secrets; policy denies it here.
+const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 const UP: &str = "throughput up";
 const DOWN: &str = "throughput down";
 
@@ -163,7 +166,7 @@ fn exchange(server: SocketAddr) -> Result<String, Failure> {
 fn be_refused(server: SocketAddr) -> Result<String, Failure> {
     let began = now();
     match TcpStream::connect_timeout(&server, WAIT_MAX) {
-        Ok(_) => Err(format!("{server} accepted, but nobody listens there").into()),
+        Ok(_) => Err(format!("{server} accepted, but should not").into()),
         Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(error.into()),
         Err(_) if began.elapsed() > REFUSAL_WAIT_MAX => Err("refused, but late".into()),
         Err(_) => Ok(format!("{server} refuses at once, as it should")),
