@@ -55,6 +55,11 @@ pub const TCP_NUDGE_MS: u64 = 2000;
 pub const TCP_FIN_WAIT_2_MS_MAX: u64 = 60_000;
 /// Data of a finished direction may make no progress this long.
 pub const TCP_DRAIN_MS_MAX: u64 = 30_000;
+/// An open flow that hears nothing of its guest for this long gives the memory of its empty buffers
+/// back.
+pub const TCP_SILENT_MS: u64 = 2000;
+/// Bytes that must have moved through a flow's buffers for that to be worth a system call.
+pub const UNUSED_BYTES_MIN: u32 = 64 * 1024;
 /// TIME-WAIT towards the guest. RFC 9293 asks for 2 MSL; no segment wanders on a link of one hop,
 /// so a second covers what this state is for: answering a repeated FIN.
 pub const TCP_TIME_WAIT_MS: u64 = 1000;

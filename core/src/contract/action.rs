@@ -1,6 +1,7 @@
 //! What the engine asks of the host.
 
 use core::net::SocketAddr;
+use core::ops::Range;
 
 use super::{FlowId, Instant};
 
@@ -80,6 +81,15 @@ pub enum Action<'e> {
         /// payload of each of up to [`UDP_SEGMENTS_MAX`](crate::limits::UDP_SEGMENTS_MAX)
         /// datagrams, of which the last may be shorter.
         segment_bytes: u16,
+    },
+    /// These bytes of [`Memory::buffers`](crate::Memory::buffers) hold nothing, and many of them
+    /// were used: the memory behind them may be given back to the system, whatever they read as
+    /// afterwards. A host without such a system ignores it.
+    Unused {
+        /// Offsets in the buffers.
+        bytes: Range<usize>,
+        /// Their flow has ended: the next one uses them. Otherwise it has been silent.
+        is_ended: bool,
     },
     /// Nothing to do until `until`, a frame, or an event.
     Wait {

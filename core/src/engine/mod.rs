@@ -167,6 +167,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             }
             self.flows.attended();
         }
+        while let Some(slot) = self.flows.pop_unused() {
+            if let Some((bytes, is_ended)) = self.tcp.unused(now, slot) {
+                return Step::Plain(Action::Unused { bytes, is_ended });
+            }
+        }
         Step::Plain(self.end_turn(now))
     }
 
@@ -223,7 +228,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         }
         self.from_guest.release();
         self.out.flush();
-        let more = again || self.turn_frames >= TURN_FRAMES_MAX;
+        let more =
+            again || self.turn_frames >= TURN_FRAMES_MAX || self.flows.has_unused();
         self.turn_frames = 0;
         if more && !parked {
             return Action::Wait { until: Some(now), why: WaitReason::Budget };
@@ -265,6 +271,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             let deadline = self.tcp.patience(now, slot);
             self.timers.set(slot, deadline);
             self.flows.needs_egress(slot);
+            if self.tcp.may_be_unused(now, slot) {
+                self.flows.may_be_unused(slot);
+            }
             return None;
         }
         if self.tcp.is_lingering(slot) {
@@ -312,6 +321,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     fn remove(&mut self, slot: u32) {
         self.timers.clear(slot);
         self.flows.remove(slot);
+        if slot < self.config.tcp_flows_max && self.tcp.may_be_unused(Instant::ZERO, slot) {
+            self.flows.may_be_unused(slot);
+        }
     }
 
     /// Takes note of what happened outside.
