@@ -5,11 +5,13 @@
 //! `virtio_ring.c` and `virtio_net.c`) and the driver's half of the backend ([`DriverEnds`]). The
 //! backend's source is compiled in from `host/src`, since the product has no public name for it.
 //!
-//! On top of it: a guest's card and TCP/IP stack ([`Card`], [`Stack`]).
+//! On top of it: a guest's card and TCP/IP stack ([`Card`], [`Stack`]), and what measures the whole
+//! path from there to sockets on this host, behind any backend ([`bench`]).
 //!
 //! Not in it: a processor, so no exits. x86-64 only, for the interrupt chip.
 #![cfg(target_arch = "x86_64")]
 
+pub mod bench;
 mod card;
 mod device;
 mod ends;
