@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use memmap2::{MmapMut, MmapOptions};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sluicegate_core::{
@@ -19,6 +18,7 @@ use crate::adapter::GuestLink;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::flow::{Flows, HostEngine};
+use crate::memory::{Pages, map};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
 
@@ -100,15 +100,6 @@ impl Storage<'_> {
     }
 }
 
-fn map(len: usize) -> Result<MmapMut, Error> {
-    // Reserving no swap lets the most flows be configured; pages exist once they are touched.
-    MmapOptions::new()
-        .len(len)
-        .no_reserve_swap()
-        .map_anon()
-        .map_err(Error::machine("reserving memory for the buffers of flows"))
-}
-
 impl Driver {
     /// Runs until it is stopped, or its link ends; calls `ready` once nothing but the machine can
     /// go wrong any more.
@@ -118,6 +109,7 @@ impl Driver {
     pub(crate) fn run(self, ready: impl FnOnce()) -> Result<(), Error> {
         let len = MemoryLen::of(&self.config);
         let mut buffers = map(len.buffers)?;
+        let pages = Pages::of(&mut buffers);
         let mut fragment_bytes = map(len.fragment_bytes)?;
         let mut storage = Storage::new(&len);
         let memory = Memory {
@@ -137,7 +129,7 @@ impl Driver {
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
         let registry =
             self.poll.registry().try_clone().map_err(Error::machine("duplicating the poll"))?;
-        let flows = Flows::new(registry, Arc::clone(&self.published));
+        let flows = Flows::new(registry, Arc::clone(&self.published), pages);
         ready();
         Loop {
             engine,

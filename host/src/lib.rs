@@ -21,6 +21,7 @@ pub mod config;
 mod driver;
 mod error;
 mod flow;
+mod memory;
 mod metrics;
 pub mod netns;
 mod network;

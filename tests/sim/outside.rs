@@ -42,7 +42,10 @@ pub enum Did {
         payload: Vec<u8>,
         segment_bytes: u16,
     },
-    Unused { bytes: Range<usize>, is_ended: bool },
+    Unused {
+        bytes: Range<usize>,
+        is_ended: bool,
+    },
 }
 
 impl Did {
@@ -199,7 +202,7 @@ impl Peers {
             Did::Unused { .. } => {}
             Did::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                 let step = usize::from(segment_bytes);
-                let rest = if step == 0 { 0 } else { payload.len().saturating_sub(1) / step };
+                let rest = payload.len().saturating_sub(1).checked_div(step).unwrap_or(0);
                 for number in 0..=rest {
                     let end = if step == 0 { payload.len() } else { (number + 1) * step };
                     let one = &payload[number * step..end.min(payload.len())];

@@ -228,8 +228,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         }
         self.from_guest.release();
         self.out.flush();
-        let more =
-            again || self.turn_frames >= TURN_FRAMES_MAX || self.flows.has_unused();
+        let more = again || self.turn_frames >= TURN_FRAMES_MAX || self.flows.has_unused();
         self.turn_frames = 0;
         if more && !parked {
             return Action::Wait { until: Some(now), why: WaitReason::Budget };

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use mio::{Registry, Token};
 use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Refusal};
 
+use crate::memory::Pages;
 use crate::metrics::Published;
 use crate::rings::HeapRing;
 use crate::service::nameserver;
@@ -61,6 +62,8 @@ pub(crate) struct Flows {
     /// Where datagrams are received before the engine frames them.
     datagram: Box<[u8]>,
     published: Arc<Published>,
+    /// The memory of the engine's buffers.
+    pages: Pages,
     /// Answers names that the guest asks its gateway.
     nameserver: Option<SocketAddr>,
     ping_warned: bool,
@@ -69,8 +72,9 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    pub(crate) fn new(registry: Registry, published: Arc<Published>) -> Self {
+    pub(crate) fn new(registry: Registry, published: Arc<Published>, pages: Pages) -> Self {
         Self {
+            pages,
             slots: Vec::new(),
             queue: VecDeque::new(),
             registry,
@@ -111,6 +115,7 @@ impl Flows {
                     self.close(flow);
                 }
                 Action::Close { flow } => self.close(flow),
+                Action::Unused { bytes, is_ended } => self.pages.give_back(bytes, is_ended),
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                     let payload = (payload, segment_bytes);
                     if let Err(refusal) = self.send_datagram(flow, (kind, to), payload) {

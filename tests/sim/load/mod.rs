@@ -110,7 +110,7 @@ impl<'a> Rig<'a> {
                 Action::Finish { flow } => Fact::Finish(flow),
                 Action::SendDatagram { flow, payload, .. } => Fact::Datagram(flow, payload.len()),
                 Action::Reset { flow } | Action::Close { flow } => Fact::Ended(flow),
-                Action::Wait { why: WaitReason::Budget, .. } => continue,
+                Action::Unused { .. } | Action::Wait { why: WaitReason::Budget, .. } => continue,
                 Action::Wait { .. } => return,
             };
             host.answer(&mut self.engine, self.now, fact);

@@ -52,7 +52,8 @@ impl Tcp<'_> {
         if !self.may_be_unused(now, slot) {
             return None;
         }
-        let (receive_bytes, flow_bytes) = (self.receive_bytes, self.receive_bytes + self.send_bytes);
+        let (receive_bytes, flow_bytes) =
+            (self.receive_bytes, self.receive_bytes + self.send_bytes);
         let (received, sent) = self.socket(slot).map(|s| (s.recv_queue(), s.send_queue()))?;
         let flow = self.slot(slot);
         flow.moved_bytes = 0;
