@@ -25,8 +25,8 @@ const CORE: &[&[&str]] = &[
 
 /// The floors of the host. `lib` and `main` stand above all.
 const HOST: &[&[&str]] = &[
-    &["error", "clock", "memory", "wake", "rings", "netns"],
-    &["metrics"],
+    &["error", "clock", "wake", "rings", "netns"],
+    &["metrics", "memory"],
     &["config"],
     &["service"],
     &["flow"],

@@ -36,9 +36,9 @@ pub const ICMP_FLOWS_DEFAULT: u32 = 256;
 pub const ICMP_FLOWS_MAX: u32 = 65_536;
 
 /// Bytes of a TCP flow's receive buffer (from the guest), a power of two.
-pub const TCP_RECEIVE_BYTES: usize = 256 * 1024;
+pub const TCP_RECEIVE_BYTES: usize = 512 * 1024;
 /// Bytes of a TCP flow's send buffer (to the guest), a power of two.
-pub const TCP_SEND_BYTES: usize = 256 * 1024;
+pub const TCP_SEND_BYTES: usize = 512 * 1024;
 
 /// The host's connect may take this long; then the guest sees ICMP host unreachable.
 pub const TCP_CONNECT_MS_MAX: u64 = 30_000;
@@ -99,6 +99,9 @@ pub const NAT64_PREFIXES_MAX: usize = 8;
 
 /// Frames of the guest that one turn takes.
 pub const TURN_FRAMES_MAX: u32 = 256;
+/// Payload bytes of a segment that is put together with its neighbours: what a frame of the usual
+/// links has. A longer one is worth a pass of its own, without the copy.
+pub const RUN_SEGMENT_BYTES_MAX: usize = 9216;
 /// Bytes that one flow may give to the guest in one turn.
 pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
 

@@ -9,6 +9,7 @@ mod datagrams;
 mod ingress;
 mod judge;
 mod memory;
+mod run;
 
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
@@ -17,7 +18,7 @@ use crate::contract::{
     Action, Config, ConfigError, Counters, DatagramKind, Event, FlowId, Instant, Outside, Refusal,
     WaitReason,
 };
-use crate::limits::TURN_FRAMES_MAX;
+use crate::limits::{FRAME_BYTES_MAX, TURN_FRAMES_MAX};
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
 use crate::stack::tcp::{self, Egress, Say, Tcp, TcpMemory};
@@ -29,6 +30,7 @@ use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
 
 pub use memory::{Memory, MemoryLen};
+use run::Run;
 
 /// The gateway of one guest.
 ///
@@ -45,6 +47,9 @@ pub struct Engine<'a, R: RingHandle> {
     datagrams: &'a mut [DatagramSlot],
     fragments: Fragments<'a>,
     turn_frames: u32,
+    /// Segments that were put together and that smoltcp has not seen, and where they are.
+    run: Option<Run>,
+    run_bytes: &'a mut [u8],
     /// A reassembled datagram whose payload an action lends.
     lent_set: Option<usize>,
 }
@@ -84,7 +89,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         #[allow(clippy::cast_possible_truncation, reason = "halves of the seed")]
         let (low, high) = (seed as u64, (seed >> 64) as u64);
         #[allow(clippy::cast_possible_truncation, reason = "a part of the seed")]
-        let mut out = Emitter::new(to_guest, memory.scratch, link, high as u32);
+        let (scratch, run_bytes) = memory.scratch.split_at_mut(FRAME_BYTES_MAX);
+        let mut out = Emitter::new(to_guest, scratch, link, high as u32);
         let tcp = Tcp::new(
             TcpMemory {
                 slots: memory.tcp,
@@ -116,6 +122,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             datagrams: memory.datagrams,
             fragments: Fragments::new(memory.fragments, memory.fragment_bytes),
             turn_frames: 0,
+            run: None,
+            run_bytes,
             lent_set: None,
             config: config.clone(),
         })
@@ -156,6 +164,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 return step;
             }
         }
+        self.end_run(now);
         while let Some(slot) = self.timers.fire(now) {
             if let Some(action) = self.expire(now, slot) {
                 return Step::Plain(action);
