@@ -18,6 +18,7 @@ mod tcp_close;
 mod tcp_flow;
 mod tcp_open;
 mod tcp_reset;
+mod tcp_runs;
 mod tcp_segments;
 mod tcp_timers;
 mod udp;
