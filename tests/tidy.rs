@@ -43,6 +43,7 @@ const UNSAFE: &[&str] = &[
     "host/src/memory.rs",
     "host/src/netns.rs",
     "tests/allocation.rs",
+    "tests/real/krun/tests/allocation.rs",
 ];
 
 /// Where a test may sleep, since it waits for what has no event.
