@@ -88,8 +88,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         // Two halves for two generators; the flow hash has all of it under SipHash.
         #[allow(clippy::cast_possible_truncation, reason = "halves of the seed")]
         let (low, high) = (seed as u64, (seed >> 64) as u64);
-        #[allow(clippy::cast_possible_truncation, reason = "a part of the seed")]
         let (scratch, run_bytes) = memory.scratch.split_at_mut(FRAME_BYTES_MAX);
+        #[allow(clippy::cast_possible_truncation, reason = "a part of the seed")]
         let mut out = Emitter::new(to_guest, scratch, link, high as u32);
         let tcp = Tcp::new(
             TcpMemory {

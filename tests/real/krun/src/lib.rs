@@ -6,7 +6,7 @@
 //! backend's source is compiled in from `host/src`, since the product has no public name for it.
 //!
 //! On top of it: a guest's card and TCP/IP stack ([`Card`], [`Stack`]), and what measures the whole
-//! path from there to sockets on this host, behind any backend ([`bench`]).
+//! path from there to sockets on this host, behind any backend ([`mod@bench`]).
 //!
 //! Not in it: a processor, so no exits. x86-64 only, for the interrupt chip.
 #![cfg(target_arch = "x86_64")]
