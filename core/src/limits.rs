@@ -36,9 +36,9 @@ pub const ICMP_FLOWS_DEFAULT: u32 = 256;
 pub const ICMP_FLOWS_MAX: u32 = 65_536;
 
 /// Bytes of a TCP flow's receive buffer (from the guest), a power of two.
-pub const TCP_RECEIVE_BYTES: usize = 256 * 1024;
+pub const TCP_RECEIVE_BYTES: usize = 512 * 1024;
 /// Bytes of a TCP flow's send buffer (to the guest), a power of two.
-pub const TCP_SEND_BYTES: usize = 256 * 1024;
+pub const TCP_SEND_BYTES: usize = 512 * 1024;
 
 /// The host's connect may take this long; then the guest sees ICMP host unreachable.
 pub const TCP_CONNECT_MS_MAX: u64 = 30_000;
@@ -55,6 +55,11 @@ pub const TCP_NUDGE_MS: u64 = 2000;
 pub const TCP_FIN_WAIT_2_MS_MAX: u64 = 60_000;
 /// Data of a finished direction may make no progress this long.
 pub const TCP_DRAIN_MS_MAX: u64 = 30_000;
+/// An open flow that hears nothing of its guest for this long gives the memory of its empty buffers
+/// back.
+pub const TCP_SILENT_MS: u64 = 2000;
+/// Bytes that must have moved through a flow's buffers for that to be worth a system call.
+pub const UNUSED_BYTES_MIN: u32 = 64 * 1024;
 /// TIME-WAIT towards the guest. RFC 9293 asks for 2 MSL; no segment wanders on a link of one hop,
 /// so a second covers what this state is for: answering a repeated FIN.
 pub const TCP_TIME_WAIT_MS: u64 = 1000;
@@ -97,6 +102,9 @@ pub const NAT64_PREFIXES_MAX: usize = 8;
 
 /// Frames of the guest that one turn takes.
 pub const TURN_FRAMES_MAX: u32 = 256;
+/// Payload bytes of a segment that is put together with its neighbours: what a frame of the usual
+/// links has. A longer one is worth a pass of its own, without the copy.
+pub const RUN_SEGMENT_BYTES_MAX: usize = 9216;
 /// Bytes that one flow may give to the guest in one turn.
 pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
 

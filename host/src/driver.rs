@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use memmap2::{MmapMut, MmapOptions};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use sluicegate_core::{
@@ -22,6 +21,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::events::Speaker;
 use crate::flow::{Flows, HostEngine};
+use crate::memory::{Pages, map};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
 use own::OwnAddresses;
@@ -106,15 +106,6 @@ impl Storage<'_> {
     }
 }
 
-fn map(len: usize) -> Result<MmapMut, Error> {
-    // Reserving no swap lets the most flows be configured; pages exist once they are touched.
-    MmapOptions::new()
-        .len(len)
-        .no_reserve_swap()
-        .map_anon()
-        .map_err(Error::machine("reserving memory for the buffers of flows"))
-}
-
 impl Driver {
     /// Runs until it is stopped, or its link ends; calls `ready` once nothing but the machine can
     /// go wrong any more.
@@ -128,6 +119,7 @@ impl Driver {
             .map_err(Error::machine("asking for this host's own addresses"))?;
         let len = MemoryLen::of(&self.config);
         let mut buffers = map(len.buffers)?;
+        let pages = Pages::of(&mut buffers);
         let mut fragment_bytes = map(len.fragment_bytes)?;
         let mut storage = Storage::new(&len);
         let memory = Memory {
@@ -145,7 +137,7 @@ impl Driver {
         let now = self.clock.now();
         let EngineEnds { from_guest, to_guest } = self.ends;
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
-        let flows = Flows::new(for_flows, Arc::clone(&self.published), self.speaker);
+        let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, self.speaker);
         ready();
         Loop {
             engine,

@@ -22,6 +22,7 @@ mod driver;
 mod error;
 mod events;
 mod flow;
+mod memory;
 mod metrics;
 pub mod netns;
 mod network;

@@ -117,7 +117,8 @@ fn way(world: &mut World<'_>, protocol: &str, opening: &[u8], outside: IpAddr) -
         | Did::Finish { .. }
         | Did::Receive { .. }
         | Did::Reset { .. }
-        | Did::Close { .. } => None,
+        | Did::Close { .. }
+        | Did::Unused { .. } => None,
     });
     let inbox = world.inbox();
     if way.is_some() {

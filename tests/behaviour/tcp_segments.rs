@@ -271,3 +271,28 @@ fn a_segment_in_fragments_is_a_segment() {
         assert_eq!((&world.stream().received, script.acked), (&data, script.next));
     }
 }
+
+#[test]
+fn a_link_of_the_longest_packets_gets_long_segments() {
+    for outside in OUTSIDES {
+        let mut room = Room::with(|config| {
+            config.link.mtu = 65_520;
+            config.link.receive_frame_bytes = 65_534;
+            config.tcp_send_bytes = 1 << 20;
+        });
+        let mut world = room.world();
+        let mut script = Script::new(at(outside, 80), 40_000);
+        let mut syn = script.syn();
+        syn.options[2..4].copy_from_slice(&65_460u16.to_be_bytes());
+        world.send(&frame::tcp(script.to, &syn));
+        script.establish(&mut world);
+        script.window = 60_000;
+        script.say(&mut world, 0, &[]);
+        world.give(&Pattern::new(1).take(600_000));
+        script.read(&mut world);
+        Pattern::new(1).check(&script.received);
+        assert_eq!(script.received.len(), 600_000);
+        let longest = script.seen.iter().map(|tcp| tcp.payload.len()).max();
+        assert!(longest > Some(65_000), "{longest:?} bytes in one segment");
+    }
+}

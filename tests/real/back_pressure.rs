@@ -57,7 +57,8 @@ impl Filler {
     }
 }
 
-fn resident_bytes(process: u32) -> usize {
+/// The memory that `process` has, in bytes.
+pub(crate) fn resident_bytes(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
@@ -130,7 +131,7 @@ fn slow_readers(from_guest: bool) {
         assert!(!line.is_empty(), "the server on {port} said too little");
     }
     assert_eq!(pattern::check(reader, MOVED_BYTES).unwrap(), MOVED_BYTES);
-    // Two buffers of 256 KiB a flow, and what the engine needs at all.
+    // The buffer of one direction, 512 KiB a flow, and what the engine needs at all.
     let grown = resident_bytes(guest.engine().id()).saturating_sub(before);
     assert!(grown < COUNT * 512 * 1024 + 8 * 1024 * 1024, "{grown} bytes more");
     for (number, (filler, reader)) in fillers.into_iter().zip(readers).enumerate() {

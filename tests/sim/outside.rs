@@ -5,6 +5,7 @@
 //! `Receive`. Checks the engine's side of it: no action for a flow that has ended, nothing said
 //! twice.
 
+use core::ops::Range;
 use std::collections::{BTreeMap, VecDeque};
 
 use sluicegate_core::{
@@ -41,6 +42,10 @@ pub enum Did {
         payload: Vec<u8>,
         segment_bytes: u16,
     },
+    Unused {
+        bytes: Range<usize>,
+        is_ended: bool,
+    },
 }
 
 impl Did {
@@ -56,6 +61,9 @@ impl Did {
             Action::Close { flow } => Self::Close { flow },
             Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                 Self::SendDatagram { flow, kind, to, payload: payload.to_vec(), segment_bytes }
+            }
+            Action::Unused { ref bytes, is_ended } => {
+                Self::Unused { bytes: bytes.clone(), is_ended }
             }
             Action::Denied(_) | Action::Wait { .. } => return None,
         })
@@ -191,6 +199,7 @@ impl Peers {
             }
             Did::Reset { flow } => self.end(flow, End::Reset),
             Did::Close { flow } => self.close(flow),
+            Did::Unused { .. } => {}
             Did::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                 let step = usize::from(segment_bytes);
                 let rest = payload.len().saturating_sub(1).checked_div(step).unwrap_or(0);

@@ -1,6 +1,7 @@
 //! What the engine asks of the host.
 
 use core::net::SocketAddr;
+use core::ops::Range;
 
 use super::{Denial, FlowId, Instant};
 
@@ -84,6 +85,15 @@ pub enum Action<'e> {
     /// Policy denied a flow, and the guest was told: tell who wants to know. Of very many some are
     /// left out, and counted.
     Denied(Denial),
+    /// These bytes of [`Memory::buffers`](crate::Memory::buffers) hold nothing, and many of them
+    /// were used: the memory behind them may be given back to the system, whatever they read as
+    /// afterwards. A host without such a system ignores it.
+    Unused {
+        /// Offsets in the buffers.
+        bytes: Range<usize>,
+        /// Their flow has ended: the next one uses them. Otherwise it has been silent.
+        is_ended: bool,
+    },
     /// Nothing to do until `until`, a frame, or an event.
     Wait {
         /// The deadline; `None`: none. In the past: poll again at once, after others had a turn.

@@ -13,12 +13,12 @@ use crate::stack::tcp::{Fit, Syn, ends};
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::fragments::HEADROOM_BYTES;
 use crate::store::ring::{Record, RingHandle};
-use crate::wire::classify::{self, Ip, Network, Segment, Transport};
-use crate::wire::reply::{self, Quote};
+use crate::wire::classify::{self, Ip, Network, Segment, Transport, protocol};
+use crate::wire::reply::{self, HOP_LIMIT, Quote};
 
 /// Where the payload of an IP packet lies.
 #[derive(Clone, Copy)]
-enum Source {
+pub(super) enum Source {
     /// In a frame of the ring.
     Ring(Record),
     /// In a reassembled datagram.
@@ -26,11 +26,11 @@ enum Source {
 }
 
 /// An IP packet whose payload was read.
-struct Packet {
+pub(super) struct Packet {
     ip: Ip,
-    source: Source,
+    pub(super) source: Source,
     /// Where the payload lies in its source.
-    at: Range<usize>,
+    pub(super) at: Range<usize>,
 }
 
 impl<R: RingHandle> Engine<'_, R> {
@@ -171,6 +171,10 @@ impl<R: RingHandle> Engine<'_, R> {
             guest_port: segment.guest_port,
             outside_port: segment.outside_port,
         };
+        if self.extends_run(&key, packet, &segment) {
+            return Ok(None);
+        }
+        self.end_run(now);
         let opens = segment.syn && segment.ack.is_none() && !segment.rst && !segment.fin;
         match self.flows.find(&key) {
             Some(slot) if self.tcp.connecting(slot).is_some() => {
@@ -182,6 +186,7 @@ impl<R: RingHandle> Engine<'_, R> {
                 self.remove(slot);
                 self.open(now, packet, key, segment)
             }
+            Some(slot) if self.begins_run(slot, packet, &segment) => Ok(None),
             Some(slot) => {
                 let fit = self.tcp.fit(slot, &segment);
                 let bytes = match packet.source {
@@ -189,7 +194,8 @@ impl<R: RingHandle> Engine<'_, R> {
                     Source::Set(set) => self.fragments.datagram(set),
                 };
                 let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
-                let (whole, end) = trim(&packet.ip, &segment, fit, whole)?;
+                let ends = (packet.ip.source, packet.ip.destination);
+                let (whole, end) = trim(ends, &segment, fit, whole)?;
                 self.tcp.ingress(now, (slot, &segment, end), whole, &mut self.out);
                 self.flows.needs_attention(slot);
                 self.flows.needs_egress(slot);
@@ -395,20 +401,20 @@ impl<R: RingHandle> Engine<'_, R> {
 /// after the SYN, and of the payload what `fit` says. Returns it, and the sequence number of its
 /// end.
 #[allow(clippy::cast_possible_truncation, reason = "a payload is below 2^16")]
-fn trim<'b>(
-    ip: &Ip,
+pub(super) fn trim<'b>(
+    ends: (IpAddr, IpAddr),
     segment: &Segment,
     fit: Option<Fit>,
     packet: &'b mut [u8],
 ) -> Result<(&'b mut [u8], u32), Drop> {
-    let tcp_at = if ip.source.is_ipv4() { 20 } else { 40 };
+    let tcp_at = if ends.0.is_ipv4() { 20 } else { 40 };
     let header_end = tcp_at + segment.header_len;
     packet.get_mut(tcp_at + 20..header_end).ok_or(Drop::Truncated)?.fill(0);
     let whole = Fit { seq: segment.seq, len: segment.payload_len, fin: segment.fin };
     let Fit { seq, len, fin } = fit.unwrap_or(whole);
     if fit.is_some() {
         let len = segment.header_len + len;
-        reply::ip_header((ip.source, ip.destination), ip.protocol, len, ip.hop_limit, packet);
+        reply::ip_header(ends, protocol::TCP, len, HOP_LIMIT, packet);
         let mut tcp = TcpPacket::new_unchecked(packet.get_mut(tcp_at..).ok_or(Drop::Truncated)?);
         tcp.set_seq_number(TcpSeqNumber(seq.cast_signed()));
         tcp.set_fin(fin);

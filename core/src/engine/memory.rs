@@ -43,7 +43,7 @@ pub struct MemoryLen {
     pub fragments: usize,
     /// Bytes of those.
     pub fragment_bytes: usize,
-    /// Bytes in which the largest packet is made before it is cut.
+    /// Bytes in which the largest packet is made that finds no room, and the largest put together.
     pub scratch: usize,
 }
 
@@ -62,7 +62,7 @@ impl MemoryLen {
             buffers: tcp * (config.tcp_receive_bytes + config.tcp_send_bytes),
             fragments,
             fragment_bytes: fragments * SET_BYTES,
-            scratch: limits::FRAME_BYTES_MAX,
+            scratch: 2 * limits::FRAME_BYTES_MAX,
         }
     }
 }

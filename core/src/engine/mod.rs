@@ -9,6 +9,7 @@ mod datagrams;
 mod ingress;
 mod judge;
 mod memory;
+mod run;
 
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
@@ -17,7 +18,7 @@ use crate::contract::{
     Action, Config, ConfigError, Counters, DatagramKind, Event, FlowId, Instant, Outside, Refusal,
     WaitReason,
 };
-use crate::limits::TURN_FRAMES_MAX;
+use crate::limits::{FRAME_BYTES_MAX, TURN_FRAMES_MAX};
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
 use crate::stack::tcp::{self, Egress, Say, Tcp, TcpMemory};
@@ -30,6 +31,7 @@ use crate::wire::reply::Quote;
 
 use judge::Denials;
 pub use memory::{Memory, MemoryLen};
+use run::Run;
 
 /// The gateway of one guest.
 ///
@@ -48,6 +50,9 @@ pub struct Engine<'a, R: RingHandle> {
     turn_frames: u32,
     denials: Denials,
     own_is_known: bool,
+    /// Segments that were put together and that smoltcp has not seen, and where they are.
+    run: Option<Run>,
+    run_bytes: &'a mut [u8],
     /// A reassembled datagram whose payload an action lends.
     lent_set: Option<usize>,
 }
@@ -86,8 +91,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         // Two halves for two generators; the flow hash has all of it under SipHash.
         #[allow(clippy::cast_possible_truncation, reason = "halves of the seed")]
         let (low, high) = (seed as u64, (seed >> 64) as u64);
+        let (scratch, run_bytes) = memory.scratch.split_at_mut(FRAME_BYTES_MAX);
         #[allow(clippy::cast_possible_truncation, reason = "a part of the seed")]
-        let mut out = Emitter::new(to_guest, memory.scratch, link, high as u32);
+        let mut out = Emitter::new(to_guest, scratch, link, high as u32);
         let tcp = Tcp::new(
             TcpMemory {
                 slots: memory.tcp,
@@ -121,6 +127,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             turn_frames: 0,
             denials: Denials::default(),
             own_is_known: true,
+            run: None,
+            run_bytes,
             lent_set: None,
             config: config.clone(),
         })
@@ -161,6 +169,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 return step;
             }
         }
+        self.end_run(now);
         while let Some(slot) = self.timers.fire(now) {
             if let Some(action) = self.expire(now, slot) {
                 return Step::Plain(action);
@@ -171,6 +180,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 return Step::Plain(action);
             }
             self.flows.attended();
+        }
+        while let Some(slot) = self.flows.pop_unused() {
+            if let Some((bytes, is_ended)) = self.tcp.unused(now, slot) {
+                return Step::Plain(Action::Unused { bytes, is_ended });
+            }
         }
         Step::Plain(self.end_turn(now))
     }
@@ -228,7 +242,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         }
         self.from_guest.release();
         self.out.flush();
-        let more = again || self.turn_frames >= TURN_FRAMES_MAX;
+        let more = again || self.turn_frames >= TURN_FRAMES_MAX || self.flows.has_unused();
         self.turn_frames = 0;
         if more && !parked {
             return Action::Wait { until: Some(now), why: WaitReason::Budget };
@@ -270,6 +284,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             let deadline = self.tcp.patience(now, slot);
             self.timers.set(slot, deadline);
             self.flows.needs_egress(slot);
+            if self.tcp.may_be_unused(now, slot) {
+                self.flows.may_be_unused(slot);
+            }
             return None;
         }
         if self.tcp.is_lingering(slot) {
@@ -318,6 +335,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     fn remove(&mut self, slot: u32) {
         self.timers.clear(slot);
         self.flows.remove(slot);
+        if slot < self.config.tcp_flows_max && self.tcp.may_be_unused(Instant::ZERO, slot) {
+            self.flows.may_be_unused(slot);
+        }
     }
 
     /// Takes note of what happened outside.

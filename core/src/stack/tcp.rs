@@ -18,8 +18,10 @@
 //! RFC 9293. Not done: urgent data is delivered in line (RFC 6093); a reset is accepted anywhere in
 //! the window, not only at its left edge (RFC 5961 3.2), as smoltcp has it.
 
+use core::iter::Enumerate;
 use core::mem::ManuallyDrop;
 use core::net::{IpAddr, SocketAddr};
+use core::slice::ChunksExactMut;
 
 use smoltcp::iface::{Config as IfaceConfig, Interface, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -36,6 +38,7 @@ use crate::wire::reply;
 
 mod fit;
 mod host;
+mod pages;
 mod syn;
 mod wait;
 
@@ -65,6 +68,10 @@ enum Phase {
 /// One TCP flow.
 pub struct TcpSlot<'a> {
     set: Option<ManuallyDrop<SocketSet<'a>>>,
+    /// Which of the lent buffers are the set's: the slots' numbers in the order of their first use.
+    buffers: u32,
+    /// Bytes that went through them since they were last given back.
+    moved_bytes: u32,
     phase: Phase,
     shape: Shape,
     /// By how much the guest's window fields are shifted (RFC 7323 2.2).
@@ -81,6 +88,8 @@ pub struct TcpSlot<'a> {
     /// The sequence number behind the last byte that has a place in the receive buffer; once the
     /// guest has finished, that of its FIN.
     edge: u32,
+    /// The sequence number behind the farthest byte that has come.
+    reached: u32,
     /// The guest's latest acknowledgement, and the window field beside it.
     acked: Option<(u32, u16)>,
     /// By how much our window fields are shifted (RFC 7323 2.2).
@@ -102,6 +111,8 @@ impl TcpSlot<'_> {
     /// A slot that no flow has used.
     pub const FREE: Self = Self {
         set: None,
+        buffers: 0,
+        moved_bytes: 0,
         phase: Phase::Free,
         shape: Shape { segment_bytes: 0, reach: None },
         scale: 0,
@@ -112,6 +123,7 @@ impl TcpSlot<'_> {
         outside_finished: false,
         isn: 0,
         edge: 0,
+        reached: 0,
         acked: None,
         shift: 0,
         owed: None,
@@ -140,8 +152,9 @@ pub(crate) enum Egress {
 pub(crate) struct Tcp<'a> {
     slots: &'a mut [TcpSlot<'a>],
     cells: core::slice::IterMut<'a, SocketCell<'a>>,
-    buffers: core::slice::ChunksExactMut<'a, u8>,
+    buffers: Enumerate<ChunksExactMut<'a, u8>>,
     receive_bytes: usize,
+    send_bytes: usize,
     iface: Interface,
 }
 
@@ -171,8 +184,8 @@ impl<'a> Tcp<'a> {
         let routes = iface.routes_mut();
         let _ = routes.add_default_ipv4_route(link.gateway_ipv4);
         let _ = routes.add_default_ipv6_route(link.gateway_ipv6);
-        let buffers = buffers.chunks_exact_mut(receive_bytes + send_bytes);
-        Self { slots, cells: cells.iter_mut(), buffers, receive_bytes, iface }
+        let buffers = buffers.chunks_exact_mut(receive_bytes + send_bytes).enumerate();
+        Self { slots, cells: cells.iter_mut(), buffers, receive_bytes, send_bytes, iface }
     }
 
     fn slot(&mut self, slot: u32) -> &mut TcpSlot<'a> {
@@ -186,6 +199,8 @@ impl<'a> Tcp<'a> {
         let set = flow.set.take();
         *flow = TcpSlot {
             set,
+            buffers: flow.buffers,
+            moved_bytes: flow.moved_bytes,
             phase: Phase::Connecting(syn),
             since: now,
             heard: now,
@@ -248,7 +263,8 @@ impl<'a> Tcp<'a> {
         flow.shift = syn.scale.map_or(0, |_| window_shift(receive_bytes));
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
         let receive_bytes = receive_bytes as u32;
-        flow.edge = syn.seq.wrapping_add(1).wrapping_add(receive_bytes);
+        flow.reached = syn.seq.wrapping_add(1);
+        flow.edge = flow.reached.wrapping_add(receive_bytes);
         // A multiple, so that a stream leaves no short segments between the long ones.
         let segment = usize::from(segment_bytes).min(SUPER_SEGMENT_BYTES_MAX);
         let offered = SUPER_SEGMENT_BYTES_MAX / segment * segment;
@@ -275,14 +291,17 @@ impl<'a> Tcp<'a> {
     fn arm(&mut self, slot: u32, outside: SocketAddr) {
         if self.slot(slot).set.is_none() {
             let (cell, buffers) = (self.cells.next(), self.buffers.next());
-            let (Some(cell), Some(buffers)) = (cell, buffers) else { return };
+            let (Some(cell), Some((number, buffers))) = (cell, buffers) else { return };
             let (receive, send) = buffers.split_at_mut(self.receive_bytes);
             let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
             socket.set_nagle_enabled(false);
             socket.set_ack_delay(None);
             let mut set = SocketSet::new(core::slice::from_mut(&mut *cell.0));
             set.add(socket);
-            self.slot(slot).set = Some(ManuallyDrop::new(set));
+            let flow = self.slot(slot);
+            flow.set = Some(ManuallyDrop::new(set));
+            // One a slot.
+            flow.buffers = u32::try_from(number).unwrap_or(u32::MAX);
         }
         let Some(socket) = self.socket(slot) else { return };
         socket.set_keep_alive(Some(Duration::from_millis(limits::TCP_IDLE_MS_MAX)));
@@ -330,6 +349,9 @@ impl<'a> Tcp<'a> {
             .map_or((0, State::Closed), |socket| (socket.send_queue(), socket.state()));
         let flow = self.slot(slot);
         flow.heard = now;
+        if end.wrapping_sub(flow.reached).cast_signed() > 0 {
+            flow.reached = end;
+        }
         let newest =
             |ack: &u32| flow.acked.is_none_or(|(known, _)| ack.wrapping_sub(known) < 1 << 31);
         if let Some(ack) = segment.ack.filter(newest).filter(|_| state != State::SynReceived) {

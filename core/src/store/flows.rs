@@ -45,6 +45,7 @@ pub struct FlowSlot {
     age: Link,
     attention: Link,
     egress: Link,
+    unused: Link,
 }
 
 impl FlowSlot {
@@ -56,6 +57,7 @@ impl FlowSlot {
         age: Link::OFF,
         attention: Link::OFF,
         egress: Link::OFF,
+        unused: Link::OFF,
     };
 }
 
@@ -64,6 +66,7 @@ struct By<'s, const LIST: u8>(&'s mut [FlowSlot]);
 const AGE: u8 = 0;
 const ATTENTION: u8 = 1;
 const EGRESS: u8 = 2;
+const UNUSED: u8 = 3;
 
 impl<const LIST: u8> Links for By<'_, LIST> {
     fn link(&mut self, slot: u32) -> &mut Link {
@@ -72,7 +75,8 @@ impl<const LIST: u8> Links for By<'_, LIST> {
         match LIST {
             AGE => &mut flow.age,
             ATTENTION => &mut flow.attention,
-            _ => &mut flow.egress,
+            EGRESS => &mut flow.egress,
+            _ => &mut flow.unused,
         }
     }
 }
@@ -103,6 +107,7 @@ pub(crate) struct FlowTable<'a> {
     echo: Pool,
     attention: List,
     egress: List,
+    unused: List,
 }
 
 impl<'a> FlowTable<'a> {
@@ -135,6 +140,7 @@ impl<'a> FlowTable<'a> {
             echo: Pool::new(tcp + udp..tcp + udp + echo),
             attention: List::EMPTY,
             egress: List::EMPTY,
+            unused: List::EMPTY,
         }
     }
 
@@ -211,7 +217,7 @@ impl<'a> FlowTable<'a> {
         Some(slot)
     }
 
-    /// Gives the slot of an ended flow back, and takes it off every list.
+    /// Gives the slot of an ended flow back, and takes it off every list but that of buffers.
     ///
     /// # Cost
     /// Constant.
@@ -231,7 +237,8 @@ impl<'a> FlowTable<'a> {
             FlowKind::Echo => &mut self.echo,
         };
         pool.by_age.remove(&mut By::<AGE>(self.slots), slot);
-        pool.free.push_back(&mut By::<AGE>(self.slots), slot);
+        // The slot that was used last is the next to be used: its memory is in the caches.
+        pool.free.push_front(&mut By::<AGE>(self.slots), slot);
         self.unindex(slot, hash);
     }
 
@@ -337,6 +344,21 @@ impl<'a> FlowTable<'a> {
     /// Puts `slot` in the queue of flows that may have packets for the guest.
     pub(crate) fn needs_egress(&mut self, slot: u32) {
         self.egress.push_back(&mut By::<EGRESS>(self.slots), slot);
+    }
+
+    /// Puts `slot` in the queue of those whose buffers may have become free.
+    pub(crate) fn may_be_unused(&mut self, slot: u32) {
+        self.unused.push_back(&mut By::<UNUSED>(self.slots), slot);
+    }
+
+    /// The next slot whose buffers may have become free; it leaves the queue.
+    pub(crate) fn pop_unused(&mut self) -> Option<u32> {
+        self.unused.pop_front(&mut By::<UNUSED>(self.slots))
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_unused(&self) -> bool {
+        !self.unused.is_empty()
     }
 
     /// The next flow that may have packets; it stays in the queue.

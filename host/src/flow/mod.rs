@@ -18,6 +18,7 @@ use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Refusal};
 
 use crate::clock::Clock;
 use crate::events::{Denied, NetworkEvent, Speaker};
+use crate::memory::Pages;
 use crate::metrics::Published;
 use crate::rings::HeapRing;
 use crate::service::nameserver;
@@ -64,6 +65,8 @@ pub(crate) struct Flows {
     datagram: Box<[u8]>,
     published: Arc<Published>,
     speaker: Speaker,
+    /// The memory of the engine's buffers.
+    pages: Pages,
     /// Answers names that the guest asks its gateway.
     nameserver: Option<SocketAddr>,
     ping_warned: bool,
@@ -72,8 +75,14 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    pub(crate) fn new(registry: Registry, published: Arc<Published>, speaker: Speaker) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        published: Arc<Published>,
+        pages: Pages,
+        speaker: Speaker,
+    ) -> Self {
         Self {
+            pages,
             slots: Vec::new(),
             queue: VecDeque::new(),
             registry,
@@ -121,6 +130,7 @@ impl Flows {
                         NetworkEvent::Denied(Denied::new(denial, guest, Clock::time_of_day()))
                     });
                 }
+                Action::Unused { bytes, is_ended } => self.pages.give_back(bytes, is_ended),
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                     let payload = (payload, segment_bytes);
                     if let Err(refusal) = self.send_datagram(flow, (kind, to), payload) {

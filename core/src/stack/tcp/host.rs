@@ -105,6 +105,7 @@ impl Tcp<'_> {
         let taken = taken.unwrap_or(0);
         if taken > 0 {
             flow.progress = now;
+            flow.moved(taken);
         }
         if !flow.guest_finished {
             flow.edge = flow.edge.wrapping_add(taken as u32);
@@ -136,8 +137,9 @@ impl Tcp<'_> {
                 .ok(),
             Some(_) | None => None,
         };
-        if given.is_none() {
-            self.slot(slot).wants_room = true;
+        match given {
+            Some(given) => self.slot(slot).moved(given),
+            None => self.slot(slot).wants_room = true,
         }
         given
     }

@@ -35,8 +35,8 @@ impl<'a> Tcp<'a> {
     pub(crate) fn deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
         let own = self.patience(now, slot);
         let socket = self.socket_deadline(now, slot);
-        let nudge = self.slot(slot).nudge_at();
-        [own, socket, nudge].into_iter().flatten().min()
+        let flow = self.slot(slot);
+        [own, socket, flow.nudge_at(), flow.silent_at()].into_iter().flatten().min()
     }
 
     /// When smoltcp next wants to send.

@@ -105,8 +105,14 @@ impl<R: RingHandle> Producer<R> {
         self.tail = start.wrapping_add(record_bytes(len));
         self.is_flushed = false;
         let Produced { tail, bytes, frames } = &self.ring.produced.0;
-        let pieces = offload.frames(len) as u64;
-        let on_the_link = u64::from(header_len) + (pieces - 1) * u64::from(offload.header_bytes);
+        let (pieces, on_the_link) = match offload.segment_bytes {
+            0 => (1, u64::from(header_len)),
+            _ => {
+                let pieces = offload.frames(len) as u64;
+                let repeated = (pieces - 1) * u64::from(offload.header_bytes);
+                (pieces, u64::from(header_len) + repeated)
+            }
+        };
         bytes.store(bytes.load(Ordering::Relaxed) + on_the_link, Ordering::Relaxed);
         frames.store(frames.load(Ordering::Relaxed) + pieces, Ordering::Relaxed);
         tail.store(self.tail, Ordering::Release);

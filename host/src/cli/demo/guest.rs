@@ -32,6 +32,8 @@ pub(super) struct Itinerary {
     gateway_ipv4: Ipv4Addr,
     gateway_ipv6: Ipv6Addr,
     ports: Ports,
+    /// Where policy denies to go.
+    denied: SocketAddr,
 }
 
 impl Itinerary {
@@ -40,6 +42,7 @@ impl Itinerary {
             gateway_ipv4: interface.gateway_ipv4,
             gateway_ipv6: interface.gateway_ipv6,
             ports: servers.ports.clone(),
+            denied: METADATA,
         }
     }
 
@@ -64,11 +67,11 @@ const STEPS: [(&str, Step); 9] = [
     ("HTTP fetch IPv6", |to| fetch((to.gateway_ipv6, to.ports.http_ipv6).into())),
     ("UDP exchange", |to| exchange(to.at_ipv4(to.ports.echo))),
     ("refused connect", |to| be_refused(to.at_ipv4(to.ports.closed))),
-    ("denied address", |_| be_refused(METADATA)),
+    ("denied address", |to| be_refused(to.denied)),
     (UP, |to| send(to.at_ipv4(to.ports.sink))),
     (DOWN, |to| receive(to.at_ipv4(to.ports.source))),
 ];
-/// Where clouds tell a machine its secrets; policy denies it here.
+/// Where clouds tell a machine its secrets.
 const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 const UP: &str = "throughput up";
 const DOWN: &str = "throughput down";
@@ -255,6 +258,7 @@ mod tests {
         Itinerary {
             gateway_ipv4: Ipv4Addr::LOCALHOST,
             gateway_ipv6: Ipv6Addr::LOCALHOST,
+            denied: (Ipv4Addr::LOCALHOST, servers.ports.closed).into(),
             ports: servers.ports.clone(),
         }
     }

@@ -3,13 +3,13 @@
 //! `cargo run --release -p sluicegate-tests-krun --example throughput`, on an idle machine. Wall
 //! time is what the guest or the driver sees for each frame; cpu is the worker's.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use sluicegate_core::Offload;
+use sluicegate_tests_krun::bench::worker_time;
 use sluicegate_tests_krun::{Device, DriverEnds, Interrupt, Receiver, Sender, ends, now};
 
 const RING_BYTES: usize = sluicegate_core::limits::RING_BYTES_DEFAULT;
@@ -22,18 +22,6 @@ struct Price {
     wall: Duration,
     cpu: Duration,
     lost: u64,
-}
-
-/// The time that the device's worker has had a processor.
-fn worker_time() -> Duration {
-    let tasks = fs::read_dir("/proc/self/task").expect("procfs").flatten();
-    let nanos = tasks.filter_map(|task| {
-        let name = fs::read_to_string(task.path().join("comm")).ok()?;
-        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        let time = stat.split_whitespace().next()?.parse::<u64>().ok()?;
-        (name.trim() == "virtio-net work").then_some(time)
-    });
-    Duration::from_nanos(nanos.sum())
 }
 
 /// Prints the best series: the least disturbed one.

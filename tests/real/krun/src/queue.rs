@@ -97,6 +97,12 @@ impl Virtqueue {
         self.available.wrapping_sub(self.used_seen)
     }
 
+    /// Chains that the device was not told of yet.
+    #[must_use]
+    pub fn untold(&self) -> u16 {
+        self.added
+    }
+
     /// The head of the next chain.
     pub(crate) fn next_head(&self) -> Option<u16> {
         self.free.last().copied()
@@ -107,13 +113,14 @@ impl Virtqueue {
         if chain.is_empty() || chain.len() > self.free.len() {
             return None;
         }
+        let head = self.next_head()?;
+        // The list of the head's last chain serves again: nothing is allocated for a frame.
+        let mut indices = std::mem::take(&mut self.chains[usize::from(head)]);
         let first = self.free.len() - chain.len();
-        let mut indices = self.free.split_off(first);
-        indices.reverse();
+        indices.extend(self.free.drain(first..).rev());
         for (position, buffer) in chain.iter().enumerate() {
             self.write_descriptor(indices[position], buffer, indices.get(position + 1).copied());
         }
-        let head = indices[0];
         self.chains[usize::from(head)] = indices;
         let entry = u64::from(self.available % self.size);
         let address = self.place.available + RING_HEADER_BYTES + 2 * entry;
@@ -171,9 +178,9 @@ impl Virtqueue {
         self.used_seen = self.used_seen.wrapping_add(1);
         let head = u16::try_from(element & 0xffff_ffff).expect("a head is an index");
         let len = u32::try_from(element >> 32).expect("half of it");
-        let chain = std::mem::take(&mut self.chains[usize::from(head)]);
+        let chain = &mut self.chains[usize::from(head)];
         assert!(!chain.is_empty(), "the device returned a chain that it did not have");
-        self.free.extend(chain.into_iter().rev());
+        self.free.extend(chain.drain(..).rev());
         Some((head, len))
     }
 

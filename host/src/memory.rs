@@ -1,0 +1,83 @@
+//! The memory that an engine is lent for bytes: anonymous maps whose pages exist once they are
+//! touched, and go back to the system when the engine says that they hold nothing.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use memmap2::{MmapMut, MmapOptions};
+use rustix::mm::{Advice, madvise};
+
+use crate::error::Error;
+
+/// A map of `len` bytes, all zero.
+///
+/// # Errors
+/// No addresses, or no memory, to be had.
+pub(crate) fn map(len: usize) -> Result<MmapMut, Error> {
+    // Reserving no swap lets the most flows be configured; pages exist once they are touched.
+    MmapOptions::new()
+        .len(len)
+        .no_reserve_swap()
+        .map_anon()
+        .map_err(Error::machine("reserving memory for the buffers of flows"))
+}
+
+/// The pages of a map whose bytes are lent to an engine.
+pub(crate) struct Pages {
+    base: NonNull<u8>,
+    len: usize,
+    page_bytes: usize,
+}
+
+impl Pages {
+    /// The pages of `map`, which must live, and stay an anonymous private map, as long as this.
+    pub(crate) fn of(map: &mut MmapMut) -> Self {
+        let len = map.len();
+        let page_bytes = rustix::param::page_size();
+        Self { base: NonNull::from(&mut **map).cast(), len, page_bytes }
+    }
+
+    /// Gives the whole pages within `bytes` back. Their content is lost: at once, or, if they are
+    /// soon used again, when the system needs memory before that.
+    ///
+    /// # Cost
+    /// One system call; it takes a page some tens of nanoseconds.
+    pub(crate) fn give_back(&self, bytes: Range<usize>, is_used_soon: bool) {
+        let start = bytes.start.next_multiple_of(self.page_bytes);
+        let end = bytes.end.min(self.len) / self.page_bytes * self.page_bytes;
+        if start >= end {
+            return;
+        }
+        let advice = if is_used_soon { Advice::LinuxFree } else { Advice::LinuxDontNeed };
+        let at = self.base.as_ptr().wrapping_add(start).cast();
+        // SAFETY: the range lies in the map, which is anonymous, private and still there. Its bytes
+        // are lent to the engine, which has said that it reads none of them before it writes them
+        // (`Action::Unused`); the driver's thread, which runs the engine too, is here meanwhile.
+        #[allow(unsafe_code, reason = "the call has no safe wrapper for a part of a map")]
+        let done = unsafe { madvise(at, end - start, advice) };
+        if let Err(error) = done {
+            // Costs memory, nothing else.
+            tracing::debug!(%error, "pages were not given back");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_pages_within_the_range_are_given_back_and_no_others() {
+        let page = rustix::param::page_size();
+        let mut bytes = map(4 * page).unwrap();
+        let pages = Pages::of(&mut bytes);
+        bytes.fill(7);
+        pages.give_back(1..3 * page + 1, false);
+        let sums: Vec<usize> =
+            bytes.chunks(page).map(|p| p.iter().map(|b| usize::from(*b)).sum()).collect();
+        assert_eq!(sums, [7 * page, 0, 0, 7 * page]);
+        pages.give_back(0..10, false);
+        pages.give_back(3 * page..9 * page, false);
+        assert_eq!((bytes[0], bytes[4 * page - 1]), (7, 0));
+    }
+}
