@@ -38,6 +38,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) descriptors: Option<u32>,
     /// The engine says what it does.
     pub(crate) verbose: bool,
+    /// The guest's kernel leaves work to the engine, and the other way round.
+    pub(crate) offload: bool,
 }
 
 impl Default for Setup<'_> {
@@ -48,6 +50,7 @@ impl Default for Setup<'_> {
             host: None,
             descriptors: None,
             verbose: false,
+            offload: true,
         }
     }
 }
@@ -94,6 +97,7 @@ impl Guest {
             ("--netns", namespace.name().into()),
             ("--slot", slot.to_string().into()),
             ("--mtu", setup.mtu.to_string().into()),
+            ("--offload", if setup.offload { "on" } else { "off" }.into()),
         ] {
             arguments.extend([option.into(), value]);
         }

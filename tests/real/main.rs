@@ -29,5 +29,6 @@ mod limits;
 mod neighbours;
 mod pings;
 mod refusals;
+mod rows;
 mod run;
 mod transfers;

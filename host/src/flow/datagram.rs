@@ -97,6 +97,7 @@ impl DatagramFlow {
                 Err(errno) => return earlier.and(Err(self.refusal(errno))),
             }
         }
+        self.cut_nothing();
         for one in row.chunks(segment_bytes.into()) {
             earlier = earlier.and(self.send_one(one));
         }
