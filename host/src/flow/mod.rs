@@ -326,3 +326,6 @@ impl Flows {
 fn token(flow: FlowId) -> Token {
     Token(flow.index as usize)
 }
+
+#[cfg(test)]
+mod tests;

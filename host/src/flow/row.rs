@@ -111,10 +111,12 @@ impl Outbox {
         true
     }
 
-    /// Begins a row with `payload`, if another datagram may follow it. What was there is gone.
+    /// Begins a row with `payload`, if as much again may follow it: copying what is long already
+    /// costs more than it saves. What was there is gone.
     pub(super) fn begin(&mut self, from: Association, payload: &[u8], segment_bytes: u16) -> bool {
         let row = Row::new(0, payload.len(), segment_bytes);
-        if from.kind == DatagramKind::Echo || row.is_full() {
+        let is_long = row.is_full() || row.len > GATHERED_BYTES_MAX / 2;
+        if from.kind == DatagramKind::Echo || is_long {
             return false;
         }
         self.buffer[row.range()].copy_from_slice(payload);
