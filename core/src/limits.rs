@@ -70,8 +70,12 @@ pub const UDP_IDLE_MS_MAX: u64 = 60_000;
 /// An echo flow without a message either way ends (RFC 5508 REQ-1).
 pub const ICMP_IDLE_MS_MAX: u64 = 60_000;
 
-/// UDP datagrams that one frame of the guest may be cut into, as in Linux (`UDP_MAX_SEGMENTS`).
-pub const UDP_SEGMENTS_MAX: usize = 64;
+/// UDP datagrams that one frame of the guest may be cut into, as in Linux (`UDP_MAX_SEGMENTS`: 64
+/// before 6.9, then 128).
+pub const UDP_SEGMENTS_MAX: usize = 128;
+/// UDP datagrams that are handed on in a row, to a guest or to a host's kernel: what every Linux
+/// takes.
+pub const UDP_ROW_DATAGRAMS_MAX: usize = 64;
 
 /// Datagrams that are being reassembled at a time.
 pub const FRAGMENT_SETS_DEFAULT: u32 = 16;

@@ -70,7 +70,7 @@ fn a_row_of_datagrams_leaves_in_one_action_with_the_bytes_of_each() {
 fn a_row_of_more_datagrams_than_linux_makes_is_refused() {
     let mut room = Room::plain();
     let mut world = room.world();
-    let row = frame::udp(1000, at(OUTSIDES[0], 443), &[7; 1300]);
+    let row = frame::udp(1000, at(OUTSIDES[0], 443), &[7; 20 * 128 + 1]);
     let offload =
         Offload { segment_bytes: 20, checksum: TransportChecksum::Partial, ..Offload::NONE };
     assert!(world.push_offloaded(&row, offload));
@@ -96,6 +96,58 @@ fn a_row_of_datagrams_for_the_guest_is_as_many_datagrams_whatever_its_link_takes
             let came = datagrams(&mut world);
             assert_eq!(came, expected, "{mtu} {segment_bytes} {outside}");
         }
+    }
+}
+
+#[test]
+fn a_row_of_as_many_datagrams_as_linux_makes_leaves() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let row = frame::udp(1000, at(OUTSIDES[0], 443), &[7; 20 * 128]);
+    let offload =
+        Offload { segment_bytes: 20, checksum: TransportChecksum::Partial, ..Offload::NONE };
+    assert!(world.push_offloaded(&row, offload));
+    world.run();
+    assert_eq!(world.peers.datagrams[&world.datagram()].sent, vec![vec![7; 20]; 128]);
+}
+
+#[test]
+fn a_row_for_the_guest_that_no_packet_holds_is_several() {
+    // More bytes than a packet has; more datagrams than every Linux takes; the most of both.
+    for (len, segment_bytes) in [(65_527, 1400), (1300, 10), (65_000, 500), (65_527, 65_000)] {
+        for outside in OUTSIDES {
+            let mut room = Room::with(|config| {
+                config.link.mtu = 65_520;
+                config.link.receive_frame_bytes = 65_534;
+            });
+            let mut world = room.world();
+            world.send(&frame::udp(1000, at(outside, 443), b"ask"));
+            let data = Pattern::new(5).take(len);
+            let index = world.datagram();
+            assert_eq!(world.deliver_row(index, &data, segment_bytes), 1);
+            let expected: Vec<&[u8]> = data.chunks(segment_bytes.into()).collect();
+            assert_eq!(datagrams(&mut world), expected, "{len} {segment_bytes} {outside}");
+        }
+    }
+}
+
+#[test]
+fn a_row_that_a_full_ring_takes_a_part_of_goes_on_later_without_loss() {
+    for (segment_bytes, goes_whole) in [(1200, true), (1473, false)] {
+        let mut room = Room::plain().with_rings(1 << 18);
+        let mut world = room.world();
+        world.send(&frame::udp(1000, at(OUTSIDES[0], 443), b"ask"));
+        let index = world.datagram();
+        world.stalled = true;
+        let data = Pattern::new(6).take(usize::from(segment_bytes) * 43);
+        let pieces: Vec<usize> =
+            (0..20).map(|_| world.deliver_row(index, &data, segment_bytes)).collect();
+        assert_eq!(pieces.iter().all(|&pieces| pieces == 1), goes_whole, "{pieces:?}");
+        world.stalled = false;
+        world.run();
+        assert_eq!(world.counters().dropped(Drop::AnswerLost), 0);
+        let expected = data.chunks(segment_bytes.into()).cycle().take(20 * 43);
+        assert!(datagrams(&mut world).iter().eq(expected), "all of them, in order");
     }
 }
 

@@ -154,3 +154,46 @@ fn a_burst_beyond_the_window_is_taken_up_to_it() {
     Pattern::new(5).check(&world.stream().received);
     assert_eq!(world.stream().received.len(), 70 * SEGMENT);
 }
+
+#[test]
+fn a_burst_of_acknowledgements_counts_as_the_last_of_them() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
+    script.acknowledges = false;
+    world.give(&Pattern::new(6).take(60_000));
+    script.read(&mut world);
+    assert_eq!(script.received.len(), 60_000);
+    let first = script.expected.wrapping_sub(60_000);
+    let ack = |number: u32| {
+        let mut segment = script.segment(0, &[]);
+        segment.ack = first.wrapping_add(number * 1460);
+        frame::tcp(script.to, &segment)
+    };
+    burst(&mut world, &(1..=40).map(ack).collect::<Vec<_>>());
+    // What is left is repeated in time, and nothing of what was acknowledged.
+    world.advance(3000);
+    script.seen.clear();
+    script.read(&mut world);
+    let again: Vec<u32> = script.seen.iter().map(|tcp| tcp.seq.wrapping_sub(first)).collect();
+    assert!(!again.is_empty() && again.iter().all(|at| *at >= 40 * 1460), "{again:?}");
+}
+
+#[test]
+fn repeated_acknowledgements_in_one_burst_still_ask_for_the_lost_segment() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
+    script.acknowledges = false;
+    world.give(&Pattern::new(6).take(30_000));
+    script.read(&mut world);
+    let first = script.expected.wrapping_sub(30_000);
+    let mut repeated = script.segment(0, &[]);
+    repeated.ack = first.wrapping_add(1460);
+    script.seen.clear();
+    // The first acknowledges, three more say that the second segment has not come.
+    burst(&mut world, &vec![frame::tcp(script.to, &repeated); 4]);
+    script.read(&mut world);
+    let again: Vec<u32> = script.seen.iter().map(|tcp| tcp.seq.wrapping_sub(first)).collect();
+    assert_eq!(again.first(), Some(&1460), "at once, without a timer");
+}

@@ -38,7 +38,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) descriptors: Option<u32>,
     /// The engine says what it does.
     pub(crate) verbose: bool,
-    /// Long segments cross the link in one piece.
+    /// The guest's kernel leaves work to the engine, and the other way round.
     pub(crate) offload: bool,
 }
 

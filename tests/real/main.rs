@@ -33,5 +33,6 @@ mod offload;
 mod pings;
 mod policy;
 mod refusals;
+mod rows;
 mod run;
 mod transfers;

@@ -102,10 +102,15 @@ fn curl_puts_200_megabytes_over_ipv6() {
 
 /// Runs iperf3 both ways over `family`, with the arguments of `kind`.
 fn iperf3(mtu: u16, family: Family, kind: &[&str]) {
+    iperf3_with(&Setup { mtu, ..Setup::default() }, family, kind);
+}
+
+fn iperf3_with(setup: &Setup<'_>, family: Family, kind: &[&str]) {
     if !needs::are_met(&["iperf3"]) {
         return;
     }
-    let guest = Guest::with(&Setup { mtu, ..Setup::default() });
+    let mtu = setup.mtu;
+    let guest = Guest::with(setup);
     // It can't be asked for a free port; one that was free a moment ago is.
     let port = servers::listener(family).local_addr().unwrap().port().to_string();
     let address = family.loopback().to_string();
@@ -140,6 +145,13 @@ fn iperf3_sends_datagrams_both_ways_over_ipv4() {
 #[test]
 fn iperf3_sends_datagrams_both_ways_over_ipv6() {
     iperf3(1500, Family::V6, UDP);
+}
+
+#[test]
+fn iperf3_sends_datagrams_both_ways_without_offload() {
+    for family in Family::BOTH {
+        iperf3_with(&Setup { offload: false, ..Setup::default() }, family, UDP);
+    }
 }
 
 #[test]

@@ -280,13 +280,27 @@ impl<'a> World<'a> {
         self.run();
     }
 
-    /// A row of datagrams of `segment_bytes` bytes comes back on the flow at `index`.
-    pub fn deliver_row(&mut self, index: u32, payload: &[u8], segment_bytes: u16) {
+    /// A row of datagrams of `segment_bytes` bytes comes back on the flow at `index`. Where the
+    /// ring is full, the guest takes frames until it goes on, stalled or not. Returns how many
+    /// pieces it took.
+    ///
+    /// # Panics
+    /// If the engine stops within a datagram.
+    pub fn deliver_row(&mut self, index: u32, payload: &[u8], segment_bytes: u16) -> usize {
         let now = self.now();
         let flow = self.peers.datagrams[&index].id;
-        assert!(self.engine.can_deliver(), "there is room for a row of datagrams");
-        self.engine.deliver_row(now, flow, payload, segment_bytes);
+        let (mut rest, mut pieces) = (payload, 0);
+        while !rest.is_empty() {
+            while !self.engine.can_deliver() {
+                assert!(self.collect_one(), "an empty ring has room");
+            }
+            let done = self.engine.deliver_row(now, flow, rest, segment_bytes);
+            rest = &rest[done..];
+            pieces += 1;
+            assert!(rest.is_empty() || done.is_multiple_of(segment_bytes.into()), "{done} bytes");
+        }
         self.run();
+        pieces
     }
 
     /// A datagram of the flow at `index` could not be sent.

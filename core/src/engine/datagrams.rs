@@ -4,9 +4,13 @@ use core::net::IpAddr;
 
 use super::Engine;
 use crate::contract::{DatagramKind, FlowId, Instant, Refusal};
+use crate::limits::{IP_PACKET_BYTES_MAX, UDP_ROW_DATAGRAMS_MAX};
 use crate::stack::datagram::{self, DatagramSlot};
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::ring::RingHandle;
+
+/// Bytes of datagrams that one packet has room for, behind the headers of either family.
+const ROW_BYTES_MAX: usize = IP_PACKET_BYTES_MAX - 40 - 8;
 
 impl<R: RingHandle> Engine<'_, R> {
     /// Whether a datagram of any length can be delivered now. If not, the consumer of the ring
@@ -27,33 +31,64 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// The same for a row of UDP datagrams, each with `segment_bytes` bytes of `payload` but for
     /// the last, which may have fewer; 0: it is one.
-    pub fn deliver_row(&mut self, now: Instant, flow: FlowId, payload: &[u8], segment_bytes: u16) {
-        let Some(slot) = self.flows.slot(flow) else { return };
-        let Some(key) = self.flows.key(slot) else { return };
+    ///
+    /// Returns how many bytes of `payload` it is done with: all, or as many whole datagrams as the
+    /// ring had room for. The first has it ([`can_deliver`](Self::can_deliver)); the rest is for
+    /// when there is room again.
+    pub fn deliver_row(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        payload: &[u8],
+        segment_bytes: u16,
+    ) -> usize {
+        let Some(slot) = self.flows.slot(flow) else { return payload.len() };
+        let Some(key) = self.flows.key(slot) else { return payload.len() };
         let guest = self.guest(key.outside);
-        match key.kind {
-            FlowKind::Tcp => return,
+        let done = match key.kind {
+            FlowKind::Tcp => return payload.len(),
             FlowKind::Udp => self.deliver_udp(&key, guest, payload, segment_bytes),
             FlowKind::Echo => {
-                let Some(parts) = datagram::echo_reply(guest, &key, payload) else { return };
+                let Some(parts) = datagram::echo_reply(guest, &key, payload) else {
+                    return payload.len();
+                };
                 let number = datagram::number(DatagramKind::Echo, guest);
                 self.out.datagram(key.outside, guest, number, parts);
+                payload.len()
             }
-        }
+        };
         self.datagram(slot).received(now);
         self.flows.touch(slot);
+        done
     }
 
-    /// A row of datagrams goes as one frame where each is one, else piece by piece.
-    fn deliver_udp(&mut self, key: &FlowKey, guest: IpAddr, payload: &[u8], segment_bytes: u16) {
+    /// A row of datagrams goes as one frame where each is one and a packet holds them all, else in
+    /// parts.
+    fn deliver_udp(
+        &mut self,
+        key: &FlowKey,
+        guest: IpAddr,
+        payload: &[u8],
+        segment_bytes: u16,
+    ) -> usize {
         let number = datagram::number(DatagramKind::Udp, guest);
-        let row = datagram::udp(key, payload, segment_bytes);
-        if segment_bytes == 0 || self.out.fits_whole(guest, &row) {
-            self.out.datagram(key.outside, guest, number, row);
-            return;
-        }
-        for one in payload.chunks(usize::from(segment_bytes)) {
-            self.out.datagram(key.outside, guest, number, datagram::udp(key, one, 0));
+        let step = match usize::from(segment_bytes) {
+            0 => payload.len().max(1),
+            bytes if self.out.fits_whole(guest, &datagram::udp(key, payload, segment_bytes)) => {
+                bytes * (ROW_BYTES_MAX / bytes).clamp(1, UDP_ROW_DATAGRAMS_MAX)
+            }
+            bytes => bytes,
+        };
+        let mut done = 0;
+        loop {
+            let part = payload.get(done..payload.len().min(done + step)).unwrap_or(&[]);
+            let is_one = part.len() <= usize::from(segment_bytes);
+            let part = datagram::udp(key, part, if is_one { 0 } else { segment_bytes });
+            self.out.datagram(key.outside, guest, number, part);
+            done += part.payload.len();
+            if done >= payload.len() || !self.out.has_room() {
+                return done;
+            }
         }
     }
 

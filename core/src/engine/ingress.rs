@@ -26,6 +26,7 @@ pub(super) enum Source {
 }
 
 /// An IP packet whose payload was read.
+#[derive(Clone)]
 pub(super) struct Packet {
     ip: Ip,
     pub(super) source: Source,
@@ -187,20 +188,7 @@ impl<R: RingHandle> Engine<'_, R> {
                 self.open(now, packet, key, segment)
             }
             Some(slot) if self.begins_run(slot, packet, &segment) => Ok(None),
-            Some(slot) => {
-                let fit = self.tcp.fit(slot, &segment);
-                let bytes = match packet.source {
-                    Source::Ring(record) => self.from_guest.bytes_mut(&record),
-                    Source::Set(set) => self.fragments.datagram(set),
-                };
-                let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
-                let ends = (packet.ip.source, packet.ip.destination);
-                let (whole, end) = trim(ends, &segment, fit, whole)?;
-                self.tcp.ingress(now, (slot, &segment, end), whole, &mut self.out);
-                self.flows.needs_attention(slot);
-                self.flows.needs_egress(slot);
-                Ok(None)
-            }
+            Some(slot) => self.feed(now, slot, packet, &segment).map(|()| None),
             None if opens => self.open(now, packet, key, segment),
             None if segment.rst => Err(Drop::NoFlow),
             None => {
@@ -208,6 +196,28 @@ impl<R: RingHandle> Engine<'_, R> {
                 Err(Drop::NoFlow)
             }
         }
+    }
+
+    /// Gives `segment` of `packet` to the flow in `slot`.
+    pub(super) fn feed(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        packet: &Packet,
+        segment: &Segment,
+    ) -> Result<(), Drop> {
+        let fit = self.tcp.fit(slot, segment);
+        let bytes = match packet.source {
+            Source::Ring(record) => self.from_guest.bytes_mut(&record),
+            Source::Set(set) => self.fragments.datagram(set),
+        };
+        let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
+        let ends = (packet.ip.source, packet.ip.destination);
+        let (whole, end) = trim(ends, segment, fit, whole)?;
+        self.tcp.ingress(now, (slot, segment, end), whole, &mut self.out);
+        self.flows.needs_attention(slot);
+        self.flows.needs_egress(slot);
+        Ok(())
     }
 
     /// A SYN for a connection that is there. Another than began it comes from a guest that has

@@ -1,10 +1,12 @@
 //! In-order segments of one flow that come in a row reach smoltcp as one.
 //!
-//! A guest without segmentation offload sends a burst of its stream as dozens of frames. Each costs
-//! smoltcp as much as the first, whatever it carries; so their payloads are put together, as long
-//! as one follows the other, and smoltcp sees one long segment with the newest acknowledgement and
-//! window. A run ends with the next segment that does not continue it, and with the frames of a
-//! turn, so nothing waits.
+//! A guest without segmentation offload sends a burst of its stream as dozens of frames, and
+//! answers ours with dozens of acknowledgements. Each costs smoltcp as much as the first, whatever
+//! it carries; so their payloads are put together, as long as one follows the other, and smoltcp
+//! sees one long segment with the newest acknowledgement and window. An acknowledgement without
+//! data is only left out where it is overtaken by a newer one: repetitions are counted (RFC 5681
+//! 3.2). A run ends with the next segment that does not continue it, and with the frames of a turn,
+//! so nothing waits.
 
 #![allow(clippy::cast_possible_truncation, reason = "a run fits one IP packet, below 2^16")]
 
@@ -12,7 +14,7 @@ use smoltcp::wire::{TcpPacket, TcpSeqNumber};
 
 use super::Engine;
 use super::ingress::{Packet, Source, trim};
-use crate::contract::{FlowId, Instant};
+use crate::contract::{Drop, FlowId, Instant};
 use crate::limits::{IP_PACKET_BYTES_MAX, RUN_SEGMENT_BYTES_MAX};
 use crate::store::flows::FlowKey;
 use crate::store::ring::RingHandle;
@@ -27,19 +29,26 @@ const HEADERS_BYTES_MAX: usize = 40 + TCP_HEADER_BYTES;
 const RUN_BYTES_MAX: usize = IP_PACKET_BYTES_MAX - HEADERS_BYTES_MAX;
 
 /// A row of segments, put together.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
     flow: FlowId,
     key: FlowKey,
     /// The first segment, with the length of all, and what the last said of the other direction.
     segment: Segment,
+    /// The packet of the first, as long as it is the only one: its bytes are still in the ring.
+    only: Option<Packet>,
 }
 
-/// Whether `segment` is data and nothing else, and not too long for a copy.
+/// Whether `segment` is data or an acknowledgement and nothing else, and not too long for a copy.
 fn is_plain(segment: &Segment) -> bool {
     !(segment.syn || segment.fin || segment.rst)
         && segment.ack.is_some()
-        && (1..=RUN_SEGMENT_BYTES_MAX).contains(&segment.payload_len)
+        && segment.payload_len <= RUN_SEGMENT_BYTES_MAX
+}
+
+/// Whether `segment` says more than `known` did: it has data, or acknowledges more.
+fn is_news(segment: &Segment, known: &Segment) -> bool {
+    let acks = segment.ack.zip(known.ack);
+    segment.payload_len > 0 || acks.is_some_and(|(a, b)| a.wrapping_sub(b).cast_signed() > 0)
 }
 
 impl<R: RingHandle> Engine<'_, R> {
@@ -53,68 +62,92 @@ impl<R: RingHandle> Engine<'_, R> {
         packet: &Packet,
         segment: &Segment,
     ) -> bool {
-        let Some(mut run) = self.run else { return false };
-        let known = &mut run.segment;
+        let Some(run) = &self.run else { return false };
+        let known = run.segment;
         let end = known.seq.wrapping_add(known.payload_len as u32);
         let continues = segment.seq == end
             && is_plain(segment)
+            && is_news(segment, &known)
             && known.payload_len + segment.payload_len <= RUN_BYTES_MAX
             && run.key == *key;
-        if !continues || !self.copy_to_run(packet, segment, known.payload_len) {
+        if !continues {
             return false;
         }
-        known.payload_len += segment.payload_len;
-        (known.ack, known.window) = (segment.ack, segment.window);
-        self.run = Some(run);
+        let first = self.run.as_mut().and_then(|run| run.only.take());
+        if let Some(first) = first {
+            self.copy_to_run(&first, &known, 0);
+        }
+        self.copy_to_run(packet, segment, known.payload_len);
+        if let Some(run) = &mut self.run {
+            run.segment.payload_len += segment.payload_len;
+            (run.segment.ack, run.segment.window) = (segment.ack, segment.window);
+        }
         true
     }
 
     /// Begins a run with `segment` of `packet`, of the flow in `slot`, if it may be the first and
     /// there are frames that might continue it.
     pub(super) fn begins_run(&mut self, slot: u32, packet: &Packet, segment: &Segment) -> bool {
-        if self.from_guest.is_empty() || !is_plain(segment) || !self.tcp.is_open(slot) {
-            return false;
-        }
-        if !self.copy_to_run(packet, segment, 0) {
+        let in_ring = matches!(packet.source, Source::Ring(_));
+        if !in_ring || self.from_guest.is_empty() || !is_plain(segment) || !self.tcp.is_open(slot) {
             return false;
         }
         let Some(key) = self.flows.key(slot) else { return false };
-        let segment = Segment { header_len: TCP_HEADER_BYTES, ..*segment };
-        self.run = Some(Run { flow: self.flows.id(slot), key, segment });
+        let only = Some(packet.clone());
+        self.run = Some(Run { flow: self.flows.id(slot), key, segment: *segment, only });
         true
     }
 
-    /// Copies the payload of `segment` to the run's `offset`; false: it is not in a frame.
-    fn copy_to_run(&mut self, packet: &Packet, segment: &Segment, offset: usize) -> bool {
-        let Source::Ring(record) = packet.source else { return false };
+    /// Copies the payload of `segment`, which is in the ring, to the run's `offset`.
+    fn copy_to_run(&mut self, packet: &Packet, segment: &Segment, offset: usize) {
+        let Source::Ring(record) = packet.source else { return };
         let start = packet.at.start + segment.header_len;
         let payload = self.from_guest.bytes(&record).get(start..start + segment.payload_len);
         let at = HEADERS_BYTES_MAX + offset;
-        match (payload, self.run_bytes.get_mut(at..at + segment.payload_len)) {
-            (Some(payload), Some(to)) => to.copy_from_slice(payload),
-            (None, _) | (_, None) => return false,
+        if let Some(payload) = payload
+            && let Some(to) = self.run_bytes.get_mut(at..at + payload.len())
+        {
+            to.copy_from_slice(payload);
         }
-        true
     }
 
     /// Gives the run to its flow, if there is one and the flow still lives.
     pub(super) fn end_run(&mut self, now: Instant) {
-        let Some(Run { flow, key, segment }) = self.run.take() else { return };
+        let Some(Run { flow, key, segment, only }) = self.run.take() else { return };
         let Some(slot) = self.flows.slot(flow).filter(|slot| self.tcp.is_open(*slot)) else {
             return;
         };
-        let guest = self.guest(key.outside);
+        let fed = match only {
+            Some(packet) => self.feed(now, slot, &packet, &segment),
+            None => self.feed_run(now, slot, &key, &segment),
+        };
+        if let Err(reason) = fed {
+            self.out.counters.count_drop(reason);
+        }
+    }
+
+    /// Gives the flow in `slot` the bytes that were put together.
+    fn feed_run(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        key: &FlowKey,
+        segment: &Segment,
+    ) -> Result<(), Drop> {
+        let segment = Segment { header_len: TCP_HEADER_BYTES, ..*segment };
+        let ends = (self.guest(key.outside), key.outside);
         let fit = self.tcp.fit(slot, &segment);
-        let ip_len = if guest.is_ipv4() { 20 } else { 40 };
+        let ip_len = if ends.0.is_ipv4() { 20 } else { 40 };
         let start = HEADERS_BYTES_MAX - TCP_HEADER_BYTES - ip_len;
         let len = TCP_HEADER_BYTES + segment.payload_len;
-        let Some(packet) = self.run_bytes.get_mut(start..start + ip_len + len) else { return };
-        reply::ip_header((guest, key.outside), protocol::TCP, len, HOP_LIMIT, packet);
+        let packet = self.run_bytes.get_mut(start..start + ip_len + len).ok_or(Drop::Truncated)?;
+        reply::ip_header(ends, protocol::TCP, len, HOP_LIMIT, packet);
         write_tcp_header(&segment, packet.get_mut(ip_len..).unwrap_or(&mut []));
-        let Ok((packet, end)) = trim((guest, key.outside), &segment, fit, packet) else { return };
+        let (packet, end) = trim(ends, &segment, fit, packet)?;
         self.tcp.ingress(now, (slot, &segment, end), packet, &mut self.out);
         self.flows.needs_attention(slot);
         self.flows.needs_egress(slot);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //! comes, or when the engine says that there is room.
 
 mod datagram;
+mod row;
 mod socket;
 mod tcp;
 
@@ -23,6 +24,7 @@ use crate::metrics::Published;
 use crate::rings::HeapRing;
 use crate::service::nameserver;
 use datagram::DatagramFlow;
+use row::{Association, Inbox, Outbox};
 use tcp::TcpFlow;
 
 /// The engine as the host holds it.
@@ -61,8 +63,10 @@ pub(crate) struct Flows {
     slots: Vec<Option<Slot>>,
     queue: VecDeque<u32>,
     registry: Registry,
+    /// Where datagrams of the guest are gathered before they are sent.
+    outbox: Outbox,
     /// Where datagrams are received before the engine frames them.
-    datagram: Box<[u8]>,
+    inbox: Inbox,
     published: Arc<Published>,
     speaker: Speaker,
     /// The memory of the engine's buffers.
@@ -86,7 +90,8 @@ impl Flows {
             slots: Vec::new(),
             queue: VecDeque::new(),
             registry,
-            datagram: vec![0; 65_536].into(),
+            outbox: Outbox::new(),
+            inbox: Inbox::new(),
             published,
             speaker,
             nameserver: nameserver::of_host(),
@@ -108,7 +113,12 @@ impl Flows {
     ) -> Option<Instant> {
         loop {
             match engine.poll(now) {
-                Action::Wait { until, .. } => return until,
+                Action::Wait { until, .. } => {
+                    let Err(failed) = self.send_gathered() else { return until };
+                    engine.handle(now, failed);
+                    // What the guest is told of it leaves with the next turn.
+                    return Some(now);
+                }
                 Action::Connect { flow, to } => self.connect(engine, now, flow, to),
                 Action::Send { flow } => self.with_tcp(flow, |tcp| tcp.send(engine, now)),
                 Action::Finish { flow } => self.with_tcp(flow, |tcp| {
@@ -123,7 +133,13 @@ impl Flows {
                     });
                     self.close(flow);
                 }
-                Action::Close { flow } => self.close(flow),
+                Action::Close { flow } => {
+                    // Datagrams that wait may be its last.
+                    if let Err(failed) = self.send_gathered() {
+                        engine.handle(now, failed);
+                    }
+                    self.close(flow);
+                }
                 Action::Denied(denial) => {
                     let guest = engine.guest(denial.destination.ip());
                     self.speaker.0.tell(|| {
@@ -132,9 +148,9 @@ impl Flows {
                 }
                 Action::Unused { bytes, is_ended } => self.pages.give_back(bytes, is_ended),
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
-                    let payload = (payload, segment_bytes);
-                    if let Err(refusal) = self.send_datagram(flow, (kind, to), payload) {
-                        engine.handle(now, Event::DatagramFailed { flow, refusal });
+                    let from = Association { flow, kind, to };
+                    for failed in self.gather(from, payload, segment_bytes).into_iter().flatten() {
+                        engine.handle(now, failed);
                     }
                 }
             }
@@ -163,7 +179,11 @@ impl Flows {
 
     /// Serves the flows that have something, each within its budget.
     pub(crate) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
-        self.is_stalled = false;
+        // The flow at the front may have datagrams that there was no room for.
+        self.is_stalled = !self.inbox.deliver(engine, now);
+        if self.is_stalled {
+            return;
+        }
         for _ in 0..self.queue.len().min(TURN_FLOWS_MAX) {
             let Some(index) = self.queue.pop_front() else { return };
             let Some(Some(slot)) = self.slots.get_mut(index as usize) else { continue };
@@ -171,7 +191,7 @@ impl Flows {
             let id = slot.id;
             let served = match &mut slot.flow {
                 Flow::Tcp(tcp) => tcp.serve(engine, now, &self.registry),
-                Flow::Datagram(flow) => flow.serve(engine, now, &mut self.datagram),
+                Flow::Datagram(flow) => flow.serve(engine, now, &mut self.inbox),
             };
             match served {
                 Served::Waits => {}
@@ -226,24 +246,58 @@ impl Flows {
         }
     }
 
-    fn send_datagram(
+    /// Takes a datagram or a row in, to be sent with those that follow, or sends it at once.
+    /// Returns what failed: of those that were waiting, and of these.
+    fn gather(
         &mut self,
-        flow: FlowId,
-        (kind, to): (sluicegate_core::DatagramKind, sluicegate_core::Outside),
-        (payload, segment_bytes): (&[u8], u16),
-    ) -> Result<(), Refusal> {
+        from: Association,
+        payload: &[u8],
+        segment_bytes: u16,
+    ) -> [Option<Event>; 2] {
+        if self.outbox.add(from, payload, segment_bytes) {
+            return [None, None];
+        }
+        let earlier = self.send_gathered().err();
+        if self.outbox.begin(from, payload, segment_bytes) {
+            return [earlier, None];
+        }
+        [earlier, self.send_datagrams(from, payload, segment_bytes).err()]
+    }
+
+    /// Sends what was gathered.
+    fn send_gathered(&mut self) -> Result<(), Event> {
+        let mut outbox = core::mem::take(&mut self.outbox);
+        let sent = match outbox.take() {
+            Some((from, payload, segment_bytes)) => {
+                self.send_datagrams(from, payload, segment_bytes)
+            }
+            None => Ok(()),
+        };
+        self.outbox = outbox;
+        sent
+    }
+
+    /// Sends a datagram or a row on the socket of `from`, which is opened if these are its first.
+    fn send_datagrams(
+        &mut self,
+        from: Association,
+        payload: &[u8],
+        segment_bytes: u16,
+    ) -> Result<(), Event> {
+        let Association { flow, kind, to } = from;
+        let failed = |refusal| Event::DatagramFailed { flow, refusal };
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
             let (address, _) = socket::addresses(to, self.nameserver);
             let opened = DatagramFlow::open(flow, kind, address, &self.registry)
-                .inspect_err(|refusal| self.complain(kind, *refusal))?;
+                .inspect_err(|refusal| self.complain(kind, *refusal))
+                .map_err(failed)?;
             self.insert(flow, Flow::Datagram(opened));
         }
         match self.slots.get_mut(flow.index as usize) {
-            Some(Some(Slot { flow: Flow::Datagram(datagram), .. })) => match segment_bytes {
-                0 => datagram.send(payload),
-                bytes => payload.chunks(bytes.into()).try_for_each(|one| datagram.send(one)),
-            },
+            Some(Some(Slot { flow: Flow::Datagram(datagram), .. })) => {
+                datagram.send(payload, segment_bytes).map_err(failed)
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -303,3 +357,6 @@ impl Flows {
 fn token(flow: FlowId) -> Token {
     Token(flow.index as usize)
 }
+
+#[cfg(test)]
+mod tests;

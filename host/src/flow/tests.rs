@@ -1,0 +1,121 @@
+//! When the datagrams that are gathered leave, over real sockets.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::Duration;
+
+use sluicegate_core::{DatagramKind, Outside};
+
+use super::*;
+
+/// Everything here is on loopback: what takes longer is not there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The sockets of a network, and its poll.
+fn flows() -> (Flows, mio::Poll) {
+    let poll = mio::Poll::new().unwrap();
+    // No flow of these has bytes in the engine's buffers.
+    let pages = crate::memory::Pages::of(&mut crate::memory::map(1).unwrap());
+    let (registry, speaker) = (poll.registry().try_clone().unwrap(), Speaker(Arc::default()));
+    (Flows::new(registry, Arc::default(), pages, speaker), poll)
+}
+
+/// A socket outside, and the flow in slot `index` that goes there.
+fn outside(index: u32) -> (UdpSocket, Association) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let to = Outside::Remote(socket.local_addr().unwrap());
+    let flow = FlowId { index, generation: 1 };
+    (socket, Association { flow, kind: DatagramKind::Udp, to })
+}
+
+/// All that has arrived, without waiting: on loopback it has by the time that it is sent.
+fn heard(socket: &UdpSocket) -> Vec<Vec<u8>> {
+    socket.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 2000];
+    core::iter::from_fn(|| socket.recv(&mut bytes).ok().map(|len| bytes[..len].to_vec())).collect()
+}
+
+#[test]
+fn datagrams_of_a_turn_leave_at_its_end_in_order() {
+    let (mut flows, _poll) = flows();
+    let (socket, from) = outside(0);
+    for number in 0..5 {
+        assert_eq!(flows.gather(from, &[number; 100], 0), [None, None]);
+    }
+    assert_eq!(flows.gather(from, &[5; 40], 0), [None, None]);
+    assert_eq!(heard(&socket), Vec::<Vec<u8>>::new());
+    assert_eq!(flows.send_gathered(), Ok(()));
+    let found = heard(&socket);
+    assert_eq!(
+        found.iter().map(|one| (one[0], one.len())).collect::<Vec<_>>(),
+        [(0, 100), (1, 100), (2, 100), (3, 100), (4, 100), (5, 40)]
+    );
+    assert_eq!(flows.send_gathered(), Ok(()));
+    assert_eq!(heard(&socket), Vec::<Vec<u8>>::new(), "once");
+}
+
+#[test]
+fn another_size_or_another_flow_lets_those_before_go_first() {
+    let (mut flows, _poll) = flows();
+    let ((socket, from), (other, elsewhere)) = (outside(0), outside(1));
+    let sent: [(Association, &[u8]); 5] =
+        [(from, &[1; 10]), (from, &[2; 11]), (from, &[]), (elsewhere, &[3; 10]), (from, &[4; 10])];
+    let mut seen = vec![];
+    for (to, payload) in sent {
+        assert_eq!(flows.gather(to, payload, 0), [None, None]);
+        seen.push((heard(&socket).len(), heard(&other).len()));
+    }
+    // The first with the second; the second, and the empty one at once; nothing; the third's.
+    assert_eq!(seen, [(0, 0), (1, 0), (2, 0), (0, 0), (0, 1)]);
+    assert_eq!(flows.send_gathered(), Ok(()));
+    assert_eq!(heard(&socket), [[4; 10]]);
+}
+
+#[test]
+fn a_row_of_the_guest_and_single_datagrams_go_on_as_one() {
+    let (mut flows, _poll) = flows();
+    let (socket, from) = outside(0);
+    assert_eq!(flows.gather(from, &[1; 300], 100), [None, None]);
+    assert_eq!(flows.gather(from, &[2; 100], 0), [None, None]);
+    assert_eq!(flows.gather(from, &[3; 150], 100), [None, None]);
+    assert_eq!(heard(&socket).len(), 0);
+    assert_eq!(flows.gather(from, &[4; 100], 0), [None, None]);
+    let lens: Vec<usize> = heard(&socket).iter().map(Vec::len).collect();
+    assert_eq!(lens, [100, 100, 100, 100, 100, 50]);
+}
+
+#[test]
+fn long_rows_and_long_datagrams_do_not_wait() {
+    let (mut flows, _poll) = flows();
+    let (socket, from) = outside(0);
+    assert_eq!(flows.gather(from, &[1; 100], 0), [None, None]);
+    assert_eq!(flows.gather(from, &[2; 64 * 1000], 1000), [None, None]);
+    let found = heard(&socket);
+    assert_eq!((found.len(), &found[0], &found[64]), (65, &vec![1; 100], &vec![2; 1000]));
+}
+
+#[test]
+fn what_fails_is_said_of_the_flow_that_it_befell() {
+    let (mut flows, _poll) = flows();
+    let ((socket, from), (other, elsewhere)) = (outside(0), outside(1));
+    drop(socket);
+    assert_eq!(flows.gather(from, b"nobody is there", 0), [None, None]);
+    assert_eq!(flows.send_gathered(), Ok(()));
+    assert_eq!(flows.gather(from, b"again", 0), [None, None]);
+    let [earlier, own] = flows.gather(elsewhere, b"", 0);
+    let failed = Event::DatagramFailed { flow: from.flow, refusal: Refusal::Refused };
+    assert_eq!((earlier, own), (Some(failed), None));
+    assert_eq!(heard(&other), [b""]);
+}
+
+#[test]
+fn a_flow_whose_slot_another_has_taken_still_sends_what_it_had() {
+    let (mut flows, _poll) = flows();
+    let ((socket, from), (other, mut next)) = (outside(0), outside(0));
+    next.flow.generation += 1;
+    assert_eq!(flows.gather(from, b"early", 0), [None, None]);
+    assert_eq!(flows.gather(next, b"late", 0), [None, None]);
+    assert_eq!(flows.send_gathered(), Ok(()));
+    assert_eq!(heard(&socket), [b"early"]);
+    assert_eq!(heard(&other), [b"late"]);
+}
