@@ -1,12 +1,12 @@
 //! In-order segments of one flow that come in a row reach smoltcp as one.
 //!
 //! A guest without segmentation offload sends a burst of its stream as dozens of frames, and
-//! answers ours with dozens of acknowledgements. Each costs smoltcp as much as the first, whatever
-//! it carries; so their payloads are put together, as long as one follows the other, and smoltcp
-//! sees one long segment with the newest acknowledgement and window. An acknowledgement without
-//! data is only left out where it is overtaken by a newer one: repetitions are counted (RFC 5681
-//! 3.2). A run ends with the next segment that does not continue it, and with the frames of a turn,
-//! so nothing waits.
+//! answers ours with dozens of acknowledgements. Each costs smoltcp as much as the first,
+//! whatever it carries; so their payloads are put together, as long as one follows the other,
+//! and smoltcp sees one long segment with the newest acknowledgement and window. An
+//! acknowledgement without data is only left out where it is overtaken by a newer one:
+//! repetitions are counted (RFC 5681 3.2). A run ends with the next segment that does not
+//! continue it, and with the frames of a turn, so nothing waits.
 
 #![allow(clippy::cast_possible_truncation, reason = "a run fits one IP packet, below 2^16")]
 

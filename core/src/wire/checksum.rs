@@ -39,27 +39,6 @@ impl Sum {
         Self(sum)
     }
 
-    /// This sum and that of `from`, which is copied to `to` of the same length on the way.
-    ///
-    /// # Cost
-    /// One pass over the bytes for both.
-    pub(crate) fn copy(self, from: &[u8], to: &mut [u8]) -> Self {
-        let mut lanes = [0u64; 8];
-        let (blocks, tail) = from.as_chunks::<32>();
-        let whole = blocks.len() * 32;
-        let Some((to_blocks, to_tail)) = to.split_at_mut_checked(whole) else { return self };
-        for (block, out) in blocks.iter().zip(to_blocks.as_chunks_mut::<32>().0) {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
-            *out = *block;
-        }
-        for (byte, out) in tail.iter().zip(to_tail) {
-            *out = *byte;
-        }
-        Self(self.0 + lanes.iter().sum::<u64>()).add(tail)
-    }
-
     /// This sum and the pseudo-header of `protocol` (RFC 793 3.1, RFC 8200 8.1).
     ///
     /// # Cost
@@ -118,17 +97,6 @@ mod tests {
         let data: [u8; 200] = core::array::from_fn(|i| (i * 37 + 11) as u8);
         for len in 0..data.len() {
             assert_eq!(Sum::of(&data[..len]).finish(), naive(&data[..len]).to_be_bytes(), "{len}");
-        }
-    }
-
-    #[test]
-    fn a_copy_has_the_bytes_and_the_sum_at_every_length() {
-        let data: [u8; 200] = core::array::from_fn(|i| (i * 91 + 5) as u8);
-        for len in 0..data.len() {
-            let mut copy = [0; 200];
-            let sum = Sum::default().copy(&data[..len], &mut copy[..len]);
-            assert_eq!(sum.finish(), naive(&data[..len]).to_be_bytes(), "{len}");
-            assert_eq!((&copy[..len], copy[len]), (&data[..len], 0), "{len}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! it is made.
 
 mod lean;
+mod parts;
 mod prompt;
 pub mod scenario;
 

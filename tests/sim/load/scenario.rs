@@ -6,19 +6,18 @@
 //! is left out, so that what remains is the engine alone.
 
 use core::net::SocketAddr;
-use std::sync::Arc;
 
-use sluicegate_core::{Config, FrameRing, Offload};
+use sluicegate_core::Config;
 
+use super::parts::{Cutting, RingLoop};
 use super::{Heading, Lean, Prompt, Rig};
 use crate::frame::{self, OUTSIDE_V4, flag};
-use crate::world::Ring;
 use crate::{Room, default_config};
 
 /// Bytes of one bulk step, about.
-const BULK_BYTES: usize = 64 * 1024;
+pub(super) const BULK_BYTES: usize = 64 * 1024;
 /// Frames or datagrams of one step that are alike.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 /// Payload bytes of a datagram.
 const DATAGRAM_BYTES: usize = 512;
 /// Bytes of each buffer of an idle flow: it touches a page of either, whatever their length is.
@@ -36,7 +35,7 @@ pub struct Work {
 }
 
 impl Work {
-    fn of(units: usize, bytes_each: usize) -> Self {
+    pub(super) fn of(units: usize, bytes_each: usize) -> Self {
         Self { units: units as u64, bytes: (units * bytes_each) as u64 }
     }
 }
@@ -61,7 +60,7 @@ pub trait Scenario {
 }
 
 /// The names of all scenarios but those of many idle flows (`round_trip_idle_N`).
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "ring_60",
     "ring_1514",
     "ring_65535",
@@ -72,6 +71,7 @@ pub const NAMES: [&str; 15] = [
     "up_65520",
     "down_1500",
     "down_65520",
+    "cut_1460",
     "round_trip",
     "open_close",
     "udp_up",
@@ -86,6 +86,9 @@ pub const NAMES: [&str; 15] = [
 pub fn with<T>(name: &str, body: impl FnOnce(&mut dyn Scenario) -> T) -> T {
     if let Some(len) = name.strip_prefix("ring_") {
         return body(&mut RingLoop::new(number(len)));
+    }
+    if let Some(len) = name.strip_prefix("cut_") {
+        return body(&mut Cutting::new(number(len)));
     }
     let idle = name.strip_prefix("round_trip_idle_").map(number);
     let mut room = Room::new(config(name, idle.unwrap_or(0)));
@@ -151,39 +154,6 @@ fn damaged() -> Vec<u8> {
 
 fn datagram() -> Vec<u8> {
     frame::udp(9, outside(), &[7; DATAGRAM_BYTES])
-}
-
-/// A ring alone, both of whose ends are at hand.
-struct RingLoop {
-    producer: sluicegate_core::Producer<Ring>,
-    consumer: sluicegate_core::Consumer<Ring>,
-    frame: Vec<u8>,
-}
-
-impl RingLoop {
-    fn new(len: usize) -> Self {
-        let (producer, mut consumer) =
-            FrameRing::split(Arc::new(FrameRing::new(vec![0; 512 * 1024])));
-        consumer.awake();
-        Self { producer, consumer, frame: vec![7; len] }
-    }
-}
-
-impl Scenario for RingLoop {
-    fn is_bulk(&self) -> bool {
-        true
-    }
-
-    fn run(&mut self) -> Work {
-        for _ in 0..BATCH {
-            assert!(self.producer.push(&self.frame, Offload::NONE), "the ring is empty");
-            self.producer.flush();
-            let record = self.consumer.read().expect("because a frame was pushed");
-            std::hint::black_box(self.consumer.bytes(&record));
-            self.consumer.release();
-        }
-        Work::of(BATCH, self.frame.len())
-    }
 }
 
 /// Frames that go no further than the classifier.
