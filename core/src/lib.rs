@@ -28,13 +28,16 @@ pub use contract::{
     FlowId, Group, Instant, Link, Offload, Outside, Permission, Policy, PortRange, Protocol,
     Protocols, Refusal, Rule, TransportChecksum, WaitReason,
 };
-pub use engine::{Engine, Memory, MemoryLen};
+pub use engine::{Engine, Memory, MemoryLen, QueryStep};
+pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};
 pub use rule::place::{Place, Site};
 pub use rule::policy::{By, Decision, Names, Question, Said, Verdict, evaluate};
 pub use stack::datagram::DatagramSlot;
 pub use stack::tcp::{SocketCell, TcpSlot};
 pub use store::flows::FlowSlot;
 pub use store::fragments::FragmentSet;
+pub use store::names::{NameBucket, NameSlot, NameText};
 pub use store::ring::{Consumer, FrameRing, Producer, Record, RingBytes, RingHandle};
 pub use store::timers::Timer;
+pub use wire::dns::{age, is_answer_to, is_truncated, lifetime_seconds};
 pub use wire::segment::{Cut, PIECE_HEADER_BYTES_MAX, Piece};

@@ -11,8 +11,8 @@ use memmap2::{MmapMut, MmapOptions};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use sluicegate_core::{
-    Config, DatagramSlot, Engine, FlowSlot, FragmentSet, Instant, Memory, MemoryLen, SocketCell,
-    TcpSlot, Timer,
+    Config, DatagramSlot, Engine, FlowSlot, FragmentSet, Instant, Memory, MemoryLen, NameBucket,
+    NameSlot, NameText, SocketCell, TcpSlot, Timer, limits,
 };
 
 use crate::adapter::GuestLink;
@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::flow::{Flows, HostEngine};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
+use crate::service::dns::{Resolver, ResolverParts};
 
 /// The token of [`DriverWake`](crate::wake::DriverWake).
 pub(crate) const WAKE: Token = Token(usize::MAX);
@@ -71,6 +72,7 @@ pub(crate) struct Driver {
     pub(crate) front: FrontEnd,
     pub(crate) published: Arc<Published>,
     pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) names: ResolverParts,
 }
 
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
@@ -82,6 +84,9 @@ struct Storage<'a> {
     sockets: Vec<SocketCell<'a>>,
     datagrams: Vec<DatagramSlot>,
     fragments: Vec<FragmentSet>,
+    names: Vec<NameSlot>,
+    name_texts: Vec<NameText>,
+    name_buckets: Vec<NameBucket>,
     scratch: Vec<u8>,
 }
 
@@ -95,6 +100,10 @@ impl Storage<'_> {
             sockets: core::iter::repeat_with(|| SocketCell::EMPTY).take(len.tcp).collect(),
             datagrams: vec![DatagramSlot::FREE; len.datagrams],
             fragments: vec![FragmentSet::FREE; len.fragments],
+            names: vec![NameSlot::FREE; len.names],
+            // Zeros, of which pages exist once they are touched.
+            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.names],
+            name_buckets: vec![NameBucket::EMPTY; len.name_buckets],
             scratch: vec![0; len.scratch],
         }
     }
@@ -130,6 +139,9 @@ impl Driver {
             buffers: &mut buffers,
             fragments: &mut storage.fragments,
             fragment_bytes: &mut fragment_bytes,
+            names: &mut storage.names,
+            name_texts: &mut storage.name_texts,
+            name_buckets: &mut storage.name_buckets,
             scratch: &mut storage.scratch,
         };
         let now = self.clock.now();
@@ -137,7 +149,7 @@ impl Driver {
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
         let registry =
             self.poll.registry().try_clone().map_err(Error::machine("duplicating the poll"))?;
-        let flows = Flows::new(registry, Arc::clone(&self.published));
+        let flows = Flows::new(registry, Arc::clone(&self.published), Resolver::new(self.names));
         ready();
         Loop {
             engine,

@@ -8,6 +8,7 @@ mod addresses;
 mod caps;
 mod drops;
 mod fragments;
+mod names;
 mod offload;
 mod ping;
 mod policy;

@@ -1,4 +1,5 @@
 //! Pure verdicts, without memory: whether a flow may be, and what an address is.
 
+pub(crate) mod name;
 pub(crate) mod place;
 pub(crate) mod policy;

@@ -209,6 +209,6 @@ fn by_name(action: Permission, names: &Names<'_>, fits: impl Fn(&str) -> bool) -
 }
 
 /// Whether `name` is `suffix` or a name below it, by whole labels.
-fn is_below(name: &str, suffix: &str) -> bool {
+pub(super) fn is_below(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

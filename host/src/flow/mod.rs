@@ -5,21 +5,22 @@
 //! comes, or when the engine says that there is room.
 
 mod datagram;
+mod names;
 mod socket;
 mod tcp;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mio::{Registry, Token};
-use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Refusal};
+use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Outside, Refusal};
 
 use crate::metrics::Published;
 use crate::rings::HeapRing;
-use crate::service::nameserver;
+use crate::service::dns::Resolver;
 use datagram::DatagramFlow;
+use names::{NameStream, Names};
 use tcp::TcpFlow;
 
 /// The engine as the host holds it.
@@ -32,6 +33,7 @@ const TURN_FLOWS_MAX: usize = 256;
 enum Flow {
     Tcp(TcpFlow),
     Datagram(DatagramFlow),
+    Names(NameStream),
 }
 
 struct Slot {
@@ -61,22 +63,22 @@ pub(crate) struct Flows {
     /// Where datagrams are received before the engine frames them.
     datagram: Box<[u8]>,
     published: Arc<Published>,
-    /// Answers names that the guest asks its gateway.
-    nameserver: Option<SocketAddr>,
+    /// Answers what the guest asks of names.
+    names: Names,
     ping_warned: bool,
     /// The ring to the guest was full for the flow at the front.
     is_stalled: bool,
 }
 
 impl Flows {
-    pub(crate) fn new(registry: Registry, published: Arc<Published>) -> Self {
+    pub(crate) fn new(registry: Registry, published: Arc<Published>, resolver: Resolver) -> Self {
         Self {
             slots: Vec::new(),
             queue: VecDeque::new(),
             registry,
             datagram: vec![0; 65_536].into(),
             published,
-            nameserver: nameserver::of_host(),
+            names: Names::new(resolver),
             ping_warned: false,
             is_stalled: false,
         }
@@ -84,10 +86,10 @@ impl Flows {
 
     /// Whether flows wait to be served, and can be.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.queue.is_empty() && !self.is_stalled
+        !self.is_stalled && (!self.queue.is_empty() || self.names.is_busy())
     }
 
-    /// Asks the engine what to do until it has nothing more; returns the last action's deadline.
+    /// Asks the engine what to do until it has nothing more; returns when there will be more.
     pub(crate) fn perform_all(
         &mut self,
         engine: &mut HostEngine<'_>,
@@ -95,13 +97,18 @@ impl Flows {
     ) -> Option<Instant> {
         loop {
             match engine.poll(now) {
-                Action::Wait { until, .. } => return until,
+                Action::Wait { until, .. } => {
+                    return until.into_iter().chain(self.names.deadline()).min();
+                }
+                Action::Connect { flow, to: Outside::Names(_) } => {
+                    self.accept_names(engine, now, flow);
+                }
                 Action::Connect { flow, to } => self.connect(engine, now, flow, to),
-                Action::Send { flow } => self.with_tcp(flow, |tcp| tcp.send(engine, now)),
-                Action::Finish { flow } => self.with_tcp(flow, |tcp| {
-                    tcp.finish();
-                    Ok(())
-                }),
+                Action::Send { flow } => {
+                    self.with_tcp(flow, |tcp| tcp.send(engine, now));
+                    self.listen_to_names(engine, now, flow);
+                }
+                Action::Finish { flow } => self.finish(flow),
                 Action::Receive { flow } => self.enqueue(flow.index),
                 Action::Reset { flow } => {
                     self.with_tcp(flow, |tcp| {
@@ -111,6 +118,17 @@ impl Flows {
                     self.close(flow);
                 }
                 Action::Close { flow } => self.close(flow),
+                Action::SendDatagram {
+                    flow,
+                    to: Outside::Names(_),
+                    payload,
+                    segment_bytes,
+                    ..
+                } => {
+                    // The engine, which judges them, does not lend its own bytes to itself.
+                    let copy = payload.to_vec();
+                    self.hear_names(engine, now, (flow, &copy, segment_bytes));
+                }
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                     let payload = (payload, segment_bytes);
                     if let Err(refusal) = self.send_datagram(flow, (kind, to), payload) {
@@ -126,7 +144,7 @@ impl Flows {
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
         match &mut slot.flow {
             Flow::Tcp(tcp) => tcp.note(event),
-            Flow::Datagram(_) => {}
+            Flow::Datagram(_) | Flow::Names(_) => {}
         }
         let index = slot.id.index;
         self.enqueue(index);
@@ -144,6 +162,7 @@ impl Flows {
     /// Serves the flows that have something, each within its budget.
     pub(crate) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
         self.is_stalled = false;
+        self.serve_names(engine, now);
         for _ in 0..self.queue.len().min(TURN_FLOWS_MAX) {
             let Some(index) = self.queue.pop_front() else { return };
             let Some(Some(slot)) = self.slots.get_mut(index as usize) else { continue };
@@ -152,6 +171,7 @@ impl Flows {
             let served = match &mut slot.flow {
                 Flow::Tcp(tcp) => tcp.serve(engine, now, &self.registry),
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.datagram),
+                Flow::Names(stream) => stream.serve(engine, now),
             };
             match served {
                 Served::Waits => {}
@@ -184,6 +204,21 @@ impl Flows {
         }
     }
 
+    /// The guest has finished, and all of what it said was taken.
+    fn finish(&mut self, flow: FlowId) {
+        self.with_tcp(flow, |tcp| {
+            tcp.finish();
+            Ok(())
+        });
+        if let Some(Some(Slot { id, flow: Flow::Names(stream), .. })) =
+            self.slots.get_mut(flow.index as usize)
+            && *id == flow
+        {
+            stream.finish();
+            self.enqueue(flow.index);
+        }
+    }
+
     fn connect(
         &mut self,
         engine: &mut HostEngine<'_>,
@@ -191,7 +226,7 @@ impl Flows {
         flow: FlowId,
         to: sluicegate_core::Outside,
     ) {
-        match TcpFlow::connect(flow, socket::addresses(to, self.nameserver), &self.registry) {
+        match TcpFlow::connect(flow, socket::addresses(to), &self.registry) {
             Ok(tcp) => {
                 let is_connected = tcp.is_connected();
                 self.insert(flow, Flow::Tcp(tcp));
@@ -214,7 +249,7 @@ impl Flows {
     ) -> Result<(), Refusal> {
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
-            let (address, _) = socket::addresses(to, self.nameserver);
+            let (address, _) = socket::addresses(to);
             let opened = DatagramFlow::open(flow, kind, address, &self.registry)
                 .inspect_err(|refusal| self.complain(kind, *refusal))?;
             self.insert(flow, Flow::Datagram(opened));
