@@ -26,6 +26,7 @@ mod endings;
 mod hostile;
 mod idle;
 mod limits;
+mod names;
 mod neighbours;
 mod pings;
 mod policy;

@@ -193,7 +193,7 @@ impl Peers {
             Did::Close { flow } => self.close(flow),
             Did::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                 let step = usize::from(segment_bytes);
-                let rest = if step == 0 { 0 } else { payload.len().saturating_sub(1) / step };
+                let rest = payload.len().saturating_sub(1).checked_div(step).unwrap_or(0);
                 for number in 0..=rest {
                     let end = if step == 0 { payload.len() } else { (number + 1) * step };
                     let one = &payload[number * step..end.min(payload.len())];

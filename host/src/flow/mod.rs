@@ -171,7 +171,7 @@ impl Flows {
             let served = match &mut slot.flow {
                 Flow::Tcp(tcp) => tcp.serve(engine, now, &self.registry),
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.datagram),
-                Flow::Names(stream) => stream.serve(engine, now),
+                Flow::Names(stream) => stream.serve((engine, now), &mut self.names),
             };
             match served {
                 Served::Waits => {}
@@ -210,10 +210,7 @@ impl Flows {
             tcp.finish();
             Ok(())
         });
-        if let Some(Some(Slot { id, flow: Flow::Names(stream), .. })) =
-            self.slots.get_mut(flow.index as usize)
-            && *id == flow
-        {
+        if let Some(stream) = self.name_stream(flow) {
             stream.finish();
             self.enqueue(flow.index);
         }

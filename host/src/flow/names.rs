@@ -5,7 +5,8 @@
 //! (RFC 1035 4.2, RFC 7766); must not know what a message says.
 //!
 //! Bounded: a stream has so many queries under way and so many bytes of answers waiting, or no more
-//! is read from it; one that is silent is ended.
+//! is read from it; one that is silent is ended, one that takes no answers is reset, and so is the
+//! oldest where there are too many.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,12 +19,16 @@ use crate::service::dns::{Answered, Cache, Resolver};
 const TURN_ANSWERS_MAX: usize = 256;
 /// Bytes of the longest query; those of the guests' resolvers have a tenth of it.
 const QUERY_BYTES_MAX: usize = 4096;
+/// Streams of one network; with one more the oldest is reset (RFC 7766 6.2.2 lets a server).
+const STREAMS_MAX: usize = 64;
 /// Queries of one stream that may be under way (RFC 7766 6.2.1.1 lets it have many).
-const STREAM_QUERIES_MAX: u32 = 32;
+const STREAM_QUERIES_MAX: u32 = 16;
 /// Bytes of answers that may wait for the guest before no more is read from a stream.
 const STREAM_BYTES_MAX: usize = 128 * 1024;
 /// A stream without a query or an answer for so long is ended (RFC 7766 6.2.3).
 const STREAM_IDLE_MS_MAX: u64 = 30_000;
+/// One that is past that and not gone yet is looked at again after this time.
+const STREAM_LOOK_MS: u64 = 1000;
 
 /// A query that the resolver has.
 struct Pending {
@@ -215,8 +220,8 @@ impl NameStream {
         self.to_give.extend(answer);
     }
 
-    /// Gives the guest what there is for it, and ends the stream when there will be no more.
-    pub(super) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Served {
+    /// Gives the guest what there is for it, as far as it takes that; false: it takes no more now.
+    fn give(&mut self, engine: &mut HostEngine<'_>) -> bool {
         while !self.to_give.is_empty() {
             let to_give = &mut self.to_give;
             let given = engine.give_to_guest(self.id, |space| {
@@ -229,6 +234,29 @@ impl NameStream {
                 len
             });
             if given.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives the guest what there is for it, asks what it has said meanwhile, and ends the stream
+    /// when there will be no more.
+    pub(super) fn serve(
+        &mut self,
+        (engine, now): (&mut HostEngine<'_>, Instant),
+        names: &mut Names,
+    ) -> Served {
+        loop {
+            let is_given = self.give(engine);
+            if self.is_behind && self.has_room() {
+                if !self.listen((engine, now), names) {
+                    engine.handle(now, Event::OutsideReset { flow: self.id });
+                    return Served::Ended;
+                }
+            } else if is_given {
+                break;
+            } else {
                 return Served::Waits; // the engine says when there is room
             }
         }
@@ -244,8 +272,16 @@ impl NameStream {
 impl Flows {
     /// The guest opens a stream to ask on.
     pub(super) fn accept_names(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
+        let mut streams = core::mem::take(&mut self.names.streams);
+        streams.retain(|(_, id)| self.name_stream(*id).is_some());
+        if streams.len() >= STREAMS_MAX
+            && let Some((_, oldest)) = streams.pop_front()
+        {
+            self.reset_stream(engine, now, oldest);
+        }
         let stream = NameStream::new(id, now);
-        self.names.streams.push_back((stream.idle_at, id));
+        streams.push_back((stream.idle_at, id));
+        self.names.streams = streams;
         self.insert(id, Flow::Names(stream));
         engine.handle(now, Event::Connected { flow: id });
     }
@@ -265,8 +301,7 @@ impl Flows {
         if stream.listen((engine, now), &mut self.names) {
             self.enqueue(id.index);
         } else {
-            engine.handle(now, Event::OutsideReset { flow: id });
-            self.close(id);
+            self.reset_stream(engine, now, id);
         }
     }
 
@@ -305,19 +340,34 @@ impl Flows {
         }
         while let Some(&(_, id)) = self.names.streams.front().filter(|(due, _)| *due <= now) {
             self.names.streams.pop_front();
-            let Some(Some(slot)) = self.slots.get(id.index as usize) else { continue };
-            if let Slot { id: own, flow: Flow::Names(stream), .. } = slot
-                && *own == id
-                && !stream.is_over
-            {
-                // With a query under way it is not silent, however long that takes.
-                let next = stream.idle_at.max(now.plus_millis(1000));
-                if stream.under_way > 0 || stream.idle_at > now {
-                    self.names.streams.push_back((next, id));
-                }
-                self.enqueue(id.index);
-            }
+            self.look_at_stream(engine, now, id);
         }
+    }
+
+    /// Ends the stream `id` if it was silent for too long, and says when to look again.
+    fn look_at_stream(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
+        let Some(stream) = self.name_stream(id) else { return };
+        let is_silent = stream.idle_at <= now && stream.under_way == 0;
+        if is_silent && !stream.to_give.is_empty() {
+            return self.reset_stream(engine, now, id);
+        }
+        let next = stream.idle_at.max(now.plus_millis(STREAM_LOOK_MS));
+        self.names.streams.push_back((next, id));
+        if is_silent {
+            self.enqueue(id.index);
+        }
+    }
+
+    pub(super) fn name_stream(&mut self, id: FlowId) -> Option<&mut NameStream> {
+        match self.slots.get_mut(id.index as usize)? {
+            Some(Slot { id: own, flow: Flow::Names(stream), .. }) if *own == id => Some(stream),
+            Some(_) | None => None,
+        }
+    }
+
+    fn reset_stream(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
+        engine.handle(now, Event::OutsideReset { flow: id });
+        self.close(id);
     }
 
     fn answer_names(
@@ -326,16 +376,17 @@ impl Flows {
         now: Instant,
         (flow, len): (FlowId, usize),
     ) {
-        let answer = self.names.out.get(..len).unwrap_or(&[]);
         match self.slots.get_mut(flow.index as usize) {
             Some(Some(Slot { id, flow: Flow::Names(stream), .. })) if *id == flow => {
-                stream.push(answer);
+                stream.push(self.names.out.get(..len).unwrap_or(&[]));
                 stream.under_way -= 1;
                 stream.idle_at = now.plus_millis(STREAM_IDLE_MS_MAX);
                 self.listen_to_names(engine, now, flow);
             }
             // A datagram's flow has no slot here. Whoever has ended is not there any more.
-            Some(_) | None => engine.deliver(now, flow, answer),
+            Some(_) | None => {
+                engine.deliver(now, flow, self.names.out.get(..len).unwrap_or(&[]));
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ use upstreams::Upstreams;
 pub(crate) use cache::Cache;
 
 /// Queries of one network that may be under way.
-const IN_FLIGHT_MAX: usize = 1024;
+const IN_FLIGHT_MAX: usize = 512;
 
 /// What a resolver is made of.
 #[derive(Clone)]

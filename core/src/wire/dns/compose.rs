@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::{CLASS_IN, HEADER_BYTES, Query, flag, flags, kind};
+use super::{CLASS_IN, Query, flag, flags, kind};
 use crate::limits::{DNS_DATAGRAM_BYTES_MAX, DNS_OWN_TTL_SECONDS};
 
 /// An extended error (RFC 8914): its number, and words for people.
@@ -113,8 +113,8 @@ pub(crate) fn addresses(
     out: &mut [u8],
 ) -> usize {
     const AUTHORITATIVE: u16 = 0x0400;
-    // The name is that of the question (RFC 1035 4.1.4).
-    const QUESTION: u16 = 0xc000 | HEADER_BYTES as u16;
+    // The name is that of the question, behind the header (RFC 1035 4.1.4).
+    const QUESTION: u16 = 0xc00c;
     let mut out = Writer::new(out);
     #[allow(clippy::cast_possible_truncation, reason = "the gateway has two addresses")]
     let count = addresses.len() as u16;
