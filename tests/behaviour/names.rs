@@ -20,7 +20,7 @@ const PUBLIC_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 const PUBLIC: [IpAddr; 2] = [PUBLIC_V4, IpAddr::V6(Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 2))];
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("because a test writes addresses")
 }
 
 /// A room under a policy that denies but for `lines`.

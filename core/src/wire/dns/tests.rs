@@ -1,5 +1,7 @@
 //! What is read of messages, well-formed and not.
 
+#![allow(clippy::indexing_slicing, reason = "a test that can't go on has failed")]
+
 extern crate std;
 
 use std::vec;
@@ -39,7 +41,7 @@ fn a_name_without_an_end_is_none() {
     ] {
         assert_eq!(read(message, 0), None, "{message:?}");
     }
-    let long = |labels: usize| [vec![1, b'a'].repeat(labels), vec![0]].concat();
+    let long = |labels: usize| [[1, b'a'].repeat(labels), vec![0]].concat();
     assert_eq!(read(&long(127), 0).map(|(name, _)| name.len()), Some(253));
     assert_eq!(read(&long(128), 0), None);
     // Each pointer leads to the one before.
