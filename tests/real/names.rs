@@ -1,5 +1,5 @@
-//! Names among real programs: dig and curl inside, a name server from a package outside, and servers
-//! that misbehave as a test says.
+//! Names among real programs: dig and curl inside, a name server from a package outside, and
+//! servers that misbehave as a test says.
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -254,7 +254,10 @@ fn what_policy_denies_does_not_exist_and_what_leads_inside_neither() {
     let outside = Outside::new();
     let _server = NameServer::start(&outside.neighbour);
     let mut config = asking(&[SERVER]);
-    let rule = |form: &str, name: &str, action: &str| json!({ "direction": "egress", "destination": { form: name }, "action": action });
+    let rule = |form: &str, name: &str, action: &str| {
+        let destination = json!({ form: name });
+        json!({ "direction": "egress", "destination": destination, "action": action })
+    };
     config["policy"] = json!({ "rules": [
         rule("domain", "other.example.test", "deny"),
         rule("domain_suffix", "Example.test.", "allow"),
@@ -350,7 +353,7 @@ fn scripted(
     });
 }
 
-/// The answer to `query`, whose question is all that is repeated, with the one address 11.0.0.`last`.
+/// The answer to `query`, of which the question is repeated, with the one address 11.0.0.`last`.
 fn address(query: &[u8], last: u8) -> Vec<u8> {
     record(query, &[0xc0, 12], 1, &[11, 0, 0, last])
 }

@@ -401,8 +401,9 @@ pub fn lifetime_seconds(answer: &[u8]) -> u32 {
     });
     match (walked, is_negative, negative) {
         (None, _, _) | (Some(()), true, None) => 0,
-        (Some(()), true, Some(seconds)) => least.min(seconds),
-        (Some(()), false, _) => least,
+        // Also where an alias leads to nothing.
+        (Some(()), _, Some(seconds)) => least.min(seconds),
+        (Some(()), false, None) => least,
     }
 }
 
