@@ -103,6 +103,25 @@ fn queries_to_any_address_go_to_the_gateway_whatever_policy_says_of_addresses() 
 }
 
 #[test]
+fn flows_for_names_that_were_answered_push_out_no_others() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let other = at(PUBLIC_V4, 7);
+    world.send(&frame::udp(1000, other, b"hello"));
+    let index = world.datagram();
+    for port in 2000..2100 {
+        world.send(&frame::udp(port, at(PUBLIC_V4, 53), b"ask"));
+        let last = match world.peers.log.last() {
+            Some(Did::SendDatagram { flow, .. }) => flow.index,
+            did => panic!("{did:?}"),
+        };
+        world.deliver(last, b"answer");
+        world.inbox();
+    }
+    assert_eq!(world.peers.datagrams[&index].to, Outside::Remote(other), "it is there still");
+}
+
+#[test]
 fn names_are_asked_of_nobody_where_they_can_not_be_judged() {
     for outside in everybody() {
         let mut room = Room::plain();

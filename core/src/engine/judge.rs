@@ -1,7 +1,11 @@
 //! Whether a flow of the guest may be opened: the one place where the engine asks the policy.
 //!
 //! Owns how a flow becomes a question; must not know how a flow is refused. It is asked before a
-//! flow has a slot; what is open already stays so.
+//! flow has a slot; what is open already stays so. Names are judged when they are asked
+//! (`engine/names`), so a flow for them may always be opened.
+//!
+//! Not done: what a guest says to a server (SNI, Host) is not read, so a rule by name is about the
+//! addresses that the name was said to have, and about whatever else is there.
 
 use core::net::IpAddr;
 
@@ -52,16 +56,26 @@ impl<R: RingHandle> Engine<'_, R> {
             (FlowKind::Echo, IpAddr::V4(_)) => (Protocol::Icmpv4, Said::Never),
             (FlowKind::Echo, IpAddr::V6(_)) => (Protocol::Icmpv6, Said::Never),
         };
-        let bound = self.names.of(now, key.outside).take(BINDINGS_PER_ADDRESS_MAX);
-        let bound: heapless::Vec<&str, BINDINGS_PER_ADDRESS_MAX> = bound.collect();
         let question = Question {
             direction: Direction::Egress,
             protocol,
             address: key.outside,
             port: key.outside_port,
-            names: Names { bound: &bound, said },
+            names: Names { bound: &[], said },
         };
-        evaluate(&self.config.policy, &self.site(), &question)
+        if self.names.of(now, key.outside).next().is_none() {
+            return evaluate(&self.config.policy, &self.site(), &question);
+        }
+        self.judge_bound(now, question)
+    }
+
+    /// The same for an address that is known by names. Apart, as their list is long.
+    #[inline(never)]
+    fn judge_bound(&self, now: Instant, question: Question<'_>) -> Verdict {
+        let bound = self.names.of(now, question.address).take(BINDINGS_PER_ADDRESS_MAX);
+        let bound: heapless::Vec<&str, BINDINGS_PER_ADDRESS_MAX> = bound.collect();
+        let names = Names { bound: &bound, ..question.names };
+        evaluate(&self.config.policy, &self.site(), &Question { names, ..question })
     }
 
     /// What is known of this place.
