@@ -320,12 +320,17 @@ impl TerminationHandle {
     }
 }
 
-/// Tells a policy that speaks of the public Internet what is this host's own there. Addresses that
+/// Tells a policy that speaks of the public Internet, or of names, which may lead anywhere, what is
+/// this host's own there. Addresses that
 /// the host gets while the network runs are not learnt yet.
 fn learn_own_addresses(config: &mut sluicegate_core::Config) -> Result<(), Error> {
     const DOING: &str = "asking for this host's own addresses";
-    let public = Destination::Group(Group::Public);
-    if !config.policy.rules().any(|rule| rule.destination == public) {
+    let may_be_own = |destination| match destination {
+        Destination::Group(group) => group == Group::Public,
+        Destination::Domain(_) | Destination::DomainSuffix(_) => true,
+        Destination::Any | Destination::Cidr(_) => false,
+    };
+    if !config.policy.rules().any(|rule| may_be_own(rule.destination)) {
         return Ok(());
     }
     let own = service::addresses::of_host().map_err(Error::machine(DOING))?;

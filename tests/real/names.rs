@@ -397,6 +397,25 @@ fn another_resolv_conf_counts_at_once() {
 }
 
 #[test]
+fn a_name_that_leads_to_this_host_does_not_exist() {
+    if !needs::are_met(&["dig"]) {
+        return;
+    }
+    let outside = Outside::new();
+    scripted(&outside.neighbour, SERVER, |query| vec![address(query, query[13] - b'0')]);
+    let mut config = asking(&[SERVER]);
+    config["policy"] = json!({ "rules": [{
+        "direction": "egress", "action": "allow", "destination": { "domain_suffix": "test" }
+    }]});
+    let guest = outside.guest(Some(config));
+    let end = serve(&outside.host, "11.0.0.1");
+    let text = ask(&guest, "1.test");
+    assert!(text.contains("NXDOMAIN") && text.contains("EDE: 15"), "{text}");
+    assert_ne!(fetch(&guest, end), 0);
+    assert_eq!(ask(&guest, "2.test +short").trim(), "11.0.0.2");
+}
+
+#[test]
 fn a_silent_server_is_overtaken_and_then_asked_last() {
     if !needs::are_met(&["dig"]) {
         return;

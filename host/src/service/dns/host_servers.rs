@@ -37,11 +37,11 @@ impl HostServers {
         let stamp = std::fs::metadata(&self.file)
             .ok()
             .map(|file| (file.ino(), file.size(), file.mtime(), file.mtime_nsec()));
-        if stamp.is_some()
-            && stamp != self.stamp
-            && let Some(servers) = read(&self.file)
-        {
-            (self.stamp, self.servers) = (stamp, servers);
+        if stamp.is_some() && stamp != self.stamp {
+            self.stamp = stamp;
+            if let Some(servers) = read(&self.file) {
+                self.servers = servers;
+            }
         }
         &self.servers
     }
