@@ -6,8 +6,10 @@
 //! tells what happened outside ([`Engine::handle`]), and does what it is asked ([`Engine::poll`]
 //! until [`Action::Wait`]). Bytes of a connection are not in actions: the caller borrows them
 //! ([`Engine::take_from_guest`], [`Engine::give_to_guest`]), so that it can read and write its
-//! sockets without a copy. The engine has no clock, socket, thread, global, log line or randomness
-//! of its own, and allocates nothing after [`Engine::new`].
+//! sockets without a copy. What the guest asks of names ([`Outside::Names`]) goes over no socket of
+//! its own: the host shows each query and each answer to the engine, which judges both
+//! ([`Engine::judge_query`], [`Engine::judge_answer`]). The engine has no clock, socket, thread,
+//! global, log line or randomness of its own, and allocates nothing after [`Engine::new`].
 //!
 //! **The floors**, lowest first; each uses only lower ones: `addr` and `limits` (the guest's
 //! addresses, every number); `contract` (what both sides say); `wire` (bytes and their meaning);
@@ -29,13 +31,16 @@ pub use contract::{
     Permission, Policy, PortRange, Profile, Protocol, Protocols, Refusal, Rule, TransportChecksum,
     WaitReason,
 };
-pub use engine::{Engine, Memory, MemoryLen};
+pub use engine::{Engine, Memory, MemoryLen, QueryStep};
+pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};
 pub use rule::place::{Place, Site};
 pub use rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
 pub use stack::datagram::DatagramSlot;
 pub use stack::tcp::{SocketCell, TcpSlot};
 pub use store::flows::FlowSlot;
 pub use store::fragments::FragmentSet;
+pub use store::names::{NameBucket, NameSlot, NameText};
 pub use store::ring::{Consumer, FrameRing, Producer, Record, RingBytes, RingHandle};
 pub use store::timers::Timer;
+pub use wire::dns::{age, is_answer_to, is_truncated, lifetime_seconds};
 pub use wire::segment::{Cut, PIECE_HEADER_BYTES_MAX, Piece};

@@ -104,6 +104,33 @@ pub const OWN_ADDRESSES_MAX: usize = 256;
 /// NAT64 prefixes beside the well-known one.
 pub const NAT64_PREFIXES_MAX: usize = 8;
 
+/// The port of name servers: whatever address it is of, the gateway answers.
+pub const DNS_PORT: u16 = 53;
+/// Bytes of the longest answer that goes in one datagram: what crosses every path whole (the limit
+/// of the DNS flag day of 2020).
+pub const DNS_DATAGRAM_BYTES_MAX: u16 = 1232;
+/// Bytes of an answer in a datagram for a guest that says nothing of EDNS (RFC 1035 4.2.1).
+pub const DNS_DATAGRAM_BYTES_MIN: u16 = 512;
+/// Bytes of the longest message (RFC 1035 4.2.2: a length of 16 bits).
+pub const DNS_MESSAGE_BYTES_MAX: usize = 65_535;
+/// Bytes of the longest query that goes upstream: a header, a question, and an OPT record.
+pub const DNS_QUERY_BYTES_MAX: usize = 12 + 255 + 4 + 11;
+/// Pointers that lead from one to the next within a name.
+pub const DNS_POINTERS_MAX: u32 = 32;
+/// Names through which an answer may lead to its addresses.
+pub const DNS_CNAMES_MAX: u32 = 16;
+/// For how long the gateway's own name is good.
+pub const DNS_OWN_TTL_SECONDS: u32 = 60;
+
+/// Addresses that are known by a name, where a policy has rules by name.
+pub const BINDINGS_MAX: u32 = 16_384;
+/// Names of one address that a verdict looks at; with more it denies.
+pub const BINDINGS_PER_ADDRESS_MAX: usize = 256;
+/// The least time that an address is known by its name.
+pub const BINDING_SECONDS_MIN: u32 = 1;
+/// The longest time that an address is known by its name.
+pub const BINDING_SECONDS_MAX: u32 = 3600;
+
 /// Frames of the guest that one turn takes.
 pub const TURN_FRAMES_MAX: u32 = 256;
 /// Payload bytes of a segment that is put together with its neighbours: what a frame of the usual

@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = arguments.next().ok_or(USAGE)?;
     let program = arguments.next().ok_or(USAGE)?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let config = NetworkConfig::from_json(r#"{"policy": {"default_egress": "allow"}}"#)?;
     let mut network = SmoltcpNetwork::try_new(config, 0)?;
     let backend = network.try_take_backend()?;

@@ -21,16 +21,21 @@
 //! | `policy.default_egress`, `default_ingress` | what no rule matches: `allow`, `deny` | `deny` |
 //! | `policy.rules` | the first that matches decides | `[]` |
 //! | `rules[].direction` | `egress`, `ingress` or `any` | (must be there) |
-//! | `rules[].destination` | `any`, `{"cidr": "10.0.0.0/8"}` or `{"group": "public"}` | (must be) |
+//! | `rules[].destination` | `any`, `{"cidr": "10.0.0.0/8"}`, `{"group": "public"}`, | (must be) |
+//! | | `{"domain": "example.com"}`, `{"domain_suffix": "example.com"}` | |
 //! | `rules[].protocols` | of `tcp`, `udp`, `icmpv4`, `icmpv6`; empty: all | `[]` |
 //! | `rules[].ports` | `{"start": 80, "end": 80}` each; empty: all | `[]` |
 //! | `rules[].action` | `allow` or `deny` | (must be there) |
+//! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `[v6]:port` | the host's own |
+//! | `dns.query_timeout_ms` | a name must be answered by then, 1 to 60000 | 5000 |
+//! | `dns.rebind_protection` | names outside lead to public addresses only | `true` |
 //! | `nat64_prefixes` | networks of 96 bits, beside `64:ff9b::/96` | `[]` |
 //!
 //! The groups are `public`, `private`, `loopback`, `link_local`, `metadata`, `multicast` and `host`
 //! (the gateway's addresses); which address is in which is in the core's `rule/place.rs`. A guest
-//! never reaches loopback or multicast addresses, whatever a rule says. Rules by `domain` and
-//! `domain_suffix` are refused until names are judged.
+//! never reaches loopback or multicast addresses, whatever a rule says. A rule by
+//! `domain` is about that name, one by `domain_suffix` about the names below it as well: when the
+//! guest asks for them, and for the addresses that the gateway has told it they have.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -42,11 +47,13 @@ use sluicegate_core::{Config, ConfigError, Link, Profile, limits};
 
 use crate::error::{Error, LoadError};
 
+mod dns;
 mod file;
 mod policy;
 mod rules;
 mod tenant;
 
+pub use dns::DnsConfig;
 use file::File;
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 
@@ -71,6 +78,8 @@ pub struct NetworkConfig {
     pub max_icmp_connections: Option<u32>,
     /// What the guest may reach.
     pub policy: PolicyConfig,
+    /// How names are resolved.
+    pub dns: DnsConfig,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: Vec<Ipv6Addr>,
     /// Whose word this is; no file says that ([`for_tenant`](Self::for_tenant)).
@@ -86,6 +95,7 @@ impl Default for NetworkConfig {
             max_udp_connections: None,
             max_icmp_connections: None,
             policy: PolicyConfig::default(),
+            dns: DnsConfig::default(),
             nat64_prefixes: vec![],
             profile: Profile::SingleTenant,
         }
@@ -172,6 +182,7 @@ impl NetworkConfig {
             let expected = "true; a disabled network is one that is not made";
             return Err(ConfigError::new("enabled", false, expected).into());
         }
+        self.dns.check()?;
         let a = self.addresses(slot)?;
         let prefixes = self.nat64_prefixes.as_slice();
         let too_many = |_| ConfigError::new("nat64_prefixes", prefixes.len(), "at most 8 networks");
@@ -208,6 +219,7 @@ impl NetworkConfig {
             tcp_send_bytes: limits::TCP_SEND_BYTES,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
             policy,
+            rebind_protection: self.dns.rebind_protection,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,
             seed,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use sluicegate_core::{
-    Config, DatagramSlot, Engine, FlowSlot, FragmentSet, Instant, Memory, MemoryLen, SocketCell,
-    TcpSlot, Timer,
+    Config, DatagramSlot, Engine, FlowSlot, FragmentSet, Instant, Memory, MemoryLen, NameBucket,
+    NameSlot, NameText, SocketCell, TcpSlot, Timer, limits,
 };
 
 use crate::adapter::GuestLink;
@@ -24,6 +24,7 @@ use crate::flow::{Flows, HostEngine};
 use crate::memory::{Pages, map};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
+use crate::service::dns::{Resolver, ResolverParts};
 use own::OwnAddresses;
 
 /// The token of [`DriverWake`](crate::wake::DriverWake).
@@ -77,6 +78,7 @@ pub(crate) struct Driver {
     pub(crate) published: Arc<Published>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) speaker: Speaker,
+    pub(crate) names: ResolverParts,
 }
 
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
@@ -88,6 +90,9 @@ struct Storage<'a> {
     sockets: Vec<SocketCell<'a>>,
     datagrams: Vec<DatagramSlot>,
     fragments: Vec<FragmentSet>,
+    names: Vec<NameSlot>,
+    name_texts: Vec<NameText>,
+    name_buckets: Vec<NameBucket>,
     scratch: Vec<u8>,
 }
 
@@ -101,6 +106,10 @@ impl Storage<'_> {
             sockets: core::iter::repeat_with(|| SocketCell::EMPTY).take(len.tcp).collect(),
             datagrams: vec![DatagramSlot::FREE; len.datagrams],
             fragments: vec![FragmentSet::FREE; len.fragments],
+            names: vec![NameSlot::FREE; len.names],
+            // Zeros, of which pages exist once they are touched.
+            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.names],
+            name_buckets: vec![NameBucket::EMPTY; len.name_buckets],
             scratch: vec![0; len.scratch],
         }
     }
@@ -132,12 +141,17 @@ impl Driver {
             buffers: &mut buffers,
             fragments: &mut storage.fragments,
             fragment_bytes: &mut fragment_bytes,
+            names: &mut storage.names,
+            name_texts: &mut storage.name_texts,
+            name_buckets: &mut storage.name_buckets,
             scratch: &mut storage.scratch,
         };
         let now = self.clock.now();
         let EngineEnds { from_guest, to_guest } = self.ends;
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
-        let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, self.speaker);
+        let resolver = Resolver::new(self.names);
+        let said = (self.speaker, resolver);
+        let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, said);
         ready();
         Loop {
             engine,

@@ -88,10 +88,12 @@ impl fmt::Display for Denied {
             By::Rule(index) => write!(f, " by rule {index}")?,
             By::Default => f.write_str(" by default")?,
             By::Platform => f.write_str(" by the platform")?,
+            By::Gateway => f.write_str(" by the gateway")?,
         }
         match self.reason {
             DenialReason::Policy => {}
             DenialReason::NameUnknown => f.write_str(", as its name is not known")?,
+            DenialReason::OtherNames => f.write_str(", as names are asked at port 53 only")?,
         }
         match self.left_out {
             0 => Ok(()),

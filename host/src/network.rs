@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mio::Poll;
 #[cfg(feature = "krun")]
@@ -15,12 +16,13 @@ use crate::adapter::GuestLink;
 #[cfg(feature = "krun")]
 use crate::adapter::krun::{Doorbell, KrunBackend};
 use crate::clock::Clock;
-use crate::config::NetworkConfig;
+use crate::config::{DnsConfig, NetworkConfig};
 use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
 use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
+use crate::service::dns::ResolverParts;
 use crate::wake::DriverWake;
 
 /// What frames are longer than the packets that an MTU bounds.
@@ -39,6 +41,7 @@ pub struct SmoltcpNetwork {
     addresses: sluicegate_core::addr::Addresses,
     environment: Vec<(String, String)>,
     rings: Arc<Rings>,
+    dns: DnsConfig,
     published: Arc<Published>,
     audience: Arc<Audience>,
     clock: Clock,
@@ -98,6 +101,7 @@ impl SmoltcpNetwork {
         Ok(Self {
             environment: environment(&addresses),
             config: core,
+            dns: config.dns,
             addresses,
             rings,
             published: Arc::default(),
@@ -176,7 +180,8 @@ impl SmoltcpNetwork {
     }
 
     /// Starts the driver's thread. `runtime` is where work that has to wait for others is done
-    /// (names, TLS); plain flows never touch it.
+    /// (names, TLS), so its IO and time must be enabled, and something must drive it; plain flows
+    /// never touch it.
     ///
     /// # Panics
     /// If it was started before, or the system has no threads to give;
@@ -193,8 +198,6 @@ impl SmoltcpNetwork {
     /// [`Error::AlreadyStarted`], no thread or memory to be had, or a configuration that does not
     /// fit the link.
     pub fn try_start(&mut self, runtime: tokio::runtime::Handle) -> Result<(), Error> {
-        // Nothing waits for others yet.
-        drop(runtime);
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
         let driver = Driver {
@@ -206,6 +209,13 @@ impl SmoltcpNetwork {
             published: Arc::clone(&self.published),
             stop: Arc::clone(&self.stop),
             speaker: Speaker(Arc::clone(&self.audience)),
+            names: ResolverParts {
+                runtime,
+                wake: Arc::clone(&self.wake),
+                clock: self.clock,
+                servers: self.dns.nameservers.clone(),
+                timeout: Duration::from_millis(self.dns.query_timeout_ms),
+            },
         };
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let ready = move || {

@@ -101,7 +101,7 @@ fn at_the_cap_the_udp_flow_that_was_used_least_recently_goes() {
     let mut room = Room::with(|c| c.udp_flows_max = 4);
     let mut world = room.world();
     let send = |world: &mut World<'_>, port: u16| {
-        world.send(&frame::udp(port, at(OUTSIDE_V4, 53), &port.to_be_bytes()));
+        world.send(&frame::udp(port, at(OUTSIDE_V4, 7), &port.to_be_bytes()));
         world.advance(10);
     };
     (1..=4).for_each(|port| send(&mut world, port));
@@ -124,7 +124,7 @@ fn a_flood_of_udp_ports_is_bounded() {
         let mut room = Room::plain();
         let mut world = room.world();
         for port in 1..=20_000 {
-            world.send(&frame::udp(port, at(outside, 53), b"x"));
+            world.send(&frame::udp(port, at(outside, 7), b"x"));
             world.peers.log.clear();
         }
         assert_eq!(world.peers.datagrams.len(), 16);
@@ -157,7 +157,7 @@ fn each_protocol_has_a_cap_of_its_own() {
         (c.tcp_flows_max, c.udp_flows_max, c.icmp_flows_max) = (1, 1, 1);
     });
     let mut world = room.world();
-    world.send(&frame::udp(1, at(OUTSIDE_V4, 53), b"x"));
+    world.send(&frame::udp(1, at(OUTSIDE_V4, 7), b"x"));
     world.send(&frame::echo(OUTSIDE_V4, 1, 1, b"x"));
     let mut script = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
     script.send(&mut world, b"hello");

@@ -75,11 +75,12 @@ fn what_is_allowed_or_dropped_for_another_reason_is_no_denial() {
 }
 
 #[test]
-fn where_a_name_could_tell_the_denial_says_so() {
-    let lines = ["deny any all name.test"];
-    let told = told("allow", &lines, Profile::SingleTenant, "1.1.1.1");
-    let [only] = told[..] else { panic!("TCP alone waits for a name: {told:?}") };
-    assert_eq!((only.by, only.reason), (By::Rule(0), DenialReason::NameUnknown));
+fn names_that_are_asked_where_nobody_judges_them_are_denied_by_the_gateway() {
+    let mut room = Room::new(config_of("allow", &[]));
+    let mut world = room.world();
+    world.send(&frame::udp(1000, at(OUTSIDE_V4, 853), b"ask"));
+    let [only] = world.denials[..] else { panic!("{:?}", world.denials) };
+    assert_eq!((only.by, only.reason), (By::Gateway, DenialReason::OtherNames));
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn a_flood_of_denials_is_told_within_a_budget_and_the_rest_is_counted() {
     let budget = limits::DENIALS_PER_SECOND_MAX as usize;
     let knock = |world: &mut sim::World<'_>, times: u16| {
         for port in 1..=times {
-            world.send(&frame::udp(port, at(OUTSIDE_V4, 53), b"ask"));
+            world.send(&frame::udp(port, at(OUTSIDE_V4, 443), b"ask"));
         }
         core::mem::take(&mut world.denials)
     };
@@ -111,7 +112,7 @@ fn the_guest_is_told_of_a_bounded_number_of_denied_datagrams_a_second() {
         let mut room = Room::with(|c| c.policy.default_egress = Permission::Deny);
         let mut world = room.world();
         let budget = limits::ICMP_ERRORS_PER_SECOND_MAX as usize;
-        let request = frame::udp(1000, at(outside, 53), b"ask");
+        let request = frame::udp(1000, at(outside, 443), b"ask");
         for _ in 0..budget + 100 {
             world.send(&request);
         }

@@ -10,6 +10,7 @@ mod denials;
 mod drops;
 mod fragments;
 mod memory;
+mod names;
 mod offload;
 mod own_addresses;
 mod ping;

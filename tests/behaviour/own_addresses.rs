@@ -29,7 +29,7 @@ fn learn(world: &mut World<'_>, own: Option<&[IpAddr]>) {
 
 /// Whether a new flow to `address` is denied.
 fn is_denied(world: &mut World<'_>, address: &str, port: u16) -> bool {
-    let denied = world.dropped(&frame::udp(port, at(ip(address), 53), b"ask"));
+    let denied = world.dropped(&frame::udp(port, at(ip(address), 443), b"ask"));
     world.inbox();
     denied == Some(Drop::Denied)
 }
@@ -87,7 +87,7 @@ fn a_flow_ends_when_its_other_end_becomes_the_host() {
             world.send(opening);
         }
         world.inbox();
-        let elsewhere = frame::udp(1, at(ip("1.0.0.1"), 53), b"ask");
+        let elsewhere = frame::udp(1, at(ip("1.0.0.1"), 443), b"ask");
         world.send(&elsewhere);
         learn(&mut world, Some(&[outside]));
         let inbox = world.inbox();

@@ -28,7 +28,7 @@ fn a_denied_datagram_is_administratively_prohibited() {
     for outside in everybody() {
         let mut room = Room::with(|c| c.policy.default_egress = Permission::Deny);
         let mut world = room.world();
-        let request = frame::udp(1000, at(outside, 53), b"ask");
+        let request = frame::udp(1000, at(outside, 7), b"ask");
         assert_eq!(world.dropped(&request), Some(Drop::Denied));
         let error = Error::PROHIBITED.of(outside);
         let icmp = assert_error_about(&only(&mut world), error, &request);
@@ -55,7 +55,7 @@ fn a_denied_datagram_in_fragments_is_refused_when_it_is_whole() {
     for outside in OUTSIDES {
         let mut room = Room::with(|c| c.policy.default_egress = Permission::Deny);
         let mut world = room.world();
-        let request = frame::udp(1000, at(outside, 53), &[1; 2000]);
+        let request = frame::udp(1000, at(outside, 7), &[1; 2000]);
         let pieces = frame::fragments(&request, 1, 1000);
         let reasons: Vec<_> = pieces.iter().map(|piece| world.dropped(piece)).collect();
         assert_eq!(reasons, [None, None, Some(Drop::Denied)]);

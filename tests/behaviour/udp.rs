@@ -26,18 +26,18 @@ fn a_datagram_goes_out_and_its_answer_comes_from_where_it_went() {
         let mut world = room.world();
         for len in [0, 1, 3, 500, 1452] {
             let data = Pattern::new(len as u64).take(len);
-            world.send(&frame::udp(5353, at(outside, 53), &data));
+            world.send(&frame::udp(5353, at(outside, 7), &data));
             let index = world.datagram();
             let flow = &world.peers.datagrams[&index];
             let to = if outside == gateway(outside) {
-                Outside::HostLoopback(at(outside, 53))
+                Outside::HostLoopback(at(outside, 7))
             } else {
-                Outside::Remote(at(outside, 53))
+                Outside::Remote(at(outside, 7))
             };
             assert_eq!((flow.kind, flow.to), (DatagramKind::Udp, to));
             assert_eq!(flow.sent.last(), Some(&data));
             world.deliver(index, &data);
-            assert_udp(&only(&mut world).message, outside, (53, 5353), &data);
+            assert_udp(&only(&mut world).message, outside, (7, 5353), &data);
         }
         assert_eq!(world.counters().udp_opened, 1);
     }
@@ -69,18 +69,18 @@ fn a_flow_ends_after_a_minute_without_a_datagram_either_way() {
     for outside in OUTSIDES {
         let mut room = Room::plain();
         let mut world = room.world();
-        world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+        world.send(&frame::udp(1000, at(outside, 7), b"ask"));
         let index = world.datagram();
         world.advance(59_900);
         world.deliver(index, b"answer");
         world.advance(59_900);
-        world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+        world.send(&frame::udp(1000, at(outside, 7), b"ask"));
         world.advance(59_900);
         assert_eq!(world.peers.datagrams.len(), 1, "either side keeps it alive");
         world.advance(200);
         assert_eq!((world.peers.datagrams.len(), world.peers.closed.len()), (0, 1));
         assert_eq!(world.wait().0, None);
-        world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+        world.send(&frame::udp(1000, at(outside, 7), b"ask"));
         assert_ne!(world.peers.datagrams[&world.datagram()].id, world.peers.closed[0].id);
     }
 }
@@ -89,7 +89,7 @@ fn a_flow_ends_after_a_minute_without_a_datagram_either_way() {
 fn a_late_answer_to_an_ended_flow_is_ignored() {
     let mut room = Room::plain();
     let mut world = room.world();
-    world.send(&frame::udp(1000, at(OUTSIDE_V4, 53), b"ask"));
+    world.send(&frame::udp(1000, at(OUTSIDE_V4, 7), b"ask"));
     let flow = world.peers.datagrams[&world.datagram()].id;
     world.advance(61_000);
     let now = world.now();
@@ -107,7 +107,7 @@ fn a_datagram_that_fits_no_frame_comes_in_fragments_that_fit() {
                 c.link.receive_frame_bytes = receive;
             });
             let mut world = room.world();
-            world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+            world.send(&frame::udp(1000, at(outside, 7), b"ask"));
             let index = world.datagram();
             for len in [1473, 2000, 2952, 2953, 2960, 8192, 65_507] {
                 let frame_len = len + 8 + if outside.is_ipv4() { 20 } else { 40 };
@@ -115,10 +115,10 @@ fn a_datagram_that_fits_no_frame_comes_in_fragments_that_fit() {
                 let data = Pattern::new(len as u64).take(len);
                 world.deliver(index, &data);
                 if fits {
-                    assert_udp(&only(&mut world).message, outside, (53, 1000), &data);
+                    assert_udp(&only(&mut world).message, outside, (7, 1000), &data);
                 } else {
                     let whole = reassemble(&pieces(&mut world)).unwrap();
-                    assert_udp(&whole, outside, (53, 1000), &data);
+                    assert_udp(&whole, outside, (7, 1000), &data);
                 }
             }
         }
@@ -130,7 +130,7 @@ fn fragments_of_different_datagrams_have_different_names() {
     for outside in OUTSIDES {
         let mut room = Room::plain();
         let mut world = room.world();
-        world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+        world.send(&frame::udp(1000, at(outside, 7), b"ask"));
         let index = world.datagram();
         let mut names: Vec<u32> = (0..20)
             .map(|_| {
@@ -148,7 +148,7 @@ fn an_answer_longer_than_ip_can_carry_never_reaches_the_guest() {
     for outside in OUTSIDES {
         let mut room = Room::plain();
         let mut world = room.world();
-        world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+        world.send(&frame::udp(1000, at(outside, 7), b"ask"));
         let index = world.datagram();
         // A socket of the other family may have such a one: IPv6 takes 20 bytes more than IPv4.
         let longest = if outside.is_ipv4() { 65_507 } else { 65_527 };
@@ -166,7 +166,7 @@ fn a_closed_port_is_said_in_icmp_by_its_owner() {
     for outside in OUTSIDES {
         let mut room = Room::plain();
         let mut world = room.world();
-        let request = frame::udp(1000, at(outside, 53), b"ask");
+        let request = frame::udp(1000, at(outside, 7), b"ask");
         world.send(&request);
         let index = world.datagram();
         world.fail_datagram(index, Refusal::Refused);
@@ -175,7 +175,7 @@ fn a_closed_port_is_said_in_icmp_by_its_owner() {
         assert_eq!(icmp.ends, answer(outside), "from the destination");
         assert_eq!(world.peers.datagrams.len(), 1, "the flow lives on");
         world.deliver(index, b"after all");
-        assert_udp(&only(&mut world).message, outside, (53, 1000), b"after all");
+        assert_udp(&only(&mut world).message, outside, (7, 1000), b"after all");
     }
 }
 
@@ -185,7 +185,7 @@ fn a_datagram_too_big_for_the_path_is_said_in_icmp_with_the_paths_mtu() {
         for mtu in [1280, 1400, 576] {
             let mut room = Room::plain();
             let mut world = room.world();
-            let request = frame::udp(1000, at(outside, 53), &[1; 1400]);
+            let request = frame::udp(1000, at(outside, 7), &[1; 1400]);
             world.send(&request);
             let index = world.datagram();
             world.fail_datagram(index, Refusal::TooBig { mtu });
@@ -209,7 +209,7 @@ fn other_failures_are_said_in_icmp_as_what_they_are() {
         for outside in OUTSIDES {
             let mut room = Room::plain();
             let mut world = room.world();
-            let request = frame::udp(1000, at(outside, 53), b"ask");
+            let request = frame::udp(1000, at(outside, 7), b"ask");
             world.send(&request);
             let index = world.datagram();
             world.fail_datagram(index, refusal);
@@ -223,7 +223,7 @@ fn other_failures_are_said_in_icmp_as_what_they_are() {
 fn icmp_errors_are_limited_to_a_thousand_a_second() {
     let mut room = Room::plain();
     let mut world = room.world();
-    world.send(&frame::udp(1000, at(OUTSIDE_V4, 53), b"ask"));
+    world.send(&frame::udp(1000, at(OUTSIDE_V4, 7), b"ask"));
     let index = world.datagram();
     for _ in 0..3000 {
         world.fail_datagram(index, Refusal::Refused);
@@ -240,7 +240,7 @@ fn a_datagram_without_a_checksum_is_taken_in_ipv4_and_not_in_ipv6() {
     for outside in OUTSIDES {
         let mut room = Room::plain();
         let mut world = room.world();
-        let mut request = frame::udp(1000, at(outside, 53), b"ask");
+        let mut request = frame::udp(1000, at(outside, 7), b"ask");
         let at = request.len() - 3 - 2;
         request[at..at + 2].fill(0);
         let expected = outside.is_ipv6().then_some(sluicegate_core::Drop::Checksum);
@@ -254,7 +254,7 @@ fn bytes_after_a_short_datagram_are_padding() {
     for outside in OUTSIDES {
         let mut room = Room::plain();
         let mut world = room.world();
-        let mut short = frame::udp_header(1000, 53, b"ask and then some");
+        let mut short = frame::udp_header(1000, 7, b"ask and then some");
         short[4..6].copy_from_slice(&11u16.to_be_bytes());
         let mut request = frame::ip(outside, frame::protocol::UDP, &short);
         let start = request.len() - short.len();
@@ -265,7 +265,7 @@ fn bytes_after_a_short_datagram_are_padding() {
         assert_eq!(world.dropped(&request), None);
         assert_eq!(world.peers.datagrams[&world.datagram()].sent, [b"ask"]);
         // Ethernet's own padding behind the packet, too.
-        let mut request = frame::udp(1000, at(outside, 53), b"x");
+        let mut request = frame::udp(1000, at(outside, 7), b"x");
         request.resize(request.len().max(60) + 4, 0xaa);
         assert_eq!(world.dropped(&request), None);
         assert_eq!(world.peers.datagrams[&world.datagram()].sent[1], b"x");
@@ -278,7 +278,7 @@ fn a_checksum_that_comes_out_as_zero_is_not_sent_as_none() {
     for outside in OUTSIDES {
         let mut room = Room::plain();
         let mut world = room.world();
-        world.send(&frame::udp(1000, at(outside, 53), b"ask"));
+        world.send(&frame::udp(1000, at(outside, 7), b"ask"));
         let index = world.datagram();
         world.deliver(index, &[0, 0]);
         let frame = world.raw.last().unwrap();
@@ -286,7 +286,7 @@ fn a_checksum_that_comes_out_as_zero_is_not_sent_as_none() {
         world.inbox();
         // What completes the sum to zero.
         world.deliver(index, &sum);
-        assert_udp(&only(&mut world).message, outside, (53, 1000), &sum);
+        assert_udp(&only(&mut world).message, outside, (7, 1000), &sum);
         world.deliver(index, &sum);
         let frame = world.raw.last().unwrap();
         assert_eq!(frame[frame.len() - 4..frame.len() - 2], [0xff, 0xff]);

@@ -89,8 +89,8 @@ fn check_names_the_field_the_value_and_the_limit() {
             &["policy.rules[1].destination.cidr", "10.0.0.0/64", "10.0.0.0/8"],
         ),
         (
-            rules(json!({ "domain": "a.test" })),
-            &["policy.rules[1].destination", "a.test", "not supported yet", "cidr"],
+            rules(json!({ "domain": "a..test" })),
+            &["policy.rules", "a..test", "a name in lower case"],
         ),
         (json!({ "tls": { "enabled": true } }), &["tls.enabled", "not supported yet"]),
     ] {

@@ -28,6 +28,7 @@ mod hostile;
 mod idle;
 mod limits;
 mod memory;
+mod names;
 mod neighbours;
 mod offload;
 mod pings;

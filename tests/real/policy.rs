@@ -13,16 +13,16 @@ use crate::waiting::{self, AT_ONCE, timed};
 
 /// A host with an engine, and a neighbour outside. Both have addresses that are public elsewhere,
 /// and nothing leaves the two namespaces.
-struct Outside {
-    host: Namespace,
-    neighbour: Namespace,
+pub(crate) struct Outside {
+    pub(crate) host: Namespace,
+    pub(crate) neighbour: Namespace,
 }
 
 const HOSTS: [&str; 2] = ["11.0.0.1", "[2600:0:0:11::1]"];
 const NEIGHBOURS: [&str; 2] = ["11.0.0.2", "[2600:0:0:11::2]"];
 
 impl Outside {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (host, neighbour) = (Namespace::new(), Namespace::new());
         let name = neighbour.name();
         host.ip(&format!("link add link0 type veth peer name link0 netns {name}"));
@@ -34,13 +34,13 @@ impl Outside {
         Self { host, neighbour }
     }
 
-    fn guest(&self, config: Option<Value>) -> Guest {
+    pub(crate) fn guest(&self, config: Option<Value>) -> Guest {
         Guest::with(&Setup { host: Some(&self.host), config, ..Setup::default() })
     }
 }
 
 /// An HTTP server at `address` of `namespace`, on a free port.
-fn serve(namespace: &Namespace, address: &str) -> SocketAddr {
+pub(crate) fn serve(namespace: &Namespace, address: &str) -> SocketAddr {
     let listener = namespace.inside(|| TcpListener::bind(format!("{address}:0")).unwrap());
     let end = listener.local_addr().unwrap();
     servers::http(listener);
@@ -48,7 +48,7 @@ fn serve(namespace: &Namespace, address: &str) -> SocketAddr {
 }
 
 /// curl's exit code for what `end` serves.
-fn fetch(guest: &Guest, end: SocketAddr) -> i32 {
+pub(crate) fn fetch(guest: &Guest, end: SocketAddr) -> i32 {
     let mut curl = guest.command("curl");
     let url = format!("http://{end}/1000");
     process::run(curl.args(["-sSf", "-o", "/dev/null", "-m", "20", &url])).code

@@ -201,10 +201,10 @@ fn a_datagram_without_a_route_is_unreachable() {
     let host = host();
     let guest = Guest::with(&Setup { host: Some(&host), ..Setup::default() });
     for (to, expected) in [
-        ("203.0.113.1:53", Errno::NETUNREACH),
-        ("198.51.100.1:53", Errno::HOSTUNREACH),
-        ("[2001:db8:3::1]:53", Errno::NETUNREACH),
-        ("[2001:db8:2::1]:53", Errno::HOSTUNREACH),
+        ("203.0.113.1:54", Errno::NETUNREACH),
+        ("198.51.100.1:54", Errno::HOSTUNREACH),
+        ("[2001:db8:3::1]:54", Errno::NETUNREACH),
+        ("[2001:db8:2::1]:54", Errno::HOSTUNREACH),
     ] {
         let socket = guest.datagrams(to.parse::<SocketAddr>().unwrap());
         socket.send(b"hello").unwrap();

@@ -16,6 +16,7 @@
 
 mod clock;
 mod dice;
+pub mod dns;
 pub mod frame;
 pub mod guest;
 pub mod link;

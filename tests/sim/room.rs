@@ -4,8 +4,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use sluicegate_core::limits;
 use sluicegate_core::{
-    Config, DatagramSlot, FlowSlot, FragmentSet, Link, Memory, MemoryLen, Permission, Policy,
-    SocketCell, TcpSlot, Timer,
+    Config, DatagramSlot, FlowSlot, FragmentSet, Link, Memory, MemoryLen, NameBucket, NameSlot,
+    NameText, Permission, Policy, SocketCell, TcpSlot, Timer,
 };
 
 use crate::World;
@@ -31,6 +31,7 @@ pub fn default_config() -> Config {
         tcp_send_bytes: 64 * 1024,
         fragment_sets: 4,
         policy: Policy::new(Permission::Allow, Permission::Allow),
+        rebind_protection: true,
         own_addresses: Default::default(),
         nat64_prefixes: Default::default(),
         seed: *b"a seed of sixtee",
@@ -50,6 +51,9 @@ pub struct Room<'a> {
     buffers: Vec<u8>,
     fragments: Vec<FragmentSet>,
     fragment_bytes: Vec<u8>,
+    names: Vec<NameSlot>,
+    name_texts: Vec<NameText>,
+    name_buckets: Vec<NameBucket>,
     scratch: Vec<u8>,
 }
 
@@ -70,6 +74,9 @@ impl<'a> Room<'a> {
             buffers: vec![0; len.buffers],
             fragments: vec![FragmentSet::FREE; len.fragments],
             fragment_bytes: vec![0; len.fragment_bytes],
+            names: vec![NameSlot::FREE; len.names],
+            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.names],
+            name_buckets: vec![NameBucket::EMPTY; len.name_buckets],
             scratch: vec![0; len.scratch],
         }
     }
@@ -111,6 +118,9 @@ impl<'a> Room<'a> {
             buffers: &mut self.buffers,
             fragments: &mut self.fragments,
             fragment_bytes: &mut self.fragment_bytes,
+            names: &mut self.names,
+            name_texts: &mut self.name_texts,
+            name_buckets: &mut self.name_buckets,
             scratch: &mut self.scratch,
         }
     }

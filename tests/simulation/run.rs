@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
         let now = self.world.now();
         let indices: Vec<u32> = self.world.peers.streams.keys().copied().collect();
         for index in indices {
-            let (Outside::Remote(to) | Outside::HostLoopback(to)) =
+            let (Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to)) =
                 self.world.peers.stream(index).to;
             let app = &mut self.apps[usize::from(to.port() - 1000)];
             let (peers, engine) = (&mut self.world.peers, &mut self.world.engine);
@@ -255,7 +255,7 @@ impl<'a> Run<'a> {
         self.answer_datagrams(now);
         self.world.run();
         for stream in &mut self.world.peers.ended {
-            let (Outside::Remote(to) | Outside::HostLoopback(to)) = stream.to;
+            let (Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to)) = stream.to;
             let app = &mut self.apps[usize::from(to.port() - 1000)];
             app.up.arrived.check(&core::mem::take(&mut stream.received));
         }

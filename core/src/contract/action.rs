@@ -13,6 +13,10 @@ pub enum Outside {
     HostLoopback(SocketAddr),
     /// Any other address.
     Remote(SocketAddr),
+    /// The gateway's name service, in place of a name server at any address. What the guest sends
+    /// there is DNS (RFC 1035 4.2): a query in each datagram, and on a stream each behind its
+    /// length. `Engine::judge_query` says what is to be done with one.
+    Names(SocketAddr),
 }
 
 /// The protocol of a datagram flow.

@@ -46,6 +46,9 @@ pub struct Config {
     pub fragment_sets: u32,
     /// Where the guest may go, and who may come to it.
     pub policy: Policy,
+    /// Answers of name servers may lead to public addresses only, but for those of which `policy`
+    /// itself says that they may be reached.
+    pub rebind_protection: bool,
     /// This host's own addresses as far as they would count as the public Internet's otherwise;
     /// more do no harm.
     pub own_addresses: heapless::Vec<IpAddr, { limits::OWN_ADDRESSES_MAX }>,

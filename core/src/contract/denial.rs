@@ -14,6 +14,8 @@ pub enum By {
     Default,
     /// The platform, whose policy a tenant's cannot broaden.
     Platform,
+    /// The gateway, whatever policy says.
+    Gateway,
 }
 
 /// Why a flow was denied.
@@ -24,6 +26,8 @@ pub enum DenialReason {
     Policy,
     /// Policy would allow it by a name, or not deny it, and no name is known of it.
     NameUnknown,
+    /// Names are asked there where nobody can judge them.
+    OtherNames,
 }
 
 impl DenialReason {
@@ -33,6 +37,7 @@ impl DenialReason {
         match self {
             Self::Policy => "policy",
             Self::NameUnknown => "name_unknown",
+            Self::OtherNames => "other_names",
         }
     }
 }

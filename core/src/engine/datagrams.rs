@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 
 use super::Engine;
+use super::judge::is_for_names;
 use crate::contract::{DatagramKind, FlowId, Instant, Refusal};
 use crate::limits::{IP_PACKET_BYTES_MAX, UDP_ROW_DATAGRAMS_MAX};
 use crate::stack::datagram::{self, DatagramSlot};
@@ -58,7 +59,12 @@ impl<R: RingHandle> Engine<'_, R> {
             }
         };
         self.datagram(slot).received(now);
-        self.flows.touch(slot);
+        if is_for_names(&key) {
+            // A resolver asks from a new port each time: what is answered gives way first.
+            self.flows.retire(slot);
+        } else {
+            self.flows.touch(slot);
+        }
         done
     }
 

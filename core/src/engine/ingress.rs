@@ -1,6 +1,6 @@
 //! The way of one guest frame: what it is, whose it is, and what follows from it.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::ops::Range;
 
 use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
@@ -9,7 +9,7 @@ use super::{Engine, Payload, Step};
 use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Refusal};
 use crate::limits::{ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
-use crate::stack::tcp::{Fit, Syn, ends};
+use crate::stack::tcp::{Fit, Syn};
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::fragments::HEADROOM_BYTES;
 use crate::store::ring::{Record, RingHandle};
@@ -279,7 +279,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let deadline = self.tcp.deadline(now, slot);
         self.timers.set(slot, deadline);
         self.out.counters.tcp_opened += 1;
-        let to = self.outside(ends(guest, &key).1);
+        let to = self.outside(&key);
         Ok(Some(Step::Plain(Action::Connect { flow: self.flows.id(slot), to })))
     }
 
@@ -382,7 +382,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Source::Ring(record) => Payload::Ring(record, range),
             Source::Set(set) => Payload::Set(set, range),
         };
-        let to = self.outside(SocketAddr::new(key.outside, key.outside_port));
+        let to = self.outside(&key);
         Ok(Some(Step::Datagram { slot, kind, to, payload, segment_bytes }))
     }
 

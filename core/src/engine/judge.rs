@@ -2,15 +2,19 @@
 //!
 //! Owns how a flow becomes a question, and how often a denial is told; must not know how a flow is
 //! refused. It is asked before a flow has a slot; what is open already stays so, unless its other
-//! end has become this host itself.
+//! end has become this host itself. Names are judged when they are asked (`engine/names`), so a
+//! flow for them may always be opened.
+//!
+//! Not done: what a guest says to a server (SNI, Host) is not read, so a rule by name is about the
+//! addresses that the name was said to have, and about whatever else is there.
 
 use core::net::{IpAddr, SocketAddr};
 
 use super::Engine;
 use crate::contract::{
-    DatagramKind, Denial, DenialReason, Direction, Event, FlowId, Instant, Protocol, Refusal,
+    By, DatagramKind, Denial, DenialReason, Direction, Event, FlowId, Instant, Protocol, Refusal,
 };
-use crate::limits;
+use crate::limits::{self, BINDINGS_PER_ADDRESS_MAX, DNS_PORT};
 use crate::rule::place::Site;
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
 use crate::store::flows::{FlowKey, FlowKind};
@@ -48,22 +52,44 @@ impl Denials {
     }
 }
 
+/// Where names are asked as nobody here can judge them: over TLS or QUIC (RFC 7858, RFC 9250), of
+/// all neighbours (RFC 6762, RFC 4795), and of NetBIOS (RFC 1002).
+const OTHER_NAMES: [(FlowKind, u16); 5] = [
+    (FlowKind::Tcp, 853),
+    (FlowKind::Udp, 853),
+    (FlowKind::Udp, 5353),
+    (FlowKind::Udp, 5355),
+    (FlowKind::Udp, 137),
+];
+
+/// Whether the gateway answers on the flow of `key` itself, names being what is asked there.
+pub(super) fn is_for_names(key: &FlowKey) -> bool {
+    key.kind != FlowKind::Echo && key.outside_port == DNS_PORT
+}
+
 impl<R: RingHandle> Engine<'_, R> {
     /// Whether policy allows the flow of `key`; if not, that is noted. Nobody here listens for
     /// names, so a verdict that would wait for one is a denial.
     pub(super) fn is_allowed(&mut self, now: Instant, key: &FlowKey) -> bool {
-        let verdict = self.judge(key);
-        let reason = match verdict.decision {
-            Decision::Allow => return true,
-            Decision::Deny => DenialReason::Policy,
-            Decision::WaitForName => DenialReason::NameUnknown,
+        if is_for_names(key) {
+            return true;
+        }
+        let (by, reason) = if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
+            (By::Gateway, DenialReason::OtherNames)
+        } else {
+            let verdict = self.judge(now, key);
+            match verdict.decision {
+                Decision::Allow => return true,
+                Decision::Deny => (verdict.by, DenialReason::Policy),
+                Decision::WaitForName => (verdict.by, DenialReason::NameUnknown),
+            }
         };
         let denial = Denial {
             protocol: protocol(key),
             guest_port: key.guest_port,
             destination: SocketAddr::new(key.outside, key.outside_port),
             group: self.site().place(key.outside).group(),
-            by: verdict.by,
+            by,
             reason,
             left_out: 0,
         };
@@ -73,22 +99,32 @@ impl<R: RingHandle> Engine<'_, R> {
         false
     }
 
-    fn judge(&self, key: &FlowKey) -> Verdict {
-        let said = match key.kind {
-            FlowKind::Tcp => Said::Awaited,
-            FlowKind::Udp | FlowKind::Echo => Said::Never,
-        };
+    fn judge(&self, now: Instant, key: &FlowKey) -> Verdict {
+        // Nobody reads yet what the guest says to a server, so what its resolver said must do.
         let question = Question {
             direction: Direction::Egress,
             protocol: protocol(key),
             address: key.outside,
             port: key.outside_port,
-            names: Names { bound: &[], said },
+            names: Names { bound: &[], said: Said::Never },
         };
-        evaluate(&self.config.policy, &self.site(), &question)
+        if self.names.of(now, key.outside).next().is_none() {
+            return evaluate(&self.config.policy, &self.site(), &question);
+        }
+        self.judge_bound(now, question)
     }
 
-    fn site(&self) -> Site<'_> {
+    /// The same for an address that is known by names. Apart, as their list is long.
+    #[inline(never)]
+    fn judge_bound(&self, now: Instant, question: Question<'_>) -> Verdict {
+        let bound = self.names.of(now, question.address).take(BINDINGS_PER_ADDRESS_MAX);
+        let bound: heapless::Vec<&str, BINDINGS_PER_ADDRESS_MAX> = bound.collect();
+        let names = Names { bound: &bound, ..question.names };
+        evaluate(&self.config.policy, &self.site(), &Question { names, ..question })
+    }
+
+    /// What is known of this place.
+    pub(super) fn site(&self) -> Site<'_> {
         let link = &self.config.link;
         Site {
             gateways: [link.gateway_ipv4.into(), link.gateway_ipv6.into()],
@@ -116,7 +152,7 @@ impl<R: RingHandle> Engine<'_, R> {
         for slot in 0..config.tcp_flows_max + config.udp_flows_max + config.icmp_flows_max {
             if let Some(key) = self.flows.key(slot)
                 && self.site().is_own(key.outside)
-                && self.judge(&key).decision != Decision::Allow
+                && self.judge(now, &key).decision != Decision::Allow
             {
                 self.end_denied(now, slot, &key);
             }

@@ -2,10 +2,12 @@
 
 use crate::contract::Config;
 use crate::limits;
+use crate::rule::name::has_names;
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::tcp::{SocketCell, TcpSlot};
 use crate::store::flows::{FlowSlot, FlowTable};
 use crate::store::fragments::{FragmentSet, SET_BYTES};
+use crate::store::names::{NameBucket, NameSlot, NameText};
 use crate::store::timers::Timer;
 
 /// All memory of an engine. The lengths are those of [`MemoryLen::of`].
@@ -23,6 +25,9 @@ pub struct Memory<'a> {
     pub buffers: &'a mut [u8],
     pub fragments: &'a mut [FragmentSet],
     pub fragment_bytes: &'a mut [u8],
+    pub names: &'a mut [NameSlot],
+    pub name_texts: &'a mut [NameText],
+    pub name_buckets: &'a mut [NameBucket],
     pub scratch: &'a mut [u8],
 }
 
@@ -43,6 +48,10 @@ pub struct MemoryLen {
     pub fragments: usize,
     /// Bytes of those.
     pub fragment_bytes: usize,
+    /// Bindings of addresses to names: none without rules by name. As many texts.
+    pub names: usize,
+    /// Entries of the index of those.
+    pub name_buckets: usize,
     /// Bytes in which the largest packet is made that finds no room, and the largest put together.
     pub scratch: usize,
 }
@@ -50,10 +59,11 @@ pub struct MemoryLen {
 impl MemoryLen {
     /// What `config` needs.
     #[must_use]
-    pub const fn of(config: &Config) -> Self {
+    pub fn of(config: &Config) -> Self {
         let tcp = config.tcp_flows_max as usize;
         let datagrams = config.udp_flows_max as usize + config.icmp_flows_max as usize;
         let fragments = config.fragment_sets as usize;
+        let names = if has_names(&config.policy) { limits::BINDINGS_MAX as usize } else { 0 };
         Self {
             flows: tcp + datagrams,
             index: FlowTable::index_len(tcp + datagrams),
@@ -62,6 +72,8 @@ impl MemoryLen {
             buffers: tcp * (config.tcp_receive_bytes + config.tcp_send_bytes),
             fragments,
             fragment_bytes: fragments * SET_BYTES,
+            names,
+            name_buckets: if names == 0 { 0 } else { names.next_power_of_two() },
             scratch: 2 * limits::FRAME_BYTES_MAX,
         }
     }

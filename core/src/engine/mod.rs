@@ -9,6 +9,7 @@ mod datagrams;
 mod ingress;
 mod judge;
 mod memory;
+mod names;
 mod run;
 
 use core::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ use crate::stack::device::Emitter;
 use crate::stack::tcp::{self, Egress, Say, Tcp, TcpMemory};
 use crate::store::flows::{FlowKey, FlowKind, FlowTable};
 use crate::store::fragments::Fragments;
+use crate::store::names::NameTable;
 use crate::store::ring::{Consumer, Producer, Record, RingHandle};
 use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
@@ -31,6 +33,7 @@ use crate::wire::reply::Quote;
 
 use judge::Denials;
 pub use memory::{Memory, MemoryLen};
+pub use names::QueryStep;
 use run::Run;
 
 /// The gateway of one guest.
@@ -47,6 +50,7 @@ pub struct Engine<'a, R: RingHandle> {
     tcp: Tcp<'a>,
     datagrams: &'a mut [DatagramSlot],
     fragments: Fragments<'a>,
+    names: NameTable<'a>,
     turn_frames: u32,
     denials: Denials,
     own_is_known: bool,
@@ -124,6 +128,12 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             tcp,
             datagrams: memory.datagrams,
             fragments: Fragments::new(memory.fragments, memory.fragment_bytes),
+            names: NameTable::new(
+                memory.names,
+                memory.name_texts,
+                memory.name_buckets,
+                &config.seed,
+            ),
             turn_frames: 0,
             denials: Denials::default(),
             own_is_known: true,
@@ -470,10 +480,13 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         &mut self.from_guest
     }
 
-    /// Where a flow to `address` goes.
-    fn outside(&self, address: SocketAddr) -> Outside {
+    /// Where the flow of `key` goes.
+    fn outside(&self, key: &FlowKey) -> Outside {
+        let address = SocketAddr::new(key.outside, key.outside_port);
         let link = &self.config.link;
-        if address.ip() == link.gateway_ipv4 || address.ip() == link.gateway_ipv6 {
+        if judge::is_for_names(key) {
+            Outside::Names(address)
+        } else if address.ip() == link.gateway_ipv4 || address.ip() == link.gateway_ipv6 {
             Outside::HostLoopback(address)
         } else {
             Outside::Remote(address)

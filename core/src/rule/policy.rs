@@ -2,7 +2,7 @@
 //!
 //! Owns what rules mean; must not know who asks, nor remember what it said. A SYN, a datagram, a
 //! ping and a peer at a published port are the same question with other facts, and so will be a
-//! name that a guest resolves or says.
+//! name that a guest says. A name that it resolves has no address yet: `rule/name`.
 //!
 //! **Order.** Rules are looked at in their order. One matches if its direction, its protocols, its
 //! ports and its destination all do; the first that matches decides, and where none does, the
@@ -229,6 +229,6 @@ fn by_name(action: Permission, names: &Names<'_>, fits: impl Fn(&str) -> bool) -
 }
 
 /// Whether `name` is `suffix` or a name below it, by whole labels.
-fn is_below(name: &str, suffix: &str) -> bool {
+pub(super) fn is_below(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

@@ -17,6 +17,11 @@ impl Link {
     /// A slot on no list.
     pub(crate) const OFF: Self = Self { prev: OFF, next: OFF };
 
+    /// The slot that comes after this one.
+    pub(crate) const fn next(self) -> Option<u32> {
+        if self.next == NIL || self.next == OFF { None } else { Some(self.next) }
+    }
+
     pub(crate) const fn is_on(self) -> bool {
         self.next != OFF
     }

@@ -5,5 +5,6 @@
 
 pub(crate) mod checksum;
 pub(crate) mod classify;
+pub(crate) mod dns;
 pub(crate) mod reply;
 pub(crate) mod segment;

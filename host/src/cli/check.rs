@@ -65,6 +65,11 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
         "  at most {} TCP, {} UDP and {} ping flows",
         core.tcp_flows_max, core.udp_flows_max, core.icmp_flows_max
     )?;
+    let servers: Vec<_> = config.dns.nameservers.iter().map(ToString::to_string).collect();
+    let asked = if servers.is_empty() { "this host's servers".into() } else { servers.join(", ") };
+    let ms = config.dns.query_timeout_ms;
+    let outside = if config.dns.rebind_protection { "public addresses only" } else { "anywhere" };
+    writeln!(out, "  names are asked of {asked} for {ms} ms, and may lead to {outside}")?;
     writeln!(out, "  in slot 0: guest {} and {}", link.guest_ipv4, link.guest_ipv6)?;
     Ok(())
 }

@@ -64,6 +64,7 @@ fn object(denied: &Denied) -> serde_json::Value {
         By::Rule(index) => ("rule", Some(index)),
         By::Default => ("default", None),
         By::Platform => ("platform", None),
+        By::Gateway => ("gateway", None),
     };
     let port = |port: u16| denied.protocol.has_ports().then_some(port);
     json!({

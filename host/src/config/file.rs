@@ -10,9 +10,7 @@
 //! | field | default | why it may be said |
 //! |---|---|---|
 //! | `ports` | `[]` | none |
-//! | `strict` | `true` | judges rules with names; there are none |
-//! | `dns.rebind_protection` | `true` | not done, as where it is left out: answers are not judged |
-//! | `dns.nameservers`, `.query_timeout_ms` | `[]`, `5000` | the host's own name server |
+//! | `strict` | `true` | not done: what a guest says to a server is not read yet |
 //! | `tls.enabled` | `false` | with it off, the rest of `tls` does nothing |
 //! | `tls.intercepted_ports` | `[443]` | |
 //! | `tls.verify_upstream`, `.block_quic_on_intercept` | `true` | |
@@ -34,6 +32,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sluicegate_core::Profile;
 
+use super::dns::DnsFile;
 use super::rules::{PolicyFile, nat64};
 use super::{InterfaceConfig, NetworkConfig, PolicyConfig};
 use crate::error::LoadError;
@@ -54,9 +53,9 @@ pub(super) struct File {
     policy: Option<PolicyFile>,
     #[serde(deserialize_with = "nat64")]
     nat64_prefixes: Vec<Ipv6Addr>,
+    dns: Option<DnsFile>,
     // Known, and not served yet.
     ports: Value,
-    dns: Option<Dns>,
     tls: Option<Tls>,
     strict: Value,
     secrets: Option<Secrets>,
@@ -71,14 +70,6 @@ pub(super) struct File {
 /// A file that says nothing of it wants a network.
 fn enabled() -> bool {
     true
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct Dns {
-    rebind_protection: Value,
-    nameservers: Value,
-    query_timeout_ms: Value,
 }
 
 #[derive(Deserialize, Default)]
@@ -144,7 +135,6 @@ impl File {
         ] {
             refuse(field, &value, &default)?;
         }
-        self.dns.unwrap_or_default().check()?;
         self.tls.unwrap_or_default().check()?;
         self.secrets.unwrap_or_default().check()?;
         self.http.unwrap_or_default().check()?;
@@ -155,20 +145,13 @@ impl File {
             max_udp_connections: self.max_udp_connections,
             max_icmp_connections: self.max_icmp_connections,
             policy: match self.policy {
-                Some(policy) => policy.check()?,
+                Some(policy) => policy.into_policy(),
                 None => PolicyConfig::default(),
             },
+            dns: self.dns.unwrap_or_default().into(),
             nat64_prefixes: self.nat64_prefixes,
             profile: Profile::SingleTenant,
         })
-    }
-}
-
-impl Dns {
-    fn check(&self) -> Result<(), LoadError> {
-        refuse("dns.rebind_protection", &self.rebind_protection, &json!(true))?;
-        refuse("dns.nameservers", &self.nameservers, &json!([]))?;
-        refuse("dns.query_timeout_ms", &self.query_timeout_ms, &json!(5000))
     }
 }
 
@@ -276,6 +259,7 @@ mod tests {
     fn every_leaf_that_is_not_served_is_refused_with_any_other_value() {
         let peer: Value = serde_json::from_str(PEER).unwrap();
         let served = [
+            "/dns",
             "/enabled",
             "/interface",
             "/max_connections",
@@ -285,7 +269,7 @@ mod tests {
         let mut leaves = vec![];
         collect(&peer, "", &mut leaves);
         leaves.retain(|leaf| !served.iter().any(|name| leaf.starts_with(name)));
-        assert_eq!(leaves.len(), 30);
+        assert_eq!(leaves.len(), 27);
         for leaf in leaves {
             for other in [json!("other"), json!(7), json!({}), json!([null])] {
                 let mut changed = peer.clone();
@@ -312,7 +296,6 @@ mod tests {
     fn the_opposite_of_a_protective_default_is_refused() {
         for (text, field) in [
             (r#"{"strict": false}"#, "strict"),
-            (r#"{"dns": {"rebind_protection": false}}"#, "dns.rebind_protection"),
             (r#"{"tls": {"verify_upstream": false}}"#, "tls.verify_upstream"),
             (r#"{"tls": {"ca": {"key_path": "k"}}}"#, "tls.intercept_ca.key_path"),
         ] {

@@ -44,7 +44,7 @@ pub struct RuleConfig {
 }
 
 /// The other end of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DestinationConfig {
     /// Everybody.
@@ -53,6 +53,10 @@ pub enum DestinationConfig {
     Cidr(Cidr),
     /// The addresses of a group.
     Group(Group),
+    /// A name, in lower case, without a dot at either end.
+    Domain(String),
+    /// A name, written as that, and all names below it.
+    DomainSuffix(String),
 }
 
 impl Default for PolicyConfig {
@@ -97,10 +101,12 @@ impl RuleConfig {
     fn view(&self) -> Rule<'_> {
         Rule {
             direction: self.direction,
-            destination: match self.destination {
+            destination: match &self.destination {
                 DestinationConfig::Any => Destination::Any,
-                DestinationConfig::Cidr(network) => Destination::Cidr(network),
-                DestinationConfig::Group(group) => Destination::Group(group),
+                DestinationConfig::Cidr(network) => Destination::Cidr(*network),
+                DestinationConfig::Group(group) => Destination::Group(*group),
+                DestinationConfig::Domain(name) => Destination::Domain(name),
+                DestinationConfig::DomainSuffix(name) => Destination::DomainSuffix(name),
             },
             protocols: Protocols::of(&self.protocols),
             ports: &self.ports,
@@ -125,10 +131,12 @@ impl fmt::Display for RuleConfig {
             None => "to and from",
         };
         write!(f, "{action} {protocols} {way} ")?;
-        match self.destination {
+        match &self.destination {
             DestinationConfig::Any => f.write_str("any")?,
             DestinationConfig::Cidr(network) => write!(f, "{network}")?,
             DestinationConfig::Group(group) => f.write_str(group.name())?,
+            DestinationConfig::Domain(name) => f.write_str(name)?,
+            DestinationConfig::DomainSuffix(name) => write!(f, "{name} and names below")?,
         }
         for (index, range) in self.ports.iter().enumerate() {
             f.write_str(if index == 0 { ", port " } else { ", " })?;

@@ -1,6 +1,6 @@
 //! The policy as it is written: the JSON of microsandbox-network.
 //!
-//! Owns its forms, and which of them are not served yet; must not know what a rule means. A policy
+//! Owns its forms; must not know what a rule means. A policy
 //! that is written denies in either direction unless it says otherwise; one that is left out is
 //! [`PolicyConfig::default`].
 
@@ -8,12 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
 use sluicegate_core::{Cidr, Direction, Group, Permission, PortRange, Protocol};
 
-use super::file::unsupported;
 use super::policy::{DestinationConfig, PolicyConfig, RuleConfig};
-use crate::error::LoadError;
 
 /// The prefix that counts without being configured (RFC 6052 2.1).
 const NAT64_WELL_KNOWN: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
@@ -116,33 +113,29 @@ impl TryFrom<Ends> for PortsFile {
 }
 
 impl PolicyFile {
-    /// The policy, if it asks for nothing that is not served.
-    pub(super) fn check(self) -> Result<PolicyConfig, LoadError> {
-        let rules = self.rules.unwrap_or_default().into_iter().enumerate();
-        Ok(PolicyConfig {
+    /// The policy.
+    pub(super) fn into_policy(self) -> PolicyConfig {
+        let rules = self.rules.unwrap_or_default().into_iter();
+        PolicyConfig {
             default_egress: self.default_egress,
             default_ingress: self.default_ingress,
-            rules: rules.map(|(index, rule)| rule.check(index)).collect::<Result<_, _>>()?,
-        })
+            rules: rules.map(RuleFile::into_rule).collect(),
+        }
     }
 }
 
 impl RuleFile {
-    fn check(self, index: usize) -> Result<RuleConfig, LoadError> {
-        let by_name = |form: Value| {
-            let field = format!("policy.rules[{index}].destination");
-            unsupported(&field, &form, "only any, cidr and group are")
-        };
+    fn into_rule(self) -> RuleConfig {
         let destination = match self.destination {
             DestinationFile::Any => DestinationConfig::Any,
             DestinationFile::Cidr(network) => DestinationConfig::Cidr(network),
             DestinationFile::Group(group) => DestinationConfig::Group(group),
-            DestinationFile::Domain(name) => return Err(by_name(json!({ "domain": name }))),
+            DestinationFile::Domain(name) => DestinationConfig::Domain(canonical(&name)),
             DestinationFile::DomainSuffix(name) => {
-                return Err(by_name(json!({ "domain_suffix": name })));
+                DestinationConfig::DomainSuffix(canonical(&name))
             }
         };
-        Ok(RuleConfig {
+        RuleConfig {
             direction: match self.direction {
                 DirectionWord::Egress => Some(Direction::Egress),
                 DirectionWord::Ingress => Some(Direction::Ingress),
@@ -152,8 +145,15 @@ impl RuleFile {
             protocols: self.protocols.into_iter().map(|protocol| protocol.0).collect(),
             ports: self.ports.into_iter().map(|ports| ports.0).collect(),
             action: self.action,
-        })
+        }
     }
+}
+
+/// `name` as it is compared: in lower case, without a dot at either end. What is no name is refused
+/// later.
+fn canonical(name: &str) -> String {
+    let name = name.strip_prefix('.').unwrap_or(name);
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
 /// A network, or an address alone.
@@ -293,16 +293,17 @@ mod tests {
     }
 
     #[test]
-    fn names_are_refused_until_they_are_served() {
-        for (form, name) in [("domain", "a.test"), ("domain_suffix", "b.test")] {
-            let error = one(&format!(r#"{{"{form}": "{name}"}}"#), "").unwrap_err();
-            assert_eq!(
-                error,
-                format!(
-                    "policy.rules[0].destination: {{\"{form}\":\"{name}\"}} is not supported yet; \
-                     only any, cidr and group are"
-                )
-            );
+    fn names_are_compared_in_one_form() {
+        for written in ["a.test", "A.Test.", ".a.tesT"] {
+            let rule = one(&format!(r#"{{"domain": "{written}"}}"#), "").unwrap();
+            assert_eq!(rule.to_string(), "allow everything to a.test");
+            let rule = one(&format!(r#"{{"domain_suffix": "{written}"}}"#), "").unwrap();
+            assert_eq!(rule.to_string(), "allow everything to a.test and names below");
+        }
+        for wrong in ["", ".", "a..test", "a test", "..a.test"] {
+            let text = PEER.replace(r#"{"group": "host"}"#, &format!(r#"{{"domain": "{wrong}"}}"#));
+            let error = load(&text).unwrap().to_core(0, [0; 16]).unwrap_err().to_string();
+            assert!(error.contains("is not a name in lower case"), "{wrong}: {error}");
         }
     }
 

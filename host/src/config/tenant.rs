@@ -7,7 +7,7 @@
 
 use sluicegate_core::Profile;
 
-use super::{InterfaceConfig, NetworkConfig};
+use super::{DnsConfig, InterfaceConfig, NetworkConfig};
 
 /// TCP and UDP flows of a tenant who asks for no number.
 const TENANT_FLOWS_DEFAULT: u32 = 1024;
@@ -18,7 +18,8 @@ impl NetworkConfig {
     ///
     /// - What the tenant's policy allows, the platform must allow too: the public Internet, and the
     ///   gateway's port 53.
-    /// - `interface` and `nat64_prefixes` are dropped: addresses follow from the slot.
+    /// - `interface` and `nat64_prefixes` are dropped: addresses follow from the slot. So is `dns`:
+    ///   the platform's name servers are asked, and rebinding is looked at.
     /// - There are 1024 TCP and 1024 UDP flows where the tenant says no other number; `0`, as many
     ///   as can be, is none.
     #[must_use]
@@ -31,6 +32,7 @@ impl NetworkConfig {
             max_udp_connections,
             max_icmp_connections,
             policy,
+            dns: _,
             nat64_prefixes: _,
             profile: _,
         } = self;
@@ -42,6 +44,7 @@ impl NetworkConfig {
             max_udp_connections: asked(max_udp_connections).or(Some(TENANT_FLOWS_DEFAULT)),
             max_icmp_connections: asked(max_icmp_connections),
             policy,
+            dns: DnsConfig::default(),
             nat64_prefixes: vec![],
             profile: Profile::MultiTenant,
         }

@@ -36,16 +36,20 @@ enum State {
 }
 
 impl OwnAddresses {
-    /// Begins where the policy of `config` speaks of the public Internet, and puts the list as it
-    /// is into `config`. News will come under `token`.
+    /// Begins where the policy of `config` speaks of the public Internet, or of names, which may
+    /// lead anywhere, and puts the list as it is into `config`. News will come under `token`.
     ///
     /// # Errors
     /// The list can't be had, or has more addresses than an engine is told of.
     pub(super) fn start(config: &mut Config, registry: Registry, token: Token) -> io::Result<Self> {
         let mut own = Self { registry, token, state: State::Unused };
-        let public = Destination::Group(Group::Public);
+        let may_be_own = |destination| match destination {
+            Destination::Group(group) => group == Group::Public,
+            Destination::Domain(_) | Destination::DomainSuffix(_) => true,
+            Destination::Any | Destination::Cidr(_) => false,
+        };
         let is_tenants = config.policy.profile == Profile::MultiTenant;
-        if !is_tenants && !config.policy.rules().any(|rule| rule.destination == public) {
+        if !is_tenants && !config.policy.rules().any(|rule| may_be_own(rule.destination)) {
             return Ok(own);
         }
         let watch = own.watch()?;

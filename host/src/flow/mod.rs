@@ -5,25 +5,26 @@
 //! comes, or when the engine says that there is room.
 
 mod datagram;
+mod names;
 mod row;
 mod socket;
 mod tcp;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mio::{Registry, Token};
-use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Refusal};
+use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Outside, Refusal};
 
 use crate::clock::Clock;
 use crate::events::{Denied, NetworkEvent, Speaker};
 use crate::memory::Pages;
 use crate::metrics::Published;
 use crate::rings::HeapRing;
-use crate::service::nameserver;
+use crate::service::dns::Resolver;
 use datagram::DatagramFlow;
+use names::{NameStream, Names};
 use row::{Association, Inbox, Outbox};
 use tcp::TcpFlow;
 
@@ -37,6 +38,7 @@ const TURN_FLOWS_MAX: usize = 256;
 enum Flow {
     Tcp(TcpFlow),
     Datagram(DatagramFlow),
+    Names(NameStream),
 }
 
 struct Slot {
@@ -71,8 +73,8 @@ pub(crate) struct Flows {
     speaker: Speaker,
     /// The memory of the engine's buffers.
     pages: Pages,
-    /// Answers names that the guest asks its gateway.
-    nameserver: Option<SocketAddr>,
+    /// Answers what the guest asks of names.
+    names: Names,
     ping_warned: bool,
     /// The ring to the guest was full for the flow at the front.
     is_stalled: bool,
@@ -83,7 +85,7 @@ impl Flows {
         registry: Registry,
         published: Arc<Published>,
         pages: Pages,
-        speaker: Speaker,
+        (speaker, resolver): (Speaker, Resolver),
     ) -> Self {
         Self {
             pages,
@@ -94,7 +96,7 @@ impl Flows {
             inbox: Inbox::new(),
             published,
             speaker,
-            nameserver: nameserver::of_host(),
+            names: Names::new(resolver),
             ping_warned: false,
             is_stalled: false,
         }
@@ -102,10 +104,10 @@ impl Flows {
 
     /// Whether flows wait to be served, and can be.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.queue.is_empty() && !self.is_stalled
+        !self.is_stalled && (!self.queue.is_empty() || self.names.is_busy())
     }
 
-    /// Asks the engine what to do until it has nothing more; returns the last action's deadline.
+    /// Asks the engine what to do until it has nothing more; returns when there will be more.
     pub(crate) fn perform_all(
         &mut self,
         engine: &mut HostEngine<'_>,
@@ -114,17 +116,21 @@ impl Flows {
         loop {
             match engine.poll(now) {
                 Action::Wait { until, .. } => {
+                    let until = until.into_iter().chain(self.names.deadline()).min();
                     let Err(failed) = self.send_gathered() else { return until };
                     engine.handle(now, failed);
                     // What the guest is told of it leaves with the next turn.
                     return Some(now);
                 }
+                Action::Connect { flow, to: Outside::Names(_) } => {
+                    self.accept_names(engine, now, flow);
+                }
                 Action::Connect { flow, to } => self.connect(engine, now, flow, to),
-                Action::Send { flow } => self.with_tcp(flow, |tcp| tcp.send(engine, now)),
-                Action::Finish { flow } => self.with_tcp(flow, |tcp| {
-                    tcp.finish();
-                    Ok(())
-                }),
+                Action::Send { flow } => {
+                    self.with_tcp(flow, |tcp| tcp.send(engine, now));
+                    self.listen_to_names(engine, now, flow);
+                }
+                Action::Finish { flow } => self.finish(flow),
                 Action::Receive { flow } => self.enqueue(flow.index),
                 Action::Reset { flow } => {
                     self.with_tcp(flow, |tcp| {
@@ -147,6 +153,17 @@ impl Flows {
                     });
                 }
                 Action::Unused { bytes, is_ended } => self.pages.give_back(bytes, is_ended),
+                Action::SendDatagram {
+                    flow,
+                    to: Outside::Names(_),
+                    payload,
+                    segment_bytes,
+                    ..
+                } => {
+                    // The engine, which judges them, does not lend its own bytes to itself.
+                    let copy = payload.to_vec();
+                    self.hear_names(engine, now, (flow, &copy, segment_bytes));
+                }
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                     let from = Association { flow, kind, to };
                     for failed in self.gather(from, payload, segment_bytes).into_iter().flatten() {
@@ -162,7 +179,7 @@ impl Flows {
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
         match &mut slot.flow {
             Flow::Tcp(tcp) => tcp.note(event),
-            Flow::Datagram(_) => {}
+            Flow::Datagram(_) | Flow::Names(_) => {}
         }
         let index = slot.id.index;
         self.enqueue(index);
@@ -179,6 +196,7 @@ impl Flows {
 
     /// Serves the flows that have something, each within its budget.
     pub(crate) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
+        self.serve_names(engine, now);
         // The flow at the front may have datagrams that there was no room for.
         self.is_stalled = !self.inbox.deliver(engine, now);
         if self.is_stalled {
@@ -192,6 +210,7 @@ impl Flows {
             let served = match &mut slot.flow {
                 Flow::Tcp(tcp) => tcp.serve(engine, now, &self.registry),
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.inbox),
+                Flow::Names(stream) => stream.serve((engine, now), &mut self.names),
             };
             match served {
                 Served::Waits => {}
@@ -224,6 +243,18 @@ impl Flows {
         }
     }
 
+    /// The guest has finished, and all of what it said was taken.
+    fn finish(&mut self, flow: FlowId) {
+        self.with_tcp(flow, |tcp| {
+            tcp.finish();
+            Ok(())
+        });
+        if let Some(stream) = self.name_stream(flow) {
+            stream.finish();
+            self.enqueue(flow.index);
+        }
+    }
+
     fn connect(
         &mut self,
         engine: &mut HostEngine<'_>,
@@ -231,7 +262,7 @@ impl Flows {
         flow: FlowId,
         to: sluicegate_core::Outside,
     ) {
-        match TcpFlow::connect(flow, socket::addresses(to, self.nameserver), &self.registry) {
+        match TcpFlow::connect(flow, socket::addresses(to), &self.registry) {
             Ok(tcp) => {
                 let is_connected = tcp.is_connected();
                 self.insert(flow, Flow::Tcp(tcp));
@@ -288,7 +319,7 @@ impl Flows {
         let failed = |refusal| Event::DatagramFailed { flow, refusal };
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
-            let (address, _) = socket::addresses(to, self.nameserver);
+            let (address, _) = socket::addresses(to);
             let opened = DatagramFlow::open(flow, kind, address, &self.registry)
                 .inspect_err(|refusal| self.complain(kind, *refusal))
                 .map_err(failed)?;

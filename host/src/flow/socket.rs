@@ -3,23 +3,16 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::service::nameserver::DNS_PORT;
 use rustix::io::Errno;
 use sluicegate_core::{Outside, Refusal};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Where to connect: the first choice, and one to try where that is refused. Names are asked of
-/// the gateway, and answered by the host's own name server.
-pub(super) fn addresses(
-    to: Outside,
-    nameserver: Option<SocketAddr>,
-) -> (SocketAddr, Option<SocketAddr>) {
-    match (to, nameserver) {
-        (Outside::Remote(address), _) => (address, None),
-        (Outside::HostLoopback(address), Some(server)) if address.port() == DNS_PORT => {
-            (server, None)
-        }
-        (Outside::HostLoopback(address), _) => {
+/// Where to connect: the first choice, and one to try where that is refused. For names no socket is
+/// opened.
+pub(super) fn addresses(to: Outside) -> (SocketAddr, Option<SocketAddr>) {
+    match to {
+        Outside::Remote(address) | Outside::Names(address) => (address, None),
+        Outside::HostLoopback(address) => {
             let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
             let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), address.port());
             if address.is_ipv4() { (v4, Some(v6)) } else { (v6, Some(v4)) }
@@ -56,17 +49,9 @@ mod tests {
     #[test]
     fn the_gateway_is_the_loopback_of_its_family_and_then_of_the_other() {
         let gateway: SocketAddr = "100.96.0.1:80".parse().unwrap();
-        let (first, second) = addresses(Outside::HostLoopback(gateway), None);
+        let (first, second) = addresses(Outside::HostLoopback(gateway));
         assert_eq!(first.to_string(), "127.0.0.1:80");
         assert_eq!(second.unwrap().to_string(), "[::1]:80");
-    }
-
-    #[test]
-    fn names_are_asked_of_the_hosts_server() {
-        let gateway: SocketAddr = "100.96.0.1:53".parse().unwrap();
-        let server = "192.0.2.7:53".parse().unwrap();
-        assert_eq!(addresses(Outside::HostLoopback(gateway), Some(server)), (server, None));
-        assert_eq!(addresses(Outside::Remote(gateway), Some(server)), (gateway, None));
     }
 
     #[test]

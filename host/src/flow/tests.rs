@@ -1,11 +1,14 @@
 //! When the datagrams that are gathered leave, over real sockets.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sluicegate_core::{DatagramKind, Outside};
 
 use super::*;
+use crate::service::dns::ResolverParts;
+use crate::wake::DriverWake;
 
 /// Everything here is on loopback: what takes longer is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,7 +19,21 @@ fn flows() -> (Flows, mio::Poll) {
     // No flow of these has bytes in the engine's buffers.
     let pages = crate::memory::Pages::of(&mut crate::memory::map(1).unwrap());
     let (registry, speaker) = (poll.registry().try_clone().unwrap(), Speaker(Arc::default()));
-    (Flows::new(registry, Arc::default(), pages, speaker), poll)
+    (Flows::new(registry, Arc::default(), pages, (speaker, resolver(&poll))), poll)
+}
+
+/// What would answer questions; nobody here asks any.
+fn resolver(poll: &mio::Poll) -> Resolver {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let start = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let waker = mio::Waker::new(poll.registry(), mio::Token(usize::MAX)).unwrap();
+    Resolver::new(ResolverParts {
+        runtime: RUNTIME.get_or_init(start).handle().clone(),
+        wake: DriverWake::new(waker),
+        clock: Clock::new(),
+        servers: vec![],
+        timeout: PATIENCE,
+    })
 }
 
 /// A socket outside, and the flow in slot `index` that goes there.

@@ -1,0 +1,182 @@
+//! What the engine says of names: may this be asked, and what of an answer may the guest have.
+//!
+//! Owns the order of the checks. A query goes upstream only if policy allows its name; an answer
+//! goes to the guest only if it leads nowhere that it must not, and where it leads is known by its
+//! name from then on. Must not know how a message came to the host, nor whom the host asks.
+//!
+//! The host shows every message of a flow to [`Outside::Names`](crate::contract::Outside) to
+//! [`Engine::judge_query`], and every answer to [`Engine::judge_answer`].
+//!
+//! RFC 1035 4, RFC 6891 7, RFC 8914.
+
+use core::net::IpAddr;
+
+use super::Engine;
+use crate::contract::{FlowId, Instant, Protocol};
+use crate::limits::{
+    BINDING_SECONDS_MAX, BINDING_SECONDS_MIN, DNS_DATAGRAM_BYTES_MAX, DNS_DATAGRAM_BYTES_MIN,
+};
+use crate::rule::name::{NameQuestion, evaluate_name, is_named, may_be_answer};
+use crate::rule::policy::Decision;
+use crate::store::ring::RingHandle;
+use crate::wire::dns::{self, Extended, Query, Unfit, kind, rcode};
+
+/// The gateway's own names: as microsandbox-network has it, and as this program is called.
+const OWN_NAMES: [&str; 2] = ["host.microsandbox.internal", "host.sluicegate.internal"];
+
+/// What is to be done with a query of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryStep {
+    /// Ask an upstream this many bytes of the buffer, with a number of the host's own choice in
+    /// place of their first two; show its answer to [`Engine::judge_answer`].
+    Ask(usize),
+    /// Answer with this many bytes of the buffer.
+    Reply(usize),
+    /// Nothing.
+    Ignore,
+}
+
+/// What is wrong with an answer.
+enum Fault {
+    Malformed,
+    Rebound,
+}
+
+impl<R: RingHandle> Engine<'_, R> {
+    /// What is to be done with `query`, which the guest sent on `flow`; `out` has what is to be
+    /// sent then, and has room for [`DNS_DATAGRAM_BYTES_MAX`] bytes.
+    ///
+    /// # Cost
+    /// A pass over the query, one over the rules.
+    pub fn judge_query(&self, flow: FlowId, query: &[u8], out: &mut [u8]) -> QueryStep {
+        let asked = match dns::query(query) {
+            Ok(asked) => asked,
+            Err(Unfit::Silence) => return QueryStep::Ignore,
+            Err(Unfit::Code(code)) => {
+                return QueryStep::Reply(dns::header_alone(query, code, out));
+            }
+        };
+        let named = (&asked, query);
+        let question = NameQuestion { protocol: self.protocol(flow), name: &asked.name };
+        if evaluate_name(&self.config.policy, &question).decision != Decision::Allow {
+            let denied = Some(Extended::DENIED);
+            return QueryStep::Reply(dns::error(named, rcode::NAME_ERROR, denied, out));
+        }
+        if OWN_NAMES.contains(&asked.name.as_str()) {
+            return QueryStep::Reply(self.own_name(named, out));
+        }
+        // A zone is more than one message, and none of a guest's business.
+        if matches!(asked.kind, kind::AXFR | kind::IXFR) {
+            return QueryStep::Reply(dns::error(named, rcode::REFUSED, None, out));
+        }
+        QueryStep::Ask(dns::upstream(named, out))
+    }
+
+    fn own_name(&self, (asked, query): (&Query, &[u8]), out: &mut [u8]) -> usize {
+        let link = &self.config.link;
+        let own: IpAddr = match asked.kind {
+            kind::A => link.gateway_ipv4.into(),
+            kind::AAAA => link.gateway_ipv6.into(),
+            _ => return dns::addresses((asked, query), &[], out),
+        };
+        let own = [own];
+        let answers = if asked.is_of(asked.kind) { own.as_slice() } else { &[] };
+        dns::addresses((asked, query), answers, out)
+    }
+
+    /// What the guest gets for its `query` on `flow`, to which an upstream said `answer`; `None`:
+    /// none said anything. Returns how many bytes of `out` that is, which has room for the longest
+    /// message.
+    ///
+    /// # Cost
+    /// A few passes over the answer, and one over the rules for each address.
+    pub fn judge_answer(
+        &mut self,
+        now: Instant,
+        (flow, query): (FlowId, &[u8]),
+        answer: Option<&[u8]>,
+        out: &mut [u8],
+    ) -> usize {
+        let Ok(asked) = dns::query(query) else { return 0 };
+        let named = (&asked, query);
+        let Some(answer) = answer else {
+            let unreachable = Some(Extended::UNREACHABLE);
+            return dns::error(named, rcode::SERVER_FAILURE, unreachable, out);
+        };
+        match self.examine(now, named, answer) {
+            Ok(()) => {}
+            Err(Fault::Malformed) => {
+                let malformed = Some(Extended::MALFORMED);
+                return dns::error(named, rcode::SERVER_FAILURE, malformed, out);
+            }
+            Err(Fault::Rebound) => {
+                return dns::error(named, rcode::NAME_ERROR, Some(Extended::REBOUND), out);
+            }
+        }
+        if answer.len() > self.answer_bytes_max(flow, &asked) {
+            return dns::truncated(named, answer, out);
+        }
+        let Some(room) = out.get_mut(..answer.len()) else { return 0 };
+        room.copy_from_slice(answer);
+        // The guest's own number, and its question letter by letter: it may count on their case.
+        for range in [0..2, asked.question()] {
+            if let Some((to, from)) = room.get_mut(range.clone()).zip(query.get(range)) {
+                to.copy_from_slice(from);
+            }
+        }
+        answer.len()
+    }
+
+    /// How long an answer the guest takes.
+    fn answer_bytes_max(&self, flow: FlowId, asked: &Query) -> usize {
+        let least = DNS_DATAGRAM_BYTES_MIN;
+        let taken = asked.edns.map_or(least, |edns| edns.bytes_max);
+        match self.protocol(flow) {
+            Protocol::Udp => usize::from(taken.clamp(least, DNS_DATAGRAM_BYTES_MAX)),
+            Protocol::Tcp | Protocol::Icmpv4 | Protocol::Icmpv6 => usize::MAX,
+        }
+    }
+
+    fn protocol(&self, flow: FlowId) -> Protocol {
+        if flow.index < self.config.tcp_flows_max { Protocol::Tcp } else { Protocol::Udp }
+    }
+
+    /// Looks at where `answer` leads, and keeps that in mind.
+    fn examine(
+        &mut self,
+        now: Instant,
+        (asked, query): (&Query, &[u8]),
+        answer: &[u8],
+    ) -> Result<(), Fault> {
+        let question = query.get(asked.question()).ok_or(Fault::Malformed)?;
+        let repeated = answer.get(asked.question()).ok_or(Fault::Malformed)?;
+        if !question.eq_ignore_ascii_case(repeated) {
+            return Err(Fault::Malformed);
+        }
+        let (mut is_sound, mut is_rebound) = (true, false);
+        let site = self.site();
+        let walked = dns::walk(answer, |record| {
+            let seen = dns::addresses_of(answer, record, |address| {
+                is_rebound |= self.config.rebind_protection
+                    && !may_be_answer(&self.config.policy, &site, address);
+            });
+            is_sound &= seen.is_some();
+        });
+        if walked.is_none() || !is_sound {
+            return Err(Fault::Malformed);
+        }
+        if is_rebound {
+            return Err(Fault::Rebound);
+        }
+        if (asked.is_of(kind::A) || asked.is_of(kind::AAAA))
+            && is_named(&self.config.policy, &asked.name)
+        {
+            let names = &mut self.names;
+            dns::resolved(answer, &asked.name, |address, seconds| {
+                let seconds = seconds.clamp(BINDING_SECONDS_MIN, BINDING_SECONDS_MAX);
+                names.bind(now, address, &asked.name, seconds);
+            });
+        }
+        Ok(())
+    }
+}

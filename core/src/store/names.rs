@@ -1,0 +1,292 @@
+//! Which names lead to an address, as the resolver said.
+//!
+//! Owns the bindings of addresses to names, in fixed memory; must not know where a binding comes
+//! from, nor what a name allows. A binding is good until its time is up. There is always room: the
+//! binding that was made or renewed longest ago gives way. So does the first of an address that has
+//! too many names, so that no list is long.
+//!
+//! An index by a keyed hash of the address leads to the list of its bindings, so that a name server
+//! can't pick its collisions.
+
+use core::hash::Hasher;
+use core::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+use super::list::{Link, Links, List};
+use crate::contract::Instant;
+use crate::limits::{BINDINGS_PER_ADDRESS_MAX, DOMAIN_BYTES_MAX};
+
+/// The text of one name.
+pub type NameText = [u8; DOMAIN_BYTES_MAX];
+
+/// One binding; its name is the text of the same number.
+#[derive(Debug, Clone, Copy)]
+pub struct NameSlot {
+    address: Option<IpAddr>,
+    until: Instant,
+    name_bytes: u8,
+    /// The bindings whose addresses have the same place in the index.
+    bucket: Link,
+    /// All bindings, by age.
+    age: Link,
+}
+
+impl NameSlot {
+    /// A slot without a binding.
+    pub const FREE: Self = Self {
+        address: None,
+        until: Instant::ZERO,
+        name_bytes: 0,
+        bucket: Link::OFF,
+        age: Link::OFF,
+    };
+}
+
+/// One place of the index.
+#[derive(Debug, Clone, Copy)]
+pub struct NameBucket(List);
+
+impl NameBucket {
+    /// One that leads nowhere.
+    pub const EMPTY: Self = Self(List::EMPTY);
+}
+
+struct ByBucket<'s>(&'s mut [NameSlot]);
+struct ByAge<'s>(&'s mut [NameSlot]);
+
+impl Links for ByBucket<'_> {
+    fn link(&mut self, slot: u32) -> &mut Link {
+        // Slots come from this store.
+        &mut self.0[slot as usize].bucket
+    }
+}
+
+impl Links for ByAge<'_> {
+    fn link(&mut self, slot: u32) -> &mut Link {
+        &mut self.0[slot as usize].age
+    }
+}
+
+/// All bindings of an engine.
+pub(crate) struct NameTable<'a> {
+    slots: &'a mut [NameSlot],
+    texts: &'a mut [NameText],
+    buckets: &'a mut [NameBucket],
+    /// Slots that were never used start here.
+    fresh: u32,
+    by_age: List,
+    hasher: SipHasher13,
+}
+
+impl<'a> NameTable<'a> {
+    /// As many bindings as `slots` and `texts` have; `buckets` is a power of two, or empty with
+    /// them.
+    pub(crate) fn new(
+        slots: &'a mut [NameSlot],
+        texts: &'a mut [NameText],
+        buckets: &'a mut [NameBucket],
+        key: &[u8; 16],
+    ) -> Self {
+        assert!(slots.len() == texts.len(), "a text for each binding");
+        assert!(slots.is_empty() || buckets.len().is_power_of_two(), "an index for bindings");
+        let hasher = SipHasher13::new_with_key(key);
+        Self { slots, texts, buckets, fresh: 0, by_age: List::EMPTY, hasher }
+    }
+
+    fn bucket(&self, address: IpAddr) -> usize {
+        let mut hasher = self.hasher;
+        match address {
+            IpAddr::V4(v4) => hasher.write(&v4.octets()),
+            IpAddr::V6(v6) => hasher.write(&v6.octets()),
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "half a hash is as good as the whole")]
+        let hash = hasher.finish() as usize;
+        hash & (self.buckets.len() - 1)
+    }
+
+    /// The slots of the bucket of `address`.
+    fn slots_of(&self, address: IpAddr) -> impl Iterator<Item = u32> {
+        let first = self.buckets.get(self.bucket(address)).and_then(|bucket| bucket.0.front());
+        core::iter::successors(first, |slot| self.slots[*slot as usize].bucket.next())
+            .filter(move |slot| self.slots[*slot as usize].address == Some(address))
+    }
+
+    fn text(&self, slot: u32) -> &str {
+        let len = usize::from(self.slots[slot as usize].name_bytes);
+        let bytes = self.texts[slot as usize].get(..len).unwrap_or(&[]);
+        core::str::from_utf8(bytes).unwrap_or("")
+    }
+
+    /// The names of `address` that are good at `now`.
+    ///
+    /// # Cost
+    /// One hash, and a step for each name of the address.
+    pub(crate) fn of(&self, now: Instant, address: IpAddr) -> impl Iterator<Item = &str> {
+        let slots = (!self.slots.is_empty()).then(|| self.slots_of(address));
+        let good = move |slot: &u32| self.slots[*slot as usize].until > now;
+        slots.into_iter().flatten().filter(good).map(|slot| self.text(slot))
+    }
+
+    /// Binds `address` to `name` for `seconds` from `now`, or for as long as it is bound already.
+    ///
+    /// # Cost
+    /// One hash, and a step for each name of the address.
+    pub(crate) fn bind(&mut self, now: Instant, address: IpAddr, name: &str, seconds: u32) {
+        if self.slots.is_empty() {
+            return;
+        }
+        let until = now.plus_millis(u64::from(seconds) * 1000);
+        let known = self.slots_of(address).find(|slot| self.text(*slot) == name);
+        let slot = match known {
+            Some(slot) => {
+                self.by_age.remove(&mut ByAge(self.slots), slot);
+                slot
+            }
+            None => {
+                let slot = self.take_crowded(address).unwrap_or_else(|| self.take());
+                let bucket = self.bucket(address);
+                self.write(slot, address, name);
+                self.buckets[bucket].0.push_back(&mut ByBucket(self.slots), slot);
+                slot
+            }
+        };
+        let kept = &mut self.slots[slot as usize].until;
+        *kept = (*kept).max(until);
+        self.by_age.push_back(&mut ByAge(self.slots), slot);
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "a name has at most 253 bytes")]
+    fn write(&mut self, slot: u32, address: IpAddr, name: &str) {
+        let own = &mut self.slots[slot as usize];
+        (own.address, own.until, own.name_bytes) = (Some(address), Instant::ZERO, 0);
+        if let Some(text) = self.texts[slot as usize].get_mut(..name.len()) {
+            text.copy_from_slice(name.as_bytes());
+            own.name_bytes = name.len() as u8;
+        }
+    }
+
+    /// The first slot of `address`, on no list, if it has as many as it may.
+    fn take_crowded(&mut self, address: IpAddr) -> Option<u32> {
+        let mut slots = self.slots_of(address);
+        let first = slots.next()?;
+        slots.nth(BINDINGS_PER_ADDRESS_MAX - 2)?;
+        drop(slots);
+        let bucket = self.bucket(address);
+        self.buckets[bucket].0.remove(&mut ByBucket(self.slots), first);
+        self.by_age.remove(&mut ByAge(self.slots), first);
+        Some(first)
+    }
+
+    /// A slot on no list: a fresh one, or that of the oldest binding.
+    fn take(&mut self) -> u32 {
+        if (self.fresh as usize) < self.slots.len() {
+            self.fresh += 1;
+            return self.fresh - 1;
+        }
+        let oldest = self.by_age.pop_front(&mut ByAge(self.slots));
+        let slot = oldest.expect("because a full store has bindings");
+        if let Some(address) = self.slots[slot as usize].address {
+            let bucket = self.bucket(address);
+            self.buckets[bucket].0.remove(&mut ByBucket(self.slots), slot);
+        }
+        slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use core::net::Ipv4Addr;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn address(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(number).into()
+    }
+
+    fn with_table(slots: usize, test: impl FnOnce(&mut NameTable<'_>)) {
+        let mut memory = vec![NameSlot::FREE; slots];
+        let mut texts = vec![[0; DOMAIN_BYTES_MAX]; slots];
+        let mut buckets = vec![NameBucket::EMPTY; slots.next_power_of_two()];
+        test(&mut NameTable::new(&mut memory, &mut texts, &mut buckets, &[7; 16]));
+    }
+
+    fn names(table: &NameTable<'_>, second: u64, number: u32) -> Vec<std::string::String> {
+        table.of(at(second), address(number)).map(Into::into).collect()
+    }
+
+    fn at(second: u64) -> Instant {
+        Instant::from_millis(second * 1000)
+    }
+
+    #[test]
+    fn a_binding_is_good_until_its_time_is_up_and_renewing_never_shortens_it() {
+        with_table(4, |table| {
+            table.bind(at(0), address(1), "a.test", 10);
+            table.bind(at(1), address(1), "b.test", 1);
+            table.bind(at(2), address(1), "a.test", 1);
+            assert_eq!(names(table, 1, 1), ["a.test", "b.test"]);
+            assert_eq!(names(table, 9, 1), ["a.test"]);
+            assert_eq!(names(table, 10, 1), Vec::<&str>::new());
+            table.bind(at(20), address(1), "b.test", 5);
+            assert_eq!(names(table, 24, 1), ["b.test"]);
+        });
+    }
+
+    #[test]
+    fn a_full_store_forgets_what_was_bound_longest_ago() {
+        with_table(3, |table| {
+            for number in [1, 2, 3] {
+                table.bind(at(0), address(number), "a.test", 100);
+            }
+            table.bind(at(1), address(1), "a.test", 100);
+            table.bind(at(1), address(4), "b.test", 100);
+            let known: Vec<_> = (1..=4).map(|number| names(table, 2, number).len()).collect();
+            assert_eq!(known, [1, 0, 1, 1]);
+        });
+    }
+
+    #[test]
+    fn an_address_of_too_many_names_forgets_its_first() {
+        with_table(2 * BINDINGS_PER_ADDRESS_MAX, |table| {
+            for number in 0..=BINDINGS_PER_ADDRESS_MAX {
+                table.bind(at(0), address(1), &std::format!("{number}.test"), 9);
+            }
+            let known = names(table, 1, 1);
+            assert_eq!(known.len(), BINDINGS_PER_ADDRESS_MAX);
+            assert_eq!((known[0].as_str(), table.fresh), ("1.test", 256));
+        });
+    }
+
+    #[test]
+    fn it_knows_what_a_model_knows_through_many_changes() {
+        with_table(64, |table| {
+            let mut model: Vec<(u32, u32)> = vec![];
+            let mut seed = 1u32;
+            for _ in 0..50_000 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let pair = (seed >> 16 & 31, seed >> 24 & 7);
+                table.bind(at(0), address(pair.0), &std::format!("{}.test", pair.1), 9);
+                model.retain(|known| *known != pair);
+                model.push(pair);
+                let from = model.len().saturating_sub(64);
+                model.drain(..from);
+                let mut known = names(table, 1, pair.0);
+                known.sort();
+                let of = model.iter().filter(|(number, _)| *number == pair.0);
+                let mut expected: Vec<_> = of.map(|(_, n)| std::format!("{n}.test")).collect();
+                expected.sort();
+                assert_eq!(known, expected);
+            }
+        });
+    }
+
+    #[test]
+    fn a_store_without_memory_knows_nothing() {
+        let mut table = NameTable::new(&mut [], &mut [], &mut [], &[0; 16]);
+        table.bind(at(0), address(1), "a.test", 9);
+        assert_eq!(table.of(at(0), address(1)).count(), 0);
+    }
+}

@@ -1,0 +1,392 @@
+//! Flows on which a guest asks for names: the engine judges, the cache and the resolver know, and
+//! no socket is a flow's own.
+//!
+//! Owns the way of a query to them and of the answer back, over datagrams and over streams
+//! (RFC 1035 4.2, RFC 7766); must not know what a message says.
+//!
+//! Bounded: a stream has so many queries under way and so many bytes of answers waiting, or no more
+//! is read from it; one that is silent is ended, one that takes no answers is reset, and so is the
+//! oldest where there are too many.
+
+use std::collections::{HashMap, VecDeque};
+
+use sluicegate_core::{Event, FlowId, Instant, QueryStep, limits};
+
+use super::{Flow, Flows, HostEngine, Served, Slot};
+use crate::service::dns::{Answered, Cache, Resolver};
+
+/// Answers of the resolver that one turn hands on.
+const TURN_ANSWERS_MAX: usize = 256;
+/// Bytes of the longest query; those of the guests' resolvers have a tenth of it.
+const QUERY_BYTES_MAX: usize = 4096;
+/// Streams of one network; with one more the oldest is reset (RFC 7766 6.2.2 lets a server).
+const STREAMS_MAX: usize = 64;
+/// Queries of one stream that may be under way (RFC 7766 6.2.1.1 lets it have many).
+const STREAM_QUERIES_MAX: u32 = 16;
+/// Bytes of answers that may wait for the guest before no more is read from a stream.
+const STREAM_BYTES_MAX: usize = 128 * 1024;
+/// A stream without a query or an answer for so long is ended (RFC 7766 6.2.3).
+const STREAM_IDLE_MS_MAX: u64 = 30_000;
+/// One that is past that and not gone yet is looked at again after this time.
+const STREAM_LOOK_MS: u64 = 1000;
+
+/// A query that the resolver has.
+struct Pending {
+    flow: FlowId,
+    /// As the guest sent it.
+    query: Vec<u8>,
+    /// As it went upstream, with number 0.
+    asked: Vec<u8>,
+}
+
+/// What a query led to.
+enum Heard {
+    /// So many bytes of `out` are the answer.
+    Reply(usize),
+    /// The answer comes later.
+    Later,
+    /// There is none.
+    Nothing,
+}
+
+/// The name service of a network.
+pub(super) struct Names {
+    resolver: Resolver,
+    cache: Cache,
+    pending: HashMap<u32, Pending>,
+    ticket: u32,
+    /// An answer that came when the ring to the guest was full.
+    held: Option<Answered>,
+    /// There may be more answers than one turn hands on.
+    has_more: bool,
+    out: Box<[u8]>,
+    /// The streams, by when each is to be looked at.
+    streams: VecDeque<(Instant, FlowId)>,
+}
+
+impl Names {
+    pub(super) fn new(resolver: Resolver) -> Self {
+        Self {
+            resolver,
+            cache: Cache::default(),
+            pending: HashMap::new(),
+            ticket: 0,
+            held: None,
+            has_more: false,
+            out: vec![0; limits::DNS_MESSAGE_BYTES_MAX].into(),
+            streams: VecDeque::new(),
+        }
+    }
+
+    fn hear(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        flow: FlowId,
+        query: &[u8],
+    ) -> Heard {
+        let len = match engine.judge_query(flow, query, &mut self.out) {
+            QueryStep::Ignore => return Heard::Nothing,
+            QueryStep::Reply(len) => return reply(len),
+            QueryStep::Ask(len) => len,
+        };
+        let asked = self.out.get(..len).unwrap_or(&[]).to_vec();
+        let known = self.cache.answer(now, &asked);
+        if known.is_none() {
+            self.ticket = self.ticket.wrapping_add(1);
+            if self.resolver.ask(self.ticket, asked.clone()) {
+                let pending = Pending { flow, query: query.to_vec(), asked };
+                self.pending.insert(self.ticket, pending);
+                return Heard::Later;
+            }
+        }
+        reply(engine.judge_answer(now, (flow, query), known.as_deref(), &mut self.out))
+    }
+
+    /// What has come for which flow, in `out`.
+    fn conclude(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        answered: &Answered,
+    ) -> Option<(FlowId, usize)> {
+        let Pending { flow, query, asked } = self.pending.remove(&answered.ticket)?;
+        let answer = answered.answer.as_deref();
+        if let Some(answer) = answer {
+            self.cache.keep(now, &asked, answer);
+        }
+        Some((flow, engine.judge_answer(now, (flow, &query), answer, &mut self.out)))
+    }
+
+    /// Whether answers wait that can be handed on at once.
+    pub(super) fn is_busy(&self) -> bool {
+        self.has_more && self.held.is_none()
+    }
+
+    /// When a stream has been silent for too long, if none says anything.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.streams.front().map(|(due, _)| *due)
+    }
+}
+
+fn reply(len: usize) -> Heard {
+    if len == 0 { Heard::Nothing } else { Heard::Reply(len) }
+}
+
+/// A connection on which the guest asks (RFC 7766).
+pub(super) struct NameStream {
+    id: FlowId,
+    /// What came of the guest and is no whole query yet.
+    heard: Vec<u8>,
+    to_give: VecDeque<u8>,
+    under_way: u32,
+    /// Queries were left with the engine, as too much is under way.
+    is_behind: bool,
+    guest_has_finished: bool,
+    is_over: bool,
+    idle_at: Instant,
+}
+
+impl NameStream {
+    fn new(id: FlowId, now: Instant) -> Self {
+        Self {
+            id,
+            heard: Vec::new(),
+            to_give: VecDeque::new(),
+            under_way: 0,
+            is_behind: false,
+            guest_has_finished: false,
+            is_over: false,
+            idle_at: now.plus_millis(STREAM_IDLE_MS_MAX),
+        }
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.guest_has_finished = true;
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way < STREAM_QUERIES_MAX && self.to_give.len() < STREAM_BYTES_MAX
+    }
+
+    /// Takes in and asks what the guest has sent, as far as there is room. False: what it sends is
+    /// no query.
+    fn listen(&mut self, (engine, now): (&mut HostEngine<'_>, Instant), names: &mut Names) -> bool {
+        loop {
+            while let Some(query) = self.next_query() {
+                self.idle_at = now.plus_millis(STREAM_IDLE_MS_MAX);
+                match names.hear(engine, now, self.id, &query) {
+                    Heard::Reply(len) => self.push(names.out.get(..len).unwrap_or(&[])),
+                    Heard::Later => self.under_way += 1,
+                    Heard::Nothing => return false,
+                }
+            }
+            self.is_behind = !self.has_room();
+            if self.is_behind || self.is_too_long() {
+                return self.is_behind;
+            }
+            let heard = &mut self.heard;
+            let taken = engine.take_from_guest(now, self.id, |bytes| {
+                let len = bytes.len().min(QUERY_BYTES_MAX);
+                heard.extend_from_slice(bytes.get(..len).unwrap_or(&[]));
+                len
+            });
+            if taken.is_none() {
+                return true;
+            }
+        }
+    }
+
+    fn framed_len(&self) -> Option<usize> {
+        self.heard.first_chunk().map(|len| usize::from(u16::from_be_bytes(*len)))
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.framed_len().is_some_and(|len| len > QUERY_BYTES_MAX)
+    }
+
+    /// The next whole query, if there is room for what follows from it.
+    fn next_query(&mut self) -> Option<Vec<u8>> {
+        let end = 2 + self.framed_len().filter(|_| self.has_room())?;
+        if self.heard.len() < end || self.is_too_long() {
+            return None;
+        }
+        Some(self.heard.drain(..end).skip(2).collect())
+    }
+
+    fn push(&mut self, answer: &[u8]) {
+        let len = u16::try_from(answer.len()).unwrap_or(0);
+        self.to_give.extend(len.to_be_bytes());
+        self.to_give.extend(answer);
+    }
+
+    /// Gives the guest what there is for it, as far as it takes that; false: it takes no more now.
+    fn give(&mut self, engine: &mut HostEngine<'_>) -> bool {
+        while !self.to_give.is_empty() {
+            let to_give = &mut self.to_give;
+            let given = engine.give_to_guest(self.id, |space| {
+                let (bytes, _) = to_give.as_slices();
+                let len = bytes.len().min(space.len());
+                if let Some((to, from)) = space.get_mut(..len).zip(bytes.get(..len)) {
+                    to.copy_from_slice(from);
+                }
+                to_give.drain(..len);
+                len
+            });
+            if given.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives the guest what there is for it, asks what it has said meanwhile, and ends the stream
+    /// when there will be no more.
+    pub(super) fn serve(
+        &mut self,
+        (engine, now): (&mut HostEngine<'_>, Instant),
+        names: &mut Names,
+    ) -> Served {
+        loop {
+            let is_given = self.give(engine);
+            if self.is_behind && self.has_room() {
+                if !self.listen((engine, now), names) {
+                    engine.handle(now, Event::OutsideReset { flow: self.id });
+                    return Served::Ended;
+                }
+            } else if is_given {
+                break;
+            } else {
+                return Served::Waits; // the engine says when there is room
+            }
+        }
+        let is_idle = self.guest_has_finished || self.idle_at <= now;
+        if is_idle && self.under_way == 0 && !self.is_behind && !self.is_over {
+            self.is_over = true;
+            engine.handle(now, Event::OutsideFinished { flow: self.id });
+        }
+        Served::Waits
+    }
+}
+
+impl Flows {
+    /// The guest opens a stream to ask on.
+    pub(super) fn accept_names(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
+        let mut streams = core::mem::take(&mut self.names.streams);
+        streams.retain(|(_, id)| self.name_stream(*id).is_some());
+        if streams.len() >= STREAMS_MAX
+            && let Some((_, oldest)) = streams.pop_front()
+        {
+            self.reset_stream(engine, now, oldest);
+        }
+        let stream = NameStream::new(id, now);
+        streams.push_back((stream.idle_at, id));
+        self.names.streams = streams;
+        self.insert(id, Flow::Names(stream));
+        engine.handle(now, Event::Connected { flow: id });
+    }
+
+    /// The guest has said something on the stream `id`, if it is one.
+    pub(super) fn listen_to_names(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        id: FlowId,
+    ) {
+        let Some(Some(slot)) = self.slots.get_mut(id.index as usize) else { return };
+        let Slot { id: own, flow: Flow::Names(stream), .. } = slot else { return };
+        if *own != id {
+            return;
+        }
+        if stream.listen((engine, now), &mut self.names) {
+            self.enqueue(id.index);
+        } else {
+            self.reset_stream(engine, now, id);
+        }
+    }
+
+    /// The guest asks in `payload`, a datagram or a row of them.
+    pub(super) fn hear_names(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        (flow, payload, segment_bytes): (FlowId, &[u8], u16),
+    ) {
+        let bytes = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
+        for query in payload.chunks(bytes.max(1)).filter(|query| query.len() <= QUERY_BYTES_MAX) {
+            if let Heard::Reply(len) = self.names.hear(engine, now, flow, query) {
+                engine.deliver(now, flow, self.names.out.get(..len).unwrap_or(&[]));
+            }
+        }
+    }
+
+    /// Hands on the answers that have come, and ends streams that are silent.
+    pub(super) fn serve_names(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
+        self.names.has_more = true;
+        for _ in 0..TURN_ANSWERS_MAX {
+            let held = self.names.held.take();
+            let Some(answered) = held.or_else(|| self.names.resolver.answered()) else {
+                self.names.has_more = false;
+                break;
+            };
+            if !engine.can_deliver() {
+                // The ring's consumer wakes us.
+                self.names.held = Some(answered);
+                break;
+            }
+            if let Some((flow, len)) = self.names.conclude(engine, now, &answered) {
+                self.answer_names(engine, now, (flow, len));
+            }
+        }
+        while let Some(&(_, id)) = self.names.streams.front().filter(|(due, _)| *due <= now) {
+            self.names.streams.pop_front();
+            self.look_at_stream(engine, now, id);
+        }
+    }
+
+    /// Ends the stream `id` if it was silent for too long, and says when to look again.
+    fn look_at_stream(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
+        let Some(stream) = self.name_stream(id) else { return };
+        let is_silent = stream.idle_at <= now && stream.under_way == 0;
+        if is_silent && !stream.to_give.is_empty() {
+            return self.reset_stream(engine, now, id);
+        }
+        let next = stream.idle_at.max(now.plus_millis(STREAM_LOOK_MS));
+        self.names.streams.push_back((next, id));
+        if is_silent {
+            self.enqueue(id.index);
+        }
+    }
+
+    pub(super) fn name_stream(&mut self, id: FlowId) -> Option<&mut NameStream> {
+        match self.slots.get_mut(id.index as usize)? {
+            Some(Slot { id: own, flow: Flow::Names(stream), .. }) if *own == id => Some(stream),
+            Some(_) | None => None,
+        }
+    }
+
+    fn reset_stream(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
+        engine.handle(now, Event::OutsideReset { flow: id });
+        self.close(id);
+    }
+
+    fn answer_names(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        (flow, len): (FlowId, usize),
+    ) {
+        match self.slots.get_mut(flow.index as usize) {
+            Some(Some(Slot { id, flow: Flow::Names(stream), .. })) if *id == flow => {
+                stream.push(self.names.out.get(..len).unwrap_or(&[]));
+                stream.under_way -= 1;
+                stream.idle_at = now.plus_millis(STREAM_IDLE_MS_MAX);
+                self.listen_to_names(engine, now, flow);
+            }
+            // A datagram's flow has no slot here. Whoever has ended is not there any more.
+            Some(_) | None => {
+                engine.deliver(now, flow, self.names.out.get(..len).unwrap_or(&[]));
+            }
+        }
+    }
+}

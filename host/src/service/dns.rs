@@ -1,0 +1,128 @@
+//! Asks name servers what a guest wants to know.
+//!
+//! Owns the tasks that wait for them, on the embedder's runtime, and the queue on which answers
+//! come back to the driver's thread. A query is a message that the engine let through; what comes
+//! back is one that answers it, byte for byte, or nothing. Must not know guests or flows, nor what
+//! a name may be.
+//!
+//! Bounded: so many queries are under way at a time, each for so long, and each has exactly one
+//! result, whatever becomes of its task.
+
+mod cache;
+mod exchange;
+mod host_servers;
+mod upstreams;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::clock::Clock;
+use crate::wake::DriverWake;
+use upstreams::Upstreams;
+
+pub(crate) use cache::Cache;
+
+/// Queries of one network that may be under way.
+const IN_FLIGHT_MAX: usize = 512;
+
+/// What a resolver is made of.
+#[derive(Clone)]
+pub(crate) struct ResolverParts {
+    /// Where its tasks run; its IO and time are enabled.
+    pub(crate) runtime: Handle,
+    /// Whom to wake when an answer is there.
+    pub(crate) wake: Arc<DriverWake>,
+    pub(crate) clock: Clock,
+    /// The name servers; empty: the host's own.
+    pub(crate) servers: Vec<SocketAddr>,
+    /// How long a query may take.
+    pub(crate) timeout: Duration,
+}
+
+/// What became of a query.
+pub(crate) struct Answered {
+    /// The number that the query came with.
+    pub(crate) ticket: u32,
+    /// `None`: nobody answered.
+    pub(crate) answer: Option<Vec<u8>>,
+}
+
+/// Asks for one network.
+pub(crate) struct Resolver {
+    runtime: Handle,
+    wake: Arc<DriverWake>,
+    timeout: Duration,
+    upstreams: Arc<Upstreams>,
+    in_flight: usize,
+    answers: Receiver<Answered>,
+    to_answers: SyncSender<Answered>,
+}
+
+impl Resolver {
+    pub(crate) fn new(parts: ResolverParts) -> Self {
+        let (to_answers, answers) = sync_channel(IN_FLIGHT_MAX);
+        Self {
+            runtime: parts.runtime,
+            wake: parts.wake,
+            timeout: parts.timeout,
+            upstreams: Arc::new(Upstreams::new(parts.servers, parts.clock)),
+            in_flight: 0,
+            answers,
+            to_answers,
+        }
+    }
+
+    /// Asks `query`, whose number is replaced; the result will have `ticket`. False: too many are
+    /// under way, and it is not asked.
+    pub(crate) fn ask(&mut self, ticket: u32, query: Vec<u8>) -> bool {
+        if self.in_flight >= IN_FLIGHT_MAX {
+            return false;
+        }
+        self.in_flight += 1;
+        let due = Due {
+            answered: Some(Answered { ticket, answer: None }),
+            to: self.to_answers.clone(),
+            wake: Arc::clone(&self.wake),
+        };
+        let (upstreams, timeout) = (Arc::clone(&self.upstreams), self.timeout);
+        self.runtime.spawn(async move {
+            let answer = upstreams.resolve(&query, timeout).await;
+            due.settle(ticket, answer);
+        });
+        true
+    }
+
+    /// The next result.
+    pub(crate) fn answered(&mut self) -> Option<Answered> {
+        let answered = self.answers.try_recv().ok()?;
+        self.in_flight -= 1;
+        Some(answered)
+    }
+}
+
+/// The result of a task, which is handed over however the task ends.
+struct Due {
+    answered: Option<Answered>,
+    to: SyncSender<Answered>,
+    wake: Arc<DriverWake>,
+}
+
+impl Due {
+    fn settle(mut self, ticket: u32, answer: Option<Vec<u8>>) {
+        self.answered = Some(Answered { ticket, answer });
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if let Some(answered) = self.answered.take() {
+            // There is room for every query under way; and without a receiver nobody asks.
+            let _ = self.to.try_send(answered);
+            self.wake.ring();
+        }
+    }
+}
