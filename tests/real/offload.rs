@@ -101,6 +101,37 @@ fn toggle(guest: &Guest, ends: &AtomicBool) -> u32 {
     changes
 }
 
+/// Nanoseconds that each thread of `process` has run, and whether it is the driver's.
+fn thread_times(process: u32) -> Vec<(bool, u64)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let time = |task: std::io::Result<std::fs::DirEntry>| {
+        let path = task.unwrap().path();
+        let name = std::fs::read_to_string(path.join("comm")).unwrap();
+        let first = path.file_name().unwrap() == process.to_string().as_str();
+        let times = std::fs::read_to_string(path.join("schedstat")).unwrap();
+        let nanos = times.split_whitespace().next().unwrap().parse().unwrap();
+        (!first && name.trim() == "sluicegate", nanos)
+    };
+    tasks.map(time).collect()
+}
+
+#[test]
+fn one_thread_carries_every_byte() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = Guest::online();
+    for from_guest in [true, false] {
+        transfer(&guest, Family::V4, from_guest);
+    }
+    let (driver, others): (Vec<_>, Vec<_>) =
+        thread_times(guest.engine().id()).into_iter().partition(|(is_driver, _)| *is_driver);
+    let sum = |times: &[(bool, u64)]| times.iter().map(|(_, nanos)| nanos).sum::<u64>();
+    assert_eq!(driver.len(), 1, "there is one driver");
+    // Theirs is what starting the program takes.
+    assert!(sum(&others) * 4 < sum(&driver), "{others:?} beside {driver:?}");
+}
+
 #[test]
 fn a_tenth_of_a_system_call_carries_a_frame_in_bulk() {
     if !needs::are_met(&["strace"]) {
