@@ -417,7 +417,7 @@ pub(super) fn trim<'b>(
     fit: Option<Fit>,
     packet: &'b mut [u8],
 ) -> Result<(&'b mut [u8], u32), Drop> {
-    let tcp_at = if ends.0.is_ipv4() { 20 } else { 40 };
+    let tcp_at = reply::ip_header_len(ends.0);
     let header_end = tcp_at + segment.header_len;
     packet.get_mut(tcp_at + 20..header_end).ok_or(Drop::Truncated)?.fill(0);
     let whole = Fit { seq: segment.seq, len: segment.payload_len, fin: segment.fin };
@@ -436,7 +436,7 @@ pub(super) fn trim<'b>(
 /// The packet of `ip` whose payload is at `at` of `bytes`, under a header without options: smoltcp
 /// reads no other. The bytes before the payload are the packet's own headers, or headroom.
 fn canonical<'b>(ip: &Ip, at: Range<usize>, bytes: &'b mut [u8]) -> Result<&'b mut [u8], Drop> {
-    let header = if ip.source.is_ipv4() { 20 } else { 40 };
+    let header = reply::ip_header_len(ip.source);
     let start = at.start.checked_sub(header).ok_or(Drop::Malformed)?;
     let packet = bytes.get_mut(start..at.end).ok_or(Drop::Truncated)?;
     // A frame whose header is plain is what it should be already.

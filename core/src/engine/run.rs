@@ -137,7 +137,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let segment = Segment { header_len: TCP_HEADER_BYTES, ..*segment };
         let ends = (self.guest(key.outside), key.outside);
         let fit = self.tcp.fit(slot, &segment);
-        let ip_len = if ends.0.is_ipv4() { 20 } else { 40 };
+        let ip_len = reply::ip_header_len(ends.0);
         let start = HEADERS_BYTES_MAX - TCP_HEADER_BYTES - ip_len;
         let len = TCP_HEADER_BYTES + segment.payload_len;
         let packet = self.run_bytes.get_mut(start..start + ip_len + len).ok_or(Drop::Truncated)?;

@@ -154,7 +154,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     /// # Cost
     /// One copy of the payload.
     pub(crate) fn datagram(&mut self, from: IpAddr, to: IpAddr, number: u8, mut parts: Parts<'_>) {
-        let header = if from.is_ipv4() { 20 } else { 40 };
+        let header = reply::ip_header_len(from);
         let total = parts.len();
         // IPv4 counts its header in the length of a packet, IPv6 does not.
         if total > IP_PACKET_BYTES_MAX - if from.is_ipv4() { header } else { 0 } {
@@ -186,14 +186,14 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
 
     /// Whether each datagram of `parts`, in the family of `address`, needs no fragments.
     pub(crate) fn fits_whole(&self, address: IpAddr, parts: &Parts<'_>) -> bool {
-        let header = if address.is_ipv4() { 20 } else { 40 };
+        let header = reply::ip_header_len(address);
         header + parts.piece_len() <= self.packet_bytes_max()
     }
 
     /// Sends a datagram, or a row of them, that needs no fragments.
     fn whole_datagram(&mut self, ends: (IpAddr, IpAddr), number: u8, parts: &Parts<'_>) {
         let total = parts.len();
-        let header = if ends.0.is_ipv4() { 20 } else { 40 };
+        let header = reply::ip_header_len(ends.0);
         self.frame(ethertype(ends.0), header + total, |out| {
             reply::ip_header(ends, number, total, HOP_LIMIT, out);
             parts.copy(0, out.get_mut(header..).unwrap_or(&mut []));

@@ -129,6 +129,11 @@ pub(crate) fn tcp(from: IpAddr, to: IpAddr, repr: &TcpRepr<'_>, out: &mut [u8]) 
 /// Time to live of what the gateway sends (RFC 1700).
 pub(crate) const HOP_LIMIT: u8 = 64;
 
+/// Bytes of an IP header without options or extensions, in the family of `address`.
+pub(crate) const fn ip_header_len(address: IpAddr) -> usize {
+    if address.is_ipv4() { 20 } else { 40 }
+}
+
 /// Writes an IP header for `len` bytes of `protocol`; returns its own length. The checksum of an
 /// IPv4 header is in place.
 pub(crate) fn ip_header(

@@ -52,7 +52,7 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     if args.profile == ProfileName::MultiTenant {
         let bound = "the public Internet and the gateway's port 53";
         writeln!(out, "  multi-tenant: of that, the platform allows {bound}")?;
-        writeln!(out, "  multi-tenant: interface and nat64_prefixes are the platform's")?;
+        writeln!(out, "  multi-tenant: interface, dns and nat64_prefixes are the platform's")?;
     }
     let link = &core.link;
     writeln!(

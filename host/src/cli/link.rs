@@ -28,7 +28,8 @@ pub(crate) struct LinkArgs {
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
     /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public
-    /// Internet and the gateway's name server at most, and does not decide its addresses
+    /// Internet and the gateway's name server at most, and decides neither its addresses
+    /// nor its name servers
     #[arg(long, value_name = "PROFILE", default_value = "single-tenant")]
     profile: ProfileName,
     /// Write a line to the standard error for every flow that is denied, in words or as JSON

@@ -72,8 +72,11 @@ mod tests {
             "interface": {"mac": "02:00:00:00:00:09", "mtu": 9000, "ipv4_address": "10.0.0.2",
                 "ipv6_pool": "fd00::/48", "receive_frame_bytes": 9014},
             "max_connections": 7, "max_udp_connections": 0, "max_icmp_connections": 0,
-            "policy": {"default_egress": "allow"}, "nat64_prefixes": ["fd00:64::/96"]}"#;
+            "policy": {"default_egress": "allow"}, "nat64_prefixes": ["fd00:64::/96"],
+            "dns": {"nameservers": ["10.0.0.53"], "rebind_protection": false}}"#;
+        assert_eq!(of_tenant(written).dns, DnsConfig::default());
         let core = of_tenant(written).to_core(3, [0; 16]).unwrap();
+        assert!(core.rebind_protection);
         let untouched = NetworkConfig::default().to_core(3, [0; 16]).unwrap();
         assert_eq!(core.link, untouched.link);
         assert_eq!(core.nat64_prefixes, [""; 0].map(|_| core.link.guest_ipv6));
