@@ -133,7 +133,7 @@ fn one_thread_carries_every_byte() {
 }
 
 #[test]
-fn a_tenth_of_a_system_call_carries_a_frame_in_bulk() {
+fn a_fraction_of_a_system_call_carries_a_frame_in_bulk() {
     if !needs::are_met(&["strace"]) {
         return;
     }
@@ -155,5 +155,7 @@ fn a_tenth_of_a_system_call_carries_a_frame_in_bulk() {
     let total = text.lines().find(|line| line.trim_end().ends_with("total")).unwrap();
     // Percent, seconds, microseconds a call, calls, maybe errors, "total".
     let calls: u64 = total.split_whitespace().nth(3).unwrap().parse().unwrap();
-    assert!(calls > 100 && calls * 10 < frames, "{calls} calls for {frames} frames\n{text}");
+    // How much a turn gathers depends on how busy the machine is: 0.04 to 0.11 calls a frame were
+    // seen. Without long segments and batches it is more than one.
+    assert!(calls > 100 && calls * 3 < frames, "{calls} calls for {frames} frames\n{text}");
 }
