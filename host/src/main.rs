@@ -41,6 +41,8 @@ enum Command {
     Env(cli::env::EnvArgs),
     Check(cli::check::CheckArgs),
     Demo(cli::demo::DemoArgs),
+    #[cfg(feature = "krun")]
+    Vm(cli::vm::VmArgs),
     #[command(hide = true)]
     Inside(cli::inside::InsideArgs),
     #[command(hide = true)]
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
         Command::Env(args) => cli::env::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Demo(args) => cli::demo::run(args),
+        #[cfg(feature = "krun")]
+        Command::Vm(args) => cli::vm::run(args),
         Command::Inside(args) => cli::inside::run(&args),
         Command::DemoGuest(args) => cli::demo::guest::run(&args),
     }

@@ -37,3 +37,5 @@ mod refusals;
 mod rows;
 mod run;
 mod transfers;
+#[cfg(feature = "krun")]
+mod vm;

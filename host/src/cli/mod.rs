@@ -13,3 +13,5 @@ mod online;
 mod resolv;
 pub(crate) mod run;
 mod signals;
+#[cfg(feature = "krun")]
+pub(crate) mod vm;
