@@ -26,10 +26,10 @@ mod store;
 mod wire;
 
 pub use contract::{
-    Action, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial, DenialReason,
+    Action, Bucket, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial, DenialReason,
     Destination, Direction, Drop, Event, FlowId, Group, Instant, Link, Offload, Outside,
-    Permission, Policy, PortRange, Profile, Protocol, Protocols, Refusal, Rule, TransportChecksum,
-    WaitReason,
+    Permission, Policy, PortRange, Profile, Protocol, Protocols, Rate, Refusal, Rule,
+    TransportChecksum, WaitReason,
 };
 pub use engine::{Engine, Memory, MemoryLen, QueryStep};
 pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};

@@ -35,6 +35,11 @@ pub const ICMP_FLOWS_DEFAULT: u32 = 256;
 /// The most echo flows that may be configured.
 pub const ICMP_FLOWS_MAX: u32 = 65_536;
 
+/// Tokens of a rate limit's bucket, and of its burst: 1 PiB.
+pub const BUCKET_TOKENS_MAX: u64 = 1 << 50;
+/// The longest time in which a bucket is refilled: a day.
+pub const BUCKET_REFILL_MS_MAX: u64 = 86_400_000;
+
 /// Bytes of a TCP flow's receive buffer (from the guest), a power of two.
 pub const TCP_RECEIVE_BYTES: usize = 512 * 1024;
 /// Bytes of a TCP flow's send buffer (to the guest), a power of two.

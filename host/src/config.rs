@@ -29,6 +29,9 @@
 //! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `[v6]:port` | the host's own |
 //! | `dns.query_timeout_ms` | a name must be answered by then, 1 to 60000 | 5000 |
 //! | `dns.rebind_protection` | names outside lead to public addresses only | `true` |
+//! | `rate_limiter.egress`, `.ingress` | what the guest sends, what it is sent | unlimited |
+//! | `*.bandwidth`, `*.ops` | bytes, frames: `{"size": N, "refill_time_ms": N}`, | unlimited |
+//! | | maybe with `"one_time_burst": N` (full at first, then N a refill time) | |
 //! | `nat64_prefixes` | networks of 96 bits, beside `64:ff9b::/96` | `[]` |
 //!
 //! The groups are `public`, `private`, `loopback`, `link_local`, `metadata`, `multicast` and `host`
@@ -50,12 +53,14 @@ use crate::error::{Error, LoadError};
 mod dns;
 mod file;
 mod policy;
+mod rate;
 mod rules;
 mod tenant;
 
 pub use dns::DnsConfig;
 use file::File;
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
+pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
 
 /// A configuration file is at most this long.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -82,6 +87,8 @@ pub struct NetworkConfig {
     pub dns: DnsConfig,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: Vec<Ipv6Addr>,
+    /// How much may pass each way.
+    pub rate_limiter: Option<RateLimiterConfig>,
     /// Whose word this is; no file says that ([`for_tenant`](Self::for_tenant)).
     profile: Profile,
 }
@@ -97,6 +104,7 @@ impl Default for NetworkConfig {
             policy: PolicyConfig::default(),
             dns: DnsConfig::default(),
             nat64_prefixes: vec![],
+            rate_limiter: None,
             profile: Profile::SingleTenant,
         }
     }
@@ -187,6 +195,7 @@ impl NetworkConfig {
         let prefixes = self.nat64_prefixes.as_slice();
         let too_many = |_| ConfigError::new("nat64_prefixes", prefixes.len(), "at most 8 networks");
         let bound = self.interface.receive_frame_bytes;
+        let limiter = self.rate_limiter.unwrap_or_default();
         let mut policy = self.policy.to_core()?;
         policy.profile = self.profile;
         let config = Config {
@@ -222,6 +231,8 @@ impl NetworkConfig {
             rebind_protection: self.dns.rebind_protection,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,
+            from_guest_rate: limiter.egress.map(RateConfig::to_core),
+            to_guest_rate: limiter.ingress.map(RateConfig::to_core),
             seed,
         };
         config.check()?;

@@ -199,7 +199,7 @@ impl Loop<'_> {
             self.published.driver_turns.fetch_add(1, Ordering::Relaxed);
             let now = self.clock.now();
             self.own.update(&mut self.engine, &mut self.flows, now);
-            self.receive()?;
+            self.receive(now)?;
             self.flows.serve(&mut self.engine, now);
             let until = self.flows.perform_all(&mut self.engine, now);
             self.send()?;
@@ -218,9 +218,10 @@ impl Loop<'_> {
     }
 
     /// Takes frames from a link that is ours to serve.
-    fn receive(&mut self) -> Result<(), Error> {
+    fn receive(&mut self, now: Instant) -> Result<(), Error> {
         if let FrontEnd::Link { link, from_guest, .. } = &mut self.front
             && self.link_is_ready
+            && !self.engine.is_paced(now)
         {
             self.link_is_ready = link
                 .receive(from_guest, LINK_FRAMES_MAX)
@@ -242,11 +243,15 @@ impl Loop<'_> {
         let now = self.clock.now();
         let mut timeout = until
             .map(|until| Duration::from_micros(until.as_micros().saturating_sub(now.as_micros())));
+        // While the guest has sent as much as it may, its frames wait where they are.
+        let is_paced = self.engine.is_paced(now);
         match &self.front {
-            FrontEnd::Link { .. } if self.link_is_ready => timeout = Some(Duration::ZERO),
+            FrontEnd::Link { .. } if self.link_is_ready && !is_paced => {
+                timeout = Some(Duration::ZERO);
+            }
             FrontEnd::Link { .. } => {}
             FrontEnd::Worker(worker) => {
-                if !self.engine.from_guest().sleep() {
+                if !is_paced && !self.engine.from_guest().sleep() {
                     timeout = Some(Duration::ZERO);
                 } else if let Some(limit) = worker.recheck() {
                     timeout = Some(timeout.map_or(limit, |t| t.min(limit)));

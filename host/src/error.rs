@@ -83,6 +83,12 @@ pub enum LoadError {
         /// The column of the line, from 1.
         column: usize,
     },
+    /// A section that says nothing.
+    #[error("{field}: it limits nothing; leave it out, or say what it limits")]
+    Nothing {
+        /// The section, dotted from the top.
+        field: &'static str,
+    },
     /// A field that is known, but not served yet.
     #[error("{field}: {value} is not supported yet; {instead}")]
     Unsupported {

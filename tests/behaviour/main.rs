@@ -16,6 +16,7 @@ mod own_addresses;
 mod ping;
 mod policy;
 mod policy_rules;
+mod rates;
 mod ring_full;
 mod tcp_close;
 mod tcp_flow;

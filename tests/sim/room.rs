@@ -34,6 +34,8 @@ pub fn default_config() -> Config {
         rebind_protection: true,
         own_addresses: Default::default(),
         nat64_prefixes: Default::default(),
+        from_guest_rate: None,
+        to_guest_rate: None,
         seed: *b"a seed of sixtee",
     }
 }

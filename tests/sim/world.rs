@@ -199,8 +199,10 @@ impl<'a> World<'a> {
         true
     }
 
-    fn check(&self) {
-        self.oracle.counts(self.engine.counters());
+    fn check(&mut self) {
+        let now = self.now();
+        let is_paced = self.engine.is_paced(now);
+        self.oracle.counts(self.engine.counters(), is_paced);
         let flows = self.peers.streams.len() + self.peers.datagrams.len();
         let (until, why) = self.wait;
         assert!(
@@ -275,7 +277,7 @@ impl<'a> World<'a> {
     pub fn deliver(&mut self, index: u32, payload: &[u8]) {
         let now = self.now();
         let flow = self.peers.datagrams[&index].id;
-        assert!(self.engine.can_deliver(), "there is room for a datagram");
+        assert!(self.engine.can_deliver(now), "there is room for a datagram");
         self.engine.deliver(now, flow, payload);
         self.run();
     }
@@ -291,7 +293,7 @@ impl<'a> World<'a> {
         let flow = self.peers.datagrams[&index].id;
         let (mut rest, mut pieces) = (payload, 0);
         while !rest.is_empty() {
-            while !self.engine.can_deliver() {
+            while !self.engine.can_deliver(now) {
                 assert!(self.collect_one(), "an empty ring has room");
             }
             let done = self.engine.deliver_row(now, flow, rest, segment_bytes);

@@ -265,7 +265,7 @@ impl<'a> Run<'a> {
         let engine = &mut self.world.engine;
         for flow in self.world.peers.datagrams.values_mut() {
             for data in flow.sent.drain(..) {
-                if engine.can_deliver() {
+                if engine.can_deliver(now) {
                     engine.deliver(now, flow.id, &data);
                 }
             }

@@ -115,6 +115,8 @@ pub enum WaitReason {
     Idle,
     /// The nearest timer of a flow or of a half reassembled datagram.
     Timer,
+    /// One direction is limited, and its time to go on is nearer than any timer.
+    Paced,
     /// The turn's budget is spent; more frames wait.
     Budget,
     /// The ring to the guest is full; the consumer wakes the producer when there is room.

@@ -2,8 +2,20 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{ConfigError, Policy};
+use super::rate::RateFields;
+use super::{ConfigError, Policy, Rate};
 use crate::limits;
+
+const EGRESS: RateFields = [
+    "rate_limiter.egress.bandwidth.size",
+    "rate_limiter.egress.ops.size",
+    "rate_limiter.egress.*.refill_time_ms",
+];
+const INGRESS: RateFields = [
+    "rate_limiter.ingress.bandwidth.size",
+    "rate_limiter.ingress.ops.size",
+    "rate_limiter.ingress.*.refill_time_ms",
+];
 
 /// The two ends of the guest's link: MAC and IP addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +66,10 @@ pub struct Config {
     pub own_addresses: heapless::Vec<IpAddr, { limits::OWN_ADDRESSES_MAX }>,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: heapless::Vec<Ipv6Addr, { limits::NAT64_PREFIXES_MAX }>,
+    /// How much the guest may send.
+    pub from_guest_rate: Option<Rate>,
+    /// How much it may be sent.
+    pub to_guest_rate: Option<Rate>,
     /// Secret randomness: keys the flow hash and the initial sequence numbers.
     pub seed: [u8; 16],
 }
@@ -98,6 +114,9 @@ impl Config {
                 self.fragment_sets,
                 "between 1 and 1024",
             ));
+        }
+        for (rate, fields) in [(&self.from_guest_rate, EGRESS), (&self.to_guest_rate, INGRESS)] {
+            rate.as_ref().map_or(Ok(()), |rate| rate.check(&fields))?;
         }
         match self.nat64_prefixes.iter().find(|prefix| prefix.to_bits() & 0xffff_ffff != 0) {
             Some(prefix) => {

@@ -9,6 +9,7 @@ mod id;
 mod offload;
 mod outcome;
 mod policy;
+mod rate;
 mod time;
 
 pub use action::{Action, DatagramKind, Outside, WaitReason};
@@ -23,4 +24,5 @@ pub use policy::{
     Cidr, Destination, Direction, Group, Permission, Policy, PortRange, Profile, Protocol,
     Protocols, Rule,
 };
+pub use rate::{Bucket, Rate};
 pub use time::Instant;

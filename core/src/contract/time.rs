@@ -37,6 +37,12 @@ impl Instant {
         self.micros / 1000
     }
 
+    /// This point and `micros` microseconds; saturates at the end of time.
+    #[must_use]
+    pub const fn plus_micros(self, micros: u64) -> Self {
+        Self { micros: self.micros.saturating_add(micros) }
+    }
+
     /// This point and `millis` milliseconds; saturates at the end of time.
     #[must_use]
     pub const fn plus_millis(self, millis: u64) -> Self {

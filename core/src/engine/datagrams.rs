@@ -15,8 +15,10 @@ const ROW_BYTES_MAX: usize = IP_PACKET_BYTES_MAX - 40 - 8;
 
 impl<R: RingHandle> Engine<'_, R> {
     /// Whether a datagram of any length can be delivered now. If not, the consumer of the ring
-    /// wakes its producer when one can.
-    pub fn can_deliver(&mut self) -> bool {
+    /// wakes its producer when one can, or [`Action::Wait`](crate::Action::Wait) ends, where the
+    /// guest is sent no more for now.
+    pub fn can_deliver(&mut self, now: Instant) -> bool {
+        self.out.refill(now);
         self.out.has_room() || self.out.wait_for_room()
     }
 

@@ -41,6 +41,9 @@ impl<R: RingHandle> Engine<'_, R> {
     /// Constant, and a pass over the bytes for the checksum and the copy.
     pub(super) fn ingest(&mut self, now: Instant, record: Record) -> Option<Step> {
         self.out.counters.frames_from_guest += 1;
+        if let Some(pace) = &mut self.pace {
+            pace.take(record.len(), 1);
+        }
         match self.accept(now, record) {
             Ok(step) => step,
             Err(reason) => {

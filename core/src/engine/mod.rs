@@ -11,21 +11,22 @@ mod judge;
 mod memory;
 mod names;
 mod run;
+mod turn;
 
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
 use crate::contract::{
     Action, Config, ConfigError, Counters, DatagramKind, Event, FlowId, Instant, Outside, Refusal,
-    WaitReason,
 };
 use crate::limits::{FRAME_BYTES_MAX, TURN_FRAMES_MAX};
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
-use crate::stack::tcp::{self, Egress, Say, Tcp, TcpMemory};
+use crate::stack::tcp::{self, Say, Tcp, TcpMemory};
 use crate::store::flows::{FlowKey, FlowKind, FlowTable};
 use crate::store::fragments::Fragments;
 use crate::store::names::NameTable;
+use crate::store::pace::Pace;
 use crate::store::ring::{Consumer, Producer, Record, RingHandle};
 use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
@@ -52,6 +53,8 @@ pub struct Engine<'a, R: RingHandle> {
     fragments: Fragments<'a>,
     names: NameTable<'a>,
     turn_frames: u32,
+    /// How fast the guest may send, where that is limited.
+    pace: Option<Pace>,
     denials: Denials,
     own_is_known: bool,
     /// Segments that were put together and that smoltcp has not seen, and where they are.
@@ -98,6 +101,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         let (scratch, run_bytes) = memory.scratch.split_at_mut(FRAME_BYTES_MAX);
         #[allow(clippy::cast_possible_truncation, reason = "a part of the seed")]
         let mut out = Emitter::new(to_guest, scratch, link, high as u32);
+        out.limit(config.to_guest_rate.as_ref().map(|rate| Pace::new(rate, now)));
         let tcp = Tcp::new(
             TcpMemory {
                 slots: memory.tcp,
@@ -135,6 +139,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 &config.seed,
             ),
             turn_frames: 0,
+            pace: config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now)),
             denials: Denials::default(),
             own_is_known: true,
             run: None,
@@ -171,7 +176,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     }
 
     fn step(&mut self, now: Instant) -> Step {
+        self.out.refill(now);
         while self.turn_frames < TURN_FRAMES_MAX
+            && !self.is_paced(now)
             && let Some(record) = self.from_guest.read()
         {
             self.turn_frames += 1;
@@ -219,51 +226,6 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             self.flows.retire(slot);
         }
         Some(action)
-    }
-
-    /// Gives the guest what every waiting flow has for it, and says what to wait for.
-    fn end_turn(&mut self, now: Instant) -> Action<'static> {
-        let mut parked = false;
-        let mut again = false;
-        let mut rounds = 0;
-        while let Some(slot) = self.flows.egress() {
-            match self.tcp.egress(now, slot, &mut self.out) {
-                Egress::Done => {
-                    self.flows.egressed(false);
-                    let deadline = self.tcp.deadline(now, slot);
-                    self.timers.set(slot, deadline);
-                }
-                Egress::Again => {
-                    self.flows.egressed(true);
-                    again = true;
-                    rounds += 1;
-                    if rounds >= TURN_FRAMES_MAX {
-                        break;
-                    }
-                }
-                Egress::Ended => self.remove(slot),
-                Egress::Parked => {
-                    parked = !self.out.wait_for_room();
-                    if parked {
-                        break;
-                    }
-                }
-            }
-        }
-        self.from_guest.release();
-        self.out.flush();
-        let more = again || self.turn_frames >= TURN_FRAMES_MAX || self.flows.has_unused();
-        self.turn_frames = 0;
-        if more && !parked {
-            return Action::Wait { until: Some(now), why: WaitReason::Budget };
-        }
-        let until = self.timers.next();
-        let why = match (parked, until) {
-            (true, _) => WaitReason::GuestRingFull,
-            (false, Some(_)) => WaitReason::Timer,
-            (false, None) => WaitReason::Idle,
-        };
-        Action::Wait { until: if more { Some(now) } else { until }, why }
     }
 
     /// The timer of `slot` has come: a retransmission is due, or the flow's time is up.

@@ -18,6 +18,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
+use crate::store::pace::Pace;
 use crate::store::ring::{Producer, RingHandle};
 use crate::wire::checksum::Sum;
 use crate::wire::classify::protocol;
@@ -37,6 +38,8 @@ pub(crate) struct Emitter<'a, R: RingHandle> {
     link: Link,
     fragment_ident: u32,
     errors: ErrorBudget,
+    /// How fast the guest may be sent frames, where that is limited.
+    pace: Option<Pace>,
     pub(crate) counters: Counters,
 }
 
@@ -57,8 +60,30 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             link,
             fragment_ident: ident,
             errors: ErrorBudget::default(),
+            pace: None,
             counters: Counters::default(),
         }
+    }
+
+    /// Sends no faster than `pace` has it from now on.
+    pub(crate) fn limit(&mut self, pace: Option<Pace>) {
+        self.pace = pace;
+    }
+
+    /// Adds what the pace has gained: once a turn.
+    pub(crate) fn refill(&mut self, now: Instant) {
+        if let Some(pace) = &mut self.pace {
+            pace.refill(now);
+        }
+    }
+
+    /// When the next packet may be emitted, where that is limited.
+    pub(crate) fn opens_at(&self) -> Option<Instant> {
+        self.pace.as_ref().map(Pace::opens_at)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.pace.as_ref().is_some_and(|pace| !pace.is_open())
     }
 
     /// The link that frames are made for.
@@ -71,12 +96,13 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     /// # Cost
     /// Constant; usually no shared memory is touched.
     pub(crate) fn has_room(&mut self) -> bool {
-        self.ring.room() >= ROOM_BYTES
+        !self.is_closed() && self.ring.room() >= ROOM_BYTES
     }
 
-    /// As [`has_room`](Self::has_room), and if there is none, asks the consumer to wake us.
+    /// As [`has_room`](Self::has_room), and if there is none, asks the consumer to wake us; where
+    /// the pace is what forbids more, its [time](Self::opens_at) does.
     pub(crate) fn wait_for_room(&mut self) -> bool {
-        !self.ring.wait_for_room(ROOM_BYTES)
+        !self.is_closed() && !self.ring.wait_for_room(ROOM_BYTES)
     }
 
     /// Wakes the consumer if it sleeps: once a batch.
@@ -111,7 +137,16 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         };
         write_ethernet(&self.link, kind, frame);
         let offload = write(frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []));
-        self.ring.commit(ETHERNET_HEADER_BYTES + len, offload);
+        self.commit(ETHERNET_HEADER_BYTES + len, offload);
+    }
+
+    /// Publishes the frame that was reserved last, and pays for it.
+    fn commit(&mut self, len: usize, offload: Offload) {
+        self.ring.commit(len, offload);
+        if let Some(pace) = &mut self.pace {
+            let frames = offload.frames(len);
+            pace.take(len + (frames - 1) * usize::from(offload.header_bytes), frames);
+        }
     }
 
     /// Sends a packet that [`reply`] composes, whose kind is `kind`.
@@ -240,7 +275,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             unfinished(headers.len, if is_one { 0 } else { shape.segment_bytes })
         };
         write_ethernet(&self.link, ip_ethertype(headers.ip_len), frame);
-        self.ring.commit(ETHERNET_HEADER_BYTES + headers.len + kept, offload);
+        self.commit(ETHERNET_HEADER_BYTES + headers.len + kept, offload);
     }
 }
 

@@ -4,5 +4,6 @@ pub(crate) mod flows;
 pub(crate) mod fragments;
 pub(crate) mod list;
 pub(crate) mod names;
+pub(crate) mod pace;
 pub(crate) mod ring;
 pub(crate) mod timers;

@@ -25,8 +25,8 @@ use super::signals::{Occurrence, Signals};
 /// else CMD finds its addresses in the MSB_NET variables.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Needs /dev/kvm and libkrunfw.so.5, which the distribution's package or the wheel of microsandbox
-brings: pip download --no-deps microsandbox && unzip microsandbox-*.whl 'microsandbox/_bundled/lib/*'
+Needs /dev/kvm and libkrunfw.so.5, which the distribution's package brings, or the wheel of
+microsandbox: pip download --no-deps microsandbox; unzip microsandbox-*.whl '*/libkrunfw*'
 
 Exit status: that of CMD; 125 if the machine could not be started. Ctrl-C turns the machine off.
 

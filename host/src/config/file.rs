@@ -21,7 +21,7 @@
 //! | `secrets.violation_action` | `block-and-log` | no secrets, no violations |
 //! | `max_inbound_tcp_connections` | `null` | |
 //! | `tcp_accept_queue_size` | `1024` | no published ports |
-//! | `rate_limiter`, `outbound_proxy` | `null` | none |
+//! | `outbound_proxy` | `null` | none |
 //! | `trust_host_cas` | `false` | |
 //! | `http.deny_response`, `.deny_response_format` | `true`, `json` | not done: RST or ICMP |
 //! | `http.deny_message`, `.network_*`, `.secret_*` | `null` | |
@@ -34,7 +34,7 @@ use sluicegate_core::Profile;
 
 use super::dns::DnsFile;
 use super::rules::{PolicyFile, nat64};
-use super::{InterfaceConfig, NetworkConfig, PolicyConfig};
+use super::{InterfaceConfig, NetworkConfig, PolicyConfig, RateLimiterConfig};
 use crate::error::LoadError;
 
 /// Characters of a refused value that its error quotes.
@@ -54,6 +54,7 @@ pub(super) struct File {
     #[serde(deserialize_with = "nat64")]
     nat64_prefixes: Vec<Ipv6Addr>,
     dns: Option<DnsFile>,
+    rate_limiter: Option<RateLimiterConfig>,
     // Known, and not served yet.
     ports: Value,
     tls: Option<Tls>,
@@ -61,7 +62,6 @@ pub(super) struct File {
     secrets: Option<Secrets>,
     max_inbound_tcp_connections: Value,
     tcp_accept_queue_size: Value,
-    rate_limiter: Value,
     trust_host_cas: Value,
     http: Option<Http>,
     outbound_proxy: Value,
@@ -129,7 +129,6 @@ impl File {
             ("strict", self.strict, json!(true)),
             ("max_inbound_tcp_connections", self.max_inbound_tcp_connections, Value::Null),
             ("tcp_accept_queue_size", self.tcp_accept_queue_size, json!(1024)),
-            ("rate_limiter", self.rate_limiter, Value::Null),
             ("trust_host_cas", self.trust_host_cas, json!(false)),
             ("outbound_proxy", self.outbound_proxy, Value::Null),
         ] {
@@ -150,6 +149,7 @@ impl File {
             },
             dns: self.dns.unwrap_or_default().into(),
             nat64_prefixes: self.nat64_prefixes,
+            rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
         })
     }

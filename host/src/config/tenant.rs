@@ -34,6 +34,7 @@ impl NetworkConfig {
             policy,
             dns: _,
             nat64_prefixes: _,
+            rate_limiter,
             profile: _,
         } = self;
         let asked = |flows: Option<u32>| flows.filter(|flows| *flows > 0);
@@ -46,6 +47,7 @@ impl NetworkConfig {
             policy,
             dns: DnsConfig::default(),
             nat64_prefixes: vec![],
+            rate_limiter,
             profile: Profile::MultiTenant,
         }
     }

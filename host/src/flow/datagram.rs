@@ -184,7 +184,7 @@ impl DatagramFlow {
     ) -> Served {
         let mut left = TURN_FLOW_BYTES_MAX;
         for _ in 0..TURN_RECEIVES_MAX {
-            if inbox.is_empty() && !engine.can_deliver() {
+            if inbox.is_empty() && !engine.can_deliver(now) {
                 return Served::NoRoom;
             }
             match self.receive(inbox) {

@@ -329,7 +329,7 @@ impl Flows {
                 self.names.has_more = false;
                 break;
             };
-            if !engine.can_deliver() {
+            if !engine.can_deliver(now) {
                 // The ring's consumer wakes us.
                 self.names.held = Some(answered);
                 break;

@@ -191,7 +191,7 @@ impl Inbox {
     /// be received before there is.
     pub(super) fn deliver(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
         while let (Some(flow), Some(row)) = (self.flow, self.first) {
-            if !engine.can_deliver() {
+            if !engine.can_deliver(now) {
                 return false;
             }
             let payload = &self.buffer[row.range()];

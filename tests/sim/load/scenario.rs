@@ -443,7 +443,7 @@ impl Scenario for UdpDown<'_> {
         self.rig.pass(50);
         let flow = self.host.newest();
         for _ in 0..BATCH {
-            assert!(self.rig.engine.can_deliver(), "the ring has room");
+            assert!(self.rig.engine.can_deliver(self.rig.now), "the ring has room");
             self.rig.engine.deliver(self.rig.now, flow, &[7; DATAGRAM_BYTES]);
         }
         self.rig.turn(&mut self.host);

@@ -1,0 +1,77 @@
+//! The end of a turn: what waits for the guest is sent as far as there is room and the pace allows,
+//! and it is said what to wait for.
+
+use super::Engine;
+use crate::contract::{Action, Instant, WaitReason};
+use crate::limits::TURN_FRAMES_MAX;
+use crate::stack::tcp::Egress;
+use crate::store::pace::Pace;
+use crate::store::ring::RingHandle;
+
+impl<R: RingHandle> Engine<'_, R> {
+    /// Gives the guest what every waiting flow has for it, and says what to wait for.
+    pub(super) fn end_turn(&mut self, now: Instant) -> Action<'static> {
+        let mut parked = false;
+        let mut again = false;
+        let mut rounds = 0;
+        while let Some(slot) = self.flows.egress() {
+            match self.tcp.egress(now, slot, &mut self.out) {
+                Egress::Done => {
+                    self.flows.egressed(false);
+                    let deadline = self.tcp.deadline(now, slot);
+                    self.timers.set(slot, deadline);
+                }
+                Egress::Again => {
+                    self.flows.egressed(true);
+                    again = true;
+                    rounds += 1;
+                    if rounds >= TURN_FRAMES_MAX {
+                        break;
+                    }
+                }
+                Egress::Ended => self.remove(slot),
+                Egress::Parked => {
+                    parked = !self.out.wait_for_room();
+                    if parked {
+                        break;
+                    }
+                }
+            }
+        }
+        self.from_guest.release();
+        self.out.flush();
+        let more = again || self.turn_frames >= TURN_FRAMES_MAX || self.flows.has_unused();
+        self.turn_frames = 0;
+        if more && !parked {
+            return Action::Wait { until: Some(now), why: WaitReason::Budget };
+        }
+        let paced = self.paced_until(now);
+        let timer = self.timers.next();
+        let until = timer.into_iter().chain(paced).min();
+        let why = match until {
+            Some(_) if until == paced => WaitReason::Paced,
+            _ if parked => WaitReason::GuestRingFull,
+            Some(_) => WaitReason::Timer,
+            None => WaitReason::Idle,
+        };
+        Action::Wait { until: if more { Some(now) } else { until }, why }
+    }
+
+    /// When the first direction that is limited now goes on.
+    fn paced_until(&mut self, now: Instant) -> Option<Instant> {
+        let from_guest = self.pace.as_ref().map(Pace::opens_at);
+        from_guest.into_iter().chain(self.out.opens_at()).filter(|at| *at > now).min()
+    }
+
+    /// Whether the guest has sent as much as it may for now, so that its next frame waits in the
+    /// ring; [`Action::Wait`] says until when. A host need not look for frames meanwhile.
+    ///
+    /// # Cost
+    /// Constant; a look at a field where nothing is limited.
+    pub fn is_paced(&mut self, now: Instant) -> bool {
+        self.pace.as_mut().is_some_and(|pace| {
+            pace.refill(now);
+            !pace.is_open()
+        })
+    }
+}
