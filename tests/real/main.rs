@@ -33,6 +33,7 @@ mod neighbours;
 mod offload;
 mod pings;
 mod policy;
+mod rates;
 mod refusals;
 mod rows;
 mod run;

@@ -179,6 +179,7 @@ pub fn is_of_slot(slot: u16, (interface, ipv4, ipv6): &Told) -> bool {
 /// Where `start` finds the command line in `hvm_start_info`.
 const COMMAND_LINE_AT: usize = 24;
 
+// SAFETY: the name is known to `board.S` alone, which calls it once, and nothing else has it.
 /// Entered once, in long mode, on the boot stack.
 #[unsafe(no_mangle)]
 extern "C" fn start(info: *const u8) -> ! {
