@@ -27,9 +27,9 @@ mod wire;
 
 pub use contract::{
     Action, Bucket, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial, DenialReason,
-    Destination, Direction, Drop, Event, FlowId, Group, Instant, Link, Offload, Outside,
-    Permission, Policy, PortRange, Profile, Protocol, Protocols, Rate, Refusal, Rule,
-    TransportChecksum, WaitReason,
+    DenyFormat, DenyPage, Destination, Direction, Drop, Event, FlowId, Group, Instant, Link,
+    Offload, Outside, Permission, Policy, PortRange, Profile, Protocol, Protocols, Rate, Refusal,
+    Rule, TransportChecksum, WaitReason,
 };
 pub use engine::{Engine, Memory, MemoryLen, QueryStep};
 pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};

@@ -35,6 +35,15 @@ pub const ICMP_FLOWS_DEFAULT: u32 = 256;
 /// The most echo flows that may be configured.
 pub const ICMP_FLOWS_MAX: u32 = 65_536;
 
+/// How long a connection may take to say whom it is for.
+pub const TCP_LOOK_MS_MAX: u64 = 5_000;
+/// The port of HTTP.
+pub const HTTP_PORT: u16 = 80;
+/// The port of HTTPS, and of QUIC.
+pub const HTTPS_PORT: u16 = 443;
+/// Bytes of the message of a page that denies.
+pub const DENY_MESSAGE_BYTES_MAX: usize = 256;
+
 /// Tokens of a rate limit's bucket, and of its burst: 1 PiB.
 pub const BUCKET_TOKENS_MAX: u64 = 1 << 50;
 /// The longest time in which a bucket is refilled: a day.

@@ -29,6 +29,11 @@
 //! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `[v6]:port` | the host's own |
 //! | `dns.query_timeout_ms` | a name must be answered by then, 1 to 60000 | 5000 |
 //! | `dns.rebind_protection` | names outside lead to public addresses only | `true` |
+//! | `strict` | what is allowed by a name alone must say it, in the clear | `true` |
+//! | `http.deny_response` | 403 for HTTP at port 80 that no rule matches | `true` |
+//! | `http.deny_response_format` | `json` or `text` | `json` |
+//! | `http.network_deny_message` | the message of the JSON, at most 256 bytes | a sentence |
+//! | `http.deny_message` | the text, with `{host}` for the name, at most 256 bytes | a sentence |
 //! | `rate_limiter.egress`, `.ingress` | what the guest sends, what it is sent | unlimited |
 //! | `*.bandwidth`, `*.ops` | bytes, frames: `{"size": N, "refill_time_ms": N}`, | unlimited |
 //! | | maybe with `"one_time_burst": N` (full at first, then N a refill time) | |
@@ -52,6 +57,7 @@ use crate::error::{Error, LoadError};
 
 mod dns;
 mod file;
+mod http;
 mod policy;
 mod rate;
 mod rules;
@@ -59,6 +65,7 @@ mod tenant;
 
 pub use dns::DnsConfig;
 use file::File;
+pub use http::{DenyResponseFormat, HttpConfig};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
 
@@ -85,6 +92,10 @@ pub struct NetworkConfig {
     pub policy: PolicyConfig,
     /// How names are resolved.
     pub dns: DnsConfig,
+    /// Whether a flow that is allowed by a name alone must say that name, and in the clear.
+    pub strict: bool,
+    /// How denials are told to programs that speak HTTP.
+    pub http: HttpConfig,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: Vec<Ipv6Addr>,
     /// How much may pass each way.
@@ -103,6 +114,8 @@ impl Default for NetworkConfig {
             max_icmp_connections: None,
             policy: PolicyConfig::default(),
             dns: DnsConfig::default(),
+            strict: true,
+            http: HttpConfig::default(),
             nat64_prefixes: vec![],
             rate_limiter: None,
             profile: Profile::SingleTenant,
@@ -228,6 +241,8 @@ impl NetworkConfig {
             tcp_send_bytes: limits::TCP_SEND_BYTES,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
             policy,
+            strict: self.strict,
+            deny_page: self.http.to_core()?,
             rebind_protection: self.dns.rebind_protection,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,

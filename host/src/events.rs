@@ -43,7 +43,7 @@ pub struct Denied {
     pub destination: SocketAddr,
     /// What the destination is, as far as it is in a group.
     pub group: Option<Group>,
-    /// The name that the flow was opened by, where one is known.
+    /// The name that the guest said to the server, where that was read.
     pub name: Option<String>,
     /// What denied it; a rule by its index, from 0, as `sluicegate check` shows them.
     pub by: By,
@@ -55,14 +55,18 @@ pub struct Denied {
 
 impl Denied {
     /// What is told of `denial`, of a flow of `guest`.
-    pub(crate) fn new(denial: sluicegate_core::Denial, guest: IpAddr, time: SystemTime) -> Self {
+    pub(crate) fn new(
+        (denial, name): (sluicegate_core::Denial, Option<&str>),
+        guest: IpAddr,
+        time: SystemTime,
+    ) -> Self {
         Self {
             time,
             protocol: denial.protocol,
             guest: SocketAddr::new(guest, denial.guest_port),
             destination: denial.destination,
             group: denial.group,
-            name: None,
+            name: name.map(str::to_owned),
             by: denial.by,
             reason: denial.reason,
             left_out: denial.left_out,
@@ -296,7 +300,7 @@ mod tests {
             left_out: 0,
         };
         let guest = "100.96.0.2".parse().unwrap();
-        NetworkEvent::Denied(Denied::new(denial, guest, SystemTime::UNIX_EPOCH))
+        NetworkEvent::Denied(Denied::new((denial, None), guest, SystemTime::UNIX_EPOCH))
     }
 
     #[test]

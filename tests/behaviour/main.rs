@@ -9,6 +9,8 @@ mod caps;
 mod denials;
 mod drops;
 mod fragments;
+mod http_denied;
+mod inspection;
 mod memory;
 mod names;
 mod offload;

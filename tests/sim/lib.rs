@@ -27,6 +27,7 @@ mod pattern;
 mod pcap;
 mod room;
 mod seen;
+pub mod tls;
 mod world;
 
 pub use clock::Clock;

@@ -65,7 +65,7 @@ impl Did {
             Action::Unused { ref bytes, is_ended } => {
                 Self::Unused { bytes: bytes.clone(), is_ended }
             }
-            Action::Denied(_) | Action::Wait { .. } => return None,
+            Action::Denied { .. } | Action::Wait { .. } => return None,
         })
     }
 }

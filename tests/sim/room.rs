@@ -31,6 +31,8 @@ pub fn default_config() -> Config {
         tcp_send_bytes: 64 * 1024,
         fragment_sets: 4,
         policy: Policy::new(Permission::Allow, Permission::Allow),
+        strict: true,
+        deny_page: None,
         rebind_protection: true,
         own_addresses: Default::default(),
         nat64_prefixes: Default::default(),

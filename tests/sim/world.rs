@@ -34,6 +34,8 @@ pub struct World<'a> {
     pub raw: Vec<Vec<u8>>,
     /// What the engine told of denials.
     pub denials: Vec<Denial>,
+    /// The names that were said on the flows of these.
+    pub denied_names: Vec<Option<String>>,
     /// The guest takes no frames.
     pub stalled: bool,
     from_guest: Producer<Ring>,
@@ -60,6 +62,7 @@ impl<'a> World<'a> {
             inbox: vec![],
             raw: vec![],
             denials: vec![],
+            denied_names: vec![],
             stalled: false,
             from_guest,
             to_guest,
@@ -161,8 +164,9 @@ impl<'a> World<'a> {
                 self.wait = (until, why);
                 return moved;
             }
-            if let Action::Denied(denial) = action {
+            if let Action::Denied { denial, name } = action {
                 self.denials.push(denial);
+                self.denied_names.push(name.map(str::to_owned));
             } else if let Some(did) = Did::of(&action) {
                 self.peers.act(did, &mut self.engine, now);
             }

@@ -88,7 +88,12 @@ pub enum Action<'e> {
     },
     /// Policy denied a flow, and the guest was told: tell who wants to know. Of very many some are
     /// left out, and counted.
-    Denied(Denial),
+    Denied {
+        /// The denial.
+        denial: Denial,
+        /// The name that the guest said to the server, if it is why, and was read.
+        name: Option<&'e str>,
+    },
     /// These bytes of [`Memory::buffers`](crate::Memory::buffers) hold nothing, and many of them
     /// were used: the memory behind them may be given back to the system, whatever they read as
     /// afterwards. A host without such a system ignores it.

@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::rate::RateFields;
-use super::{ConfigError, Policy, Rate};
+use super::{ConfigError, DenyPage, Policy, Rate};
 use crate::limits;
 
 const EGRESS: RateFields = [
@@ -58,6 +58,12 @@ pub struct Config {
     pub fragment_sets: u32,
     /// Where the guest may go, and who may come to it.
     pub policy: Policy,
+    /// A flow that is allowed by a name alone must say that name (SNI, Host), and say it in the
+    /// clear. Without it, what says no name is judged by the names that its address is known by.
+    pub strict: bool,
+    /// What an HTTP request at port 80 is answered where policy denies it by default; `None`: a
+    /// reset, as elsewhere.
+    pub deny_page: Option<DenyPage>,
     /// Answers of name servers may lead to public addresses only, but for those of which `policy`
     /// itself says that they may be reached.
     pub rebind_protection: bool,

@@ -21,6 +21,8 @@ pub struct Counters {
     pub icmp_opened: u64,
     /// UDP flows that made room for a newer one before their time.
     pub udp_evicted: u64,
+    /// Connections that were accepted to hear whom they are for, and then denied.
+    pub tcp_denied_heard: u64,
     /// Denials that were too many to be told ([`Action::Denied`](super::Action::Denied)).
     pub denials_left_out: u64,
 }

@@ -24,7 +24,8 @@ pub enum By {
 pub enum DenialReason {
     /// Policy denies it.
     Policy,
-    /// Policy would allow it by a name, or not deny it, and no name is known of it.
+    /// Policy would allow it by a name, or not deny it, and the guest said none, or none that can
+    /// be read.
     NameUnknown,
     /// Names are asked there where nobody can judge them.
     OtherNames,

@@ -8,6 +8,7 @@ mod event;
 mod id;
 mod offload;
 mod outcome;
+mod page;
 mod policy;
 mod rate;
 mod time;
@@ -20,6 +21,7 @@ pub use event::Event;
 pub use id::FlowId;
 pub use offload::{Offload, TransportChecksum};
 pub use outcome::{ConfigError, Drop, Refusal};
+pub use page::{DenyFormat, DenyPage};
 pub use policy::{
     Cidr, Destination, Direction, Group, Permission, Policy, PortRange, Profile, Protocol,
     Protocols, Rule,

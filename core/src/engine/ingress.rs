@@ -48,7 +48,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Ok(step) => step,
             Err(reason) => {
                 self.out.counters.count_drop(reason);
-                self.denials.take().map(|denial| Step::Plain(Action::Denied(denial)))
+                self.denials.take().map(Step::Denied)
             }
         }
     }
@@ -231,10 +231,11 @@ impl<R: RingHandle> Engine<'_, R> {
             return Err(Drop::Redundant);
         }
         let flow = self.flows.id(slot);
+        let is_known = self.tcp.is_known(slot);
         self.tcp.forget(slot);
         self.remove(slot);
         self.out.counters.tcp_reset += 1;
-        Ok(Some(Step::Plain(Action::Reset { flow })))
+        Ok(is_known.then_some(Step::Plain(Action::Reset { flow })))
     }
 
     /// The guest may repeat its SYN, or give up.
@@ -267,10 +268,10 @@ impl<R: RingHandle> Engine<'_, R> {
         key: FlowKey,
         segment: Segment,
     ) -> Result<Option<Step>, Drop> {
-        if !self.is_allowed(now, &key) {
+        let Some(admission) = self.admission(now, &key) else {
             self.answer_reset(&key, &segment);
             return Err(Drop::Denied);
-        }
+        };
         let Some(slot) = self.flows.insert(key).or_else(|| self.take_lingering(key)) else {
             self.answer_reset(&key, &segment);
             return Err(Drop::FlowsFull);
@@ -279,11 +280,11 @@ impl<R: RingHandle> Engine<'_, R> {
         let bytes = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
         let syn = Syn::of(guest, &segment, bytes);
         self.tcp.open(now, slot, syn);
+        let action = self.begin(now, slot, &key, admission);
         let deadline = self.tcp.deadline(now, slot);
         self.timers.set(slot, deadline);
         self.out.counters.tcp_opened += 1;
-        let to = self.outside(&key);
-        Ok(Some(Step::Plain(Action::Connect { flow: self.flows.id(slot), to })))
+        Ok(action.map(Step::Plain))
     }
 
     /// At the cap, the flow that is oldest makes room if it only lingers.

@@ -1,12 +1,14 @@
 //! Whether a flow of the guest may be opened: the one place where the engine asks the policy.
 //!
 //! Owns how a flow becomes a question, and how often a denial is told; must not know how a flow is
-//! refused. It is asked before a flow has a slot; what is open already stays so, unless its other
-//! end has become this host itself. Names are judged when they are asked (`engine/names`), so a
-//! flow for them may always be opened.
+//! refused. It is asked before a flow has a slot, and once more of a connection that was to say
+//! first whom it is for (`engine/inspect`); what is open already stays so, unless its other end has
+//! become this host itself. Names are judged when they are asked (`engine/names`), so a flow for
+//! them may always be opened.
 //!
-//! Not done: what a guest says to a server (SNI, Host) is not read, so a rule by name is about the
-//! addresses that the name was said to have, and about whatever else is there.
+//! What a datagram says to a server is not read. At the port of QUIC a name is said where nobody
+//! here can read it, so an allow by name alone does not hold there (`strict`); elsewhere the names
+//! of its address count.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -14,11 +16,12 @@ use super::Engine;
 use crate::contract::{
     By, DatagramKind, Denial, DenialReason, Direction, Event, FlowId, Instant, Protocol, Refusal,
 };
-use crate::limits::{self, BINDINGS_PER_ADDRESS_MAX, DNS_PORT};
+use crate::limits::{self, BINDINGS_PER_ADDRESS_MAX, DNS_PORT, HTTPS_PORT};
 use crate::rule::place::Site;
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::ring::RingHandle;
+use crate::wire::said::SaidName;
 
 /// The denial that is to be told next, within a budget: a guest that knocks at a thousand doors a
 /// second must not fill anybody's log.
@@ -28,11 +31,24 @@ pub(super) struct Denials {
     told: u32,
     left_out: u64,
     next: Option<Denial>,
+    /// The name that was said on the flow of the last denial; empty: none.
+    name: SaidName,
+}
+
+/// How a connection begins that policy does not deny outright.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// The host connects, then the guest's SYN is answered.
+    Connect,
+    /// The same, but what the guest says first may end it.
+    ConnectAndHear,
+    /// The SYN is answered; what the guest says first decides whether the host connects.
+    Hear,
 }
 
 impl Denials {
     /// Notes one; false: it is left out.
-    fn note(&mut self, now: Instant, denial: Denial) -> bool {
+    fn note(&mut self, now: Instant, denial: Denial, name: Option<&str>) -> bool {
         let second = now.as_millis() / 1000;
         if self.second != second {
             (self.second, self.told) = (second, 0);
@@ -42,11 +58,19 @@ impl Denials {
             return false;
         }
         self.told += 1;
+        self.name.clear();
+        // It is as long as a name can be.
+        let _ = self.name.push_str(name.unwrap_or(""));
         self.next = Some(Denial { left_out: core::mem::take(&mut self.left_out), ..denial });
         true
     }
 
-    /// The denial of the frame that was refused last, once.
+    /// The name that was said on the flow of the denial that was taken last.
+    pub(super) fn name(&self) -> Option<&str> {
+        Some(self.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// The denial of what was refused last, once.
     pub(super) fn take(&mut self) -> Option<Denial> {
         self.next.take()
     }
@@ -68,22 +92,65 @@ pub(super) fn is_for_names(key: &FlowKey) -> bool {
 }
 
 impl<R: RingHandle> Engine<'_, R> {
-    /// Whether policy allows the flow of `key`; if not, that is noted. Nobody here listens for
-    /// names, so a verdict that would wait for one is a denial.
+    /// How a connection of `key` begins; `None`: policy denies it, which is noted.
+    pub(super) fn admission(&mut self, now: Instant, key: &FlowKey) -> Option<Admission> {
+        if is_for_names(key) {
+            return Some(Admission::Connect);
+        }
+        if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
+            self.note_denial(now, key, (By::Gateway, DenialReason::OtherNames), None);
+            return None;
+        }
+        let verdict = self.judge(now, key, Said::Awaited);
+        match verdict.decision {
+            Decision::Allow => Some(Admission::Connect),
+            Decision::WaitForName => {
+                let otherwise = self.judge(now, key, self.unsaid()).decision;
+                let is_allowed = otherwise == Decision::Allow;
+                Some(if is_allowed { Admission::ConnectAndHear } else { Admission::Hear })
+            }
+            Decision::Deny if self.has_page_for(key, verdict.by) => Some(Admission::Hear),
+            Decision::Deny => {
+                self.note_denial(now, key, (verdict.by, DenialReason::Policy), None);
+                None
+            }
+        }
+    }
+
+    /// Whether policy allows a datagram flow of `key`; if not, that is noted.
     pub(super) fn is_allowed(&mut self, now: Instant, key: &FlowKey) -> bool {
         if is_for_names(key) {
             return true;
         }
-        let (by, reason) = if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
+        let denied = if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
             (By::Gateway, DenialReason::OtherNames)
         } else {
-            let verdict = self.judge(now, key);
+            let is_quic = key.kind == FlowKind::Udp && key.outside_port == HTTPS_PORT;
+            let said = if is_quic { self.unsaid() } else { Said::Never };
+            let verdict = self.judge(now, key, said);
             match verdict.decision {
                 Decision::Allow => return true,
                 Decision::Deny => (verdict.by, DenialReason::Policy),
                 Decision::WaitForName => (verdict.by, DenialReason::NameUnknown),
             }
         };
+        self.note_denial(now, key, denied, None);
+        false
+    }
+
+    /// What counts as said where nothing was that can be read.
+    pub(super) fn unsaid(&self) -> Said<'static> {
+        if self.config.strict { Said::Withheld } else { Said::Never }
+    }
+
+    /// Notes that the flow of `key`, which said `name`, is denied.
+    pub(super) fn note_denial(
+        &mut self,
+        now: Instant,
+        key: &FlowKey,
+        (by, reason): (By, DenialReason),
+        name: Option<&str>,
+    ) {
         let denial = Denial {
             protocol: protocol(key),
             guest_port: key.guest_port,
@@ -93,25 +160,31 @@ impl<R: RingHandle> Engine<'_, R> {
             reason,
             left_out: 0,
         };
-        if !self.denials.note(now, denial) {
+        if !self.denials.note(now, denial, name) {
             self.out.counters.denials_left_out += 1;
         }
-        false
     }
 
-    fn judge(&self, now: Instant, key: &FlowKey) -> Verdict {
-        // Nobody reads yet what the guest says to a server, so what its resolver said must do.
+    /// The verdict on a flow of `key` on which `said` was said.
+    pub(super) fn judge(&self, now: Instant, key: &FlowKey, said: Said<'_>) -> Verdict {
         let question = Question {
             direction: Direction::Egress,
             protocol: protocol(key),
             address: key.outside,
             port: key.outside_port,
-            names: Names { bound: &[], said: Said::Never },
+            names: Names { bound: &[], said },
         };
         if self.names.of(now, key.outside).next().is_none() {
             return evaluate(&self.config.policy, &self.site(), &question);
         }
         self.judge_bound(now, question)
+    }
+
+    /// Whether the gateway has told the guest that `name` leads to `address`, and that still
+    /// counts. `name` is in lower case, without a dot at its end.
+    #[must_use]
+    pub fn is_bound(&self, now: Instant, address: IpAddr, name: &str) -> bool {
+        self.names.of(now, address).any(|bound| bound == name)
     }
 
     /// The same for an address that is known by names. Apart, as their list is long.
@@ -152,7 +225,7 @@ impl<R: RingHandle> Engine<'_, R> {
         for slot in 0..config.tcp_flows_max + config.udp_flows_max + config.icmp_flows_max {
             if let Some(key) = self.flows.key(slot)
                 && self.site().is_own(key.outside)
-                && self.judge(now, &key).decision != Decision::Allow
+                && self.judge(now, &key, Said::Never).decision != Decision::Allow
             {
                 self.end_denied(now, slot, &key);
             }

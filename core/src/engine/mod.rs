@@ -7,6 +7,7 @@
 
 mod datagrams;
 mod ingress;
+mod inspect;
 mod judge;
 mod memory;
 mod names;
@@ -17,12 +18,13 @@ use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
 use crate::contract::{
-    Action, Config, ConfigError, Counters, DatagramKind, Event, FlowId, Instant, Outside, Refusal,
+    Action, Config, ConfigError, Counters, DatagramKind, Denial, Event, FlowId, Instant, Outside,
+    Refusal,
 };
 use crate::limits::{FRAME_BYTES_MAX, TURN_FRAMES_MAX};
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
-use crate::stack::tcp::{self, Say, Tcp, TcpMemory};
+use crate::stack::tcp::{self, Held, Say, Tcp, TcpMemory};
 use crate::store::flows::{FlowKey, FlowKind, FlowTable};
 use crate::store::fragments::Fragments;
 use crate::store::names::NameTable;
@@ -67,6 +69,7 @@ pub struct Engine<'a, R: RingHandle> {
 /// What [`Engine::poll`] returns, before it lends anything.
 enum Step {
     Plain(Action<'static>),
+    Denied(Denial),
     Datagram { slot: u32, kind: DatagramKind, to: Outside, payload: Payload, segment_bytes: u16 },
 }
 
@@ -160,6 +163,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         }
         match self.step(now) {
             Step::Plain(action) => action,
+            Step::Denied(denial) => Action::Denied { denial, name: self.denials.name() },
             Step::Datagram { slot, kind, to, payload, segment_bytes } => {
                 let flow = self.flows.id(slot);
                 let payload = match payload {
@@ -187,6 +191,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             }
         }
         self.end_run(now);
+        if let Some(denial) = self.denials.take() {
+            return Step::Denied(denial);
+        }
         while let Some(slot) = self.timers.fire(now) {
             if let Some(action) = self.expire(now, slot) {
                 return Step::Plain(action);
@@ -210,7 +217,10 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     fn attend(&mut self, now: Instant, slot: u32) -> Option<Action<'static>> {
         let say = self.tcp.say(now, slot)?;
         let flow = self.flows.id(slot);
+        let is_known = self.tcp.is_known(slot);
         let action = match say {
+            // What was seen may be the host's at once; it is looked at again only if more comes.
+            Say::Look => return self.look(now, slot).or_else(|| self.attend(now, slot)),
             Say::Send => Action::Send { flow },
             Say::Finish => Action::Finish { flow },
             Say::Receive => Action::Receive { flow },
@@ -225,7 +235,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         } else if self.tcp.is_lingering(slot) {
             self.flows.retire(slot);
         }
-        Some(action)
+        is_known.then_some(action)
     }
 
     /// The timer of `slot` has come: a retransmission is due, or the flow's time is up.
@@ -266,6 +276,10 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             self.remove(slot);
             return None;
         }
+        if self.tcp.is_done_looking(now, slot) {
+            return self.give_up_looking(now, slot);
+        }
+        let is_known = self.tcp.is_known(slot);
         self.out.counters.tcp_reset += 1;
         if let Some(syn) = self.tcp.connecting(slot) {
             let quote = self.quote_syn(key, syn.seq());
@@ -275,7 +289,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         } else {
             self.abort(slot);
         }
-        Some(Action::Reset { flow })
+        is_known.then_some(Action::Reset { flow })
     }
 
     /// Ends a connection with a reset for the guest. Its slot is free once that is sent, but its
@@ -327,11 +341,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         let Some(slot) = self.flows.slot(flow) else { return };
         let Some(key) = self.flows.key(slot) else { return };
         match (event, key.kind) {
-            (Event::Connected { .. }, FlowKind::Tcp) => {
-                let ends = tcp::ends(self.guest(key.outside), &key);
-                self.tcp.connected(now, slot, ends, &mut self.out);
-                self.flows.needs_egress(slot);
+            (Event::Connected { .. }, FlowKind::Tcp) if self.tcp.held(slot) == Held::Dialling => {
+                self.tcp.hold(now, slot, Held::No);
+                self.flows.needs_attention(slot);
             }
+            (Event::Connected { .. }, FlowKind::Tcp) => self.answer_syn(now, slot, &key),
             (Event::ConnectFailed { refusal, .. }, FlowKind::Tcp) => {
                 self.refuse(now, slot, &key, refusal);
             }
@@ -370,8 +384,17 @@ impl<'a, R: RingHandle> Engine<'a, R> {
 
     /// The host could not connect: the guest sees why.
     fn refuse(&mut self, now: Instant, slot: u32, key: &FlowKey, refusal: Refusal) {
-        let Some(syn) = self.tcp.connecting(slot) else { return };
-        self.out.counters.tcp_refused += 1;
+        let syn = self.tcp.connecting(slot);
+        if syn.is_some() || self.tcp.held(slot) == Held::Dialling {
+            self.out.counters.tcp_refused += 1;
+        }
+        // What is accepted already, as a name was to be heard, can only be reset.
+        let Some(syn) = syn else {
+            if self.tcp.held(slot) == Held::Dialling {
+                self.abort(slot);
+            }
+            return;
+        };
         match refusal {
             Refusal::Refused | Refusal::Exhausted | Refusal::TooBig { .. } => {
                 self.reset_syn(key, syn.seq());

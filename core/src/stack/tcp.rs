@@ -28,6 +28,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant as SmolInstant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpControl, TcpRepr, TcpSeqNumber};
 
+use self::held::Look;
 use super::device::{Emitter, Port, SUPER_SEGMENT_BYTES_MAX, Shape};
 use crate::contract::Instant;
 use crate::limits;
@@ -37,12 +38,14 @@ use crate::wire::classify::Segment;
 use crate::wire::reply;
 
 mod fit;
+mod held;
 mod host;
 mod pages;
 mod syn;
 mod wait;
 
 pub(crate) use fit::Fit;
+pub(crate) use held::Held;
 pub(crate) use host::Say;
 pub(crate) use syn::Syn;
 
@@ -99,6 +102,8 @@ pub struct TcpSlot<'a> {
     /// When it was last nudged, if it was since, and how often.
     nudged: Option<Instant>,
     nudges: u8,
+    /// What is waited for before the host gets the guest's bytes.
+    look: Look,
     /// When the phase began.
     since: Instant,
     /// When the guest was last heard.
@@ -129,6 +134,7 @@ impl TcpSlot<'_> {
         owed: None,
         nudged: None,
         nudges: 0,
+        look: Look::NONE,
         since: Instant::ZERO,
         heard: Instant::ZERO,
         progress: Instant::ZERO,

@@ -6,5 +6,7 @@
 pub(crate) mod checksum;
 pub(crate) mod classify;
 pub(crate) mod dns;
+pub(crate) mod page;
 pub(crate) mod reply;
+pub(crate) mod said;
 pub(crate) mod segment;

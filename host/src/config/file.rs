@@ -10,7 +10,6 @@
 //! | field | default | why it may be said |
 //! |---|---|---|
 //! | `ports` | `[]` | none |
-//! | `strict` | `true` | not done: what a guest says to a server is not read yet |
 //! | `tls.enabled` | `false` | with it off, the rest of `tls` does nothing |
 //! | `tls.intercepted_ports` | `[443]` | |
 //! | `tls.verify_upstream`, `.block_quic_on_intercept` | `true` | |
@@ -23,8 +22,6 @@
 //! | `tcp_accept_queue_size` | `1024` | no published ports |
 //! | `outbound_proxy` | `null` | none |
 //! | `trust_host_cas` | `false` | |
-//! | `http.deny_response`, `.deny_response_format` | `true`, `json` | not done: RST or ICMP |
-//! | `http.deny_message`, `.network_*`, `.secret_*` | `null` | |
 
 use std::net::Ipv6Addr;
 
@@ -34,7 +31,7 @@ use sluicegate_core::Profile;
 
 use super::dns::DnsFile;
 use super::rules::{PolicyFile, nat64};
-use super::{InterfaceConfig, NetworkConfig, PolicyConfig, RateLimiterConfig};
+use super::{HttpConfig, InterfaceConfig, NetworkConfig, PolicyConfig, RateLimiterConfig};
 use crate::error::LoadError;
 
 /// Characters of a refused value that its error quotes.
@@ -54,16 +51,16 @@ pub(super) struct File {
     #[serde(deserialize_with = "nat64")]
     nat64_prefixes: Vec<Ipv6Addr>,
     dns: Option<DnsFile>,
+    strict: Option<bool>,
+    http: Option<HttpConfig>,
     rate_limiter: Option<RateLimiterConfig>,
     // Known, and not served yet.
     ports: Value,
     tls: Option<Tls>,
-    strict: Value,
     secrets: Option<Secrets>,
     max_inbound_tcp_connections: Value,
     tcp_accept_queue_size: Value,
     trust_host_cas: Value,
-    http: Option<Http>,
     outbound_proxy: Value,
 }
 
@@ -111,22 +108,11 @@ struct Secrets {
     passthrough_hosts: Value,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct Http {
-    deny_response: Value,
-    deny_response_format: Value,
-    deny_message: Value,
-    network_deny_message: Value,
-    secret_deny_message: Value,
-}
-
 impl File {
     /// The configuration, if it asks for nothing that is not served.
     pub(super) fn check(self) -> Result<NetworkConfig, LoadError> {
         for (field, value, default) in [
             ("ports", self.ports, json!([])),
-            ("strict", self.strict, json!(true)),
             ("max_inbound_tcp_connections", self.max_inbound_tcp_connections, Value::Null),
             ("tcp_accept_queue_size", self.tcp_accept_queue_size, json!(1024)),
             ("trust_host_cas", self.trust_host_cas, json!(false)),
@@ -136,7 +122,6 @@ impl File {
         }
         self.tls.unwrap_or_default().check()?;
         self.secrets.unwrap_or_default().check()?;
-        self.http.unwrap_or_default().check()?;
         Ok(NetworkConfig {
             enabled: self.enabled,
             interface: self.interface,
@@ -149,6 +134,8 @@ impl File {
             },
             dns: self.dns.unwrap_or_default().into(),
             nat64_prefixes: self.nat64_prefixes,
+            strict: self.strict.unwrap_or(true),
+            http: self.http.unwrap_or_default(),
             rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
         })
@@ -184,16 +171,6 @@ impl Secrets {
         refuse("secrets.secrets", &self.secrets, &json!([]))?;
         refuse("secrets.violation_action", &self.violation_action, &json!("block-and-log"))?;
         refuse("secrets.passthrough_hosts", &self.passthrough_hosts, &Value::Null)
-    }
-}
-
-impl Http {
-    fn check(&self) -> Result<(), LoadError> {
-        refuse("http.deny_response", &self.deny_response, &json!(true))?;
-        refuse("http.deny_response_format", &self.deny_response_format, &json!("json"))?;
-        refuse("http.deny_message", &self.deny_message, &Value::Null)?;
-        refuse("http.network_deny_message", &self.network_deny_message, &Value::Null)?;
-        refuse("http.secret_deny_message", &self.secret_deny_message, &Value::Null)
     }
 }
 

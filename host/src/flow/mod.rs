@@ -146,10 +146,15 @@ impl Flows {
                     }
                     self.close(flow);
                 }
-                Action::Denied(denial) => {
+                Action::Denied { denial, name } => {
+                    let name = name.map(str::to_owned);
                     let guest = engine.guest(denial.destination.ip());
                     self.speaker.0.tell(|| {
-                        NetworkEvent::Denied(Denied::new(denial, guest, Clock::time_of_day()))
+                        NetworkEvent::Denied(Denied::new(
+                            (denial, name.as_deref()),
+                            guest,
+                            Clock::time_of_day(),
+                        ))
                     });
                 }
                 Action::Unused { bytes, is_ended } => self.pages.give_back(bytes, is_ended),

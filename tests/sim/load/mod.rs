@@ -111,7 +111,7 @@ impl<'a> Rig<'a> {
                 Action::Finish { flow } => Fact::Finish(flow),
                 Action::SendDatagram { flow, payload, .. } => Fact::Datagram(flow, payload.len()),
                 Action::Reset { flow } | Action::Close { flow } => Fact::Ended(flow),
-                Action::Denied(_) | Action::Unused { .. } => continue,
+                Action::Denied { .. } | Action::Unused { .. } => continue,
                 Action::Wait { why: WaitReason::Budget, .. } => continue,
                 Action::Wait { .. } => return,
             };

@@ -2,12 +2,14 @@
 
 use smoltcp::socket::tcp::{Socket, State};
 
-use super::{Phase, Tcp};
+use super::{Held, Phase, Tcp};
 use crate::contract::Instant;
 
 /// What a flow wants to tell the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Say {
+    /// For the engine alone: there is something to look at.
+    Look,
     Send,
     Finish,
     Receive,
@@ -42,6 +44,7 @@ impl Tcp<'_> {
         if !matches!(self.slot(slot).phase, Phase::Open) {
             return None;
         }
+        self.ignore(now, slot);
         let (state, waiting, room, capacity) = self.socket(slot).map(|socket| {
             let room =
                 if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 };
@@ -54,11 +57,15 @@ impl Tcp<'_> {
             self.forget(slot);
             return Some(Say::Reset);
         }
-        if waiting > 0 && !flow.send_said {
+        if flow.look.is_due(waiting, flow.guest_finished) {
+            return Some(Say::Look);
+        }
+        let is_held = flow.look.held != Held::No;
+        if waiting > 0 && !flow.send_said && !is_held {
             flow.send_said = true;
             return Some(Say::Send);
         }
-        if flow.guest_finished && waiting == 0 && !flow.finish_said {
+        if flow.guest_finished && waiting == 0 && !flow.finish_said && !is_held {
             flow.finish_said = true;
             return Some(Say::Finish);
         }

@@ -12,7 +12,7 @@ use core::net::SocketAddr;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{EthernetProtocol, TcpControl, TcpRepr, TcpSeqNumber};
 
-use super::{Phase, Tcp, TcpSlot, smol};
+use super::{Held, Phase, Tcp, TcpSlot, smol};
 use crate::contract::Instant;
 use crate::limits;
 use crate::stack::device::Emitter;
@@ -171,7 +171,16 @@ impl<'a> Tcp<'a> {
                 }
             },
         };
-        Some(until)
+        let is_open = matches!(flow.phase, Phase::Open);
+        let look = flow.look_until().filter(|_| is_open).unwrap_or(until);
+        Some(until.min(look))
+    }
+
+    /// Whether the guest has had its time to say whom the flow is for.
+    pub(crate) fn is_done_looking(&mut self, now: Instant, slot: u32) -> bool {
+        let flow = self.slot(slot);
+        matches!(flow.look.held, Held::Unknown | Held::Dialled)
+            && flow.look_until().is_some_and(|until| until <= now)
     }
 
     /// Whether the flow's patience has run out at `now`.
