@@ -84,7 +84,7 @@ mod tests {
         assert!(head.contains(&*std::format!("Content-Length: {}\r\n", expected.len())), "{head}");
         let bare = of(DenyFormat::Json, "", None, Method::Head);
         assert!(bare.ends_with("\r\n\r\n"), "{bare}");
-        assert!(bare.contains("Content-Length: 62\r\n"), "{bare}");
+        assert!(bare.contains("Content-Length: 59\r\n"), "{bare}");
     }
 
     #[test]
