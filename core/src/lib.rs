@@ -26,7 +26,7 @@ mod store;
 mod wire;
 
 pub use contract::{
-    Action, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial, DenialReason,
+    Action, Autoconf, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial, DenialReason,
     Destination, Direction, Drop, Event, FlowId, Group, Instant, Link, Offload, Outside,
     Permission, Policy, PortRange, Profile, Protocol, Protocols, Refusal, Rule, TransportChecksum,
     WaitReason,

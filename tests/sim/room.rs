@@ -34,6 +34,7 @@ pub fn default_config() -> Config {
         rebind_protection: true,
         own_addresses: Default::default(),
         nat64_prefixes: Default::default(),
+        autoconf: None,
         seed: *b"a seed of sixtee",
     }
 }

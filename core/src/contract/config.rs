@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{ConfigError, Policy};
+use super::{Autoconf, ConfigError, Policy};
 use crate::limits;
 
 /// The two ends of the guest's link: MAC and IP addresses.
@@ -25,6 +25,18 @@ pub struct Link {
     /// The largest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
     /// header.
     pub receive_frame_bytes: u32,
+}
+
+impl Link {
+    /// The gateway's link-local address, which routers need: it follows from its MAC address (RFC
+    /// 4291 2.5.6 and appendix A).
+    #[must_use]
+    pub fn gateway_link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.gateway_mac;
+        let pair = |high, low| u16::from_be_bytes([high, low]);
+        let tail = [pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f)];
+        Ipv6Addr::new(0xfe80, 0, 0, 0, tail[0], tail[1], tail[2], tail[3])
+    }
 }
 
 /// An engine's configuration.
@@ -54,6 +66,9 @@ pub struct Config {
     pub own_addresses: heapless::Vec<IpAddr, { limits::OWN_ADDRESSES_MAX }>,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: heapless::Vec<Ipv6Addr, { limits::NAT64_PREFIXES_MAX }>,
+    /// How a guest is answered that asks the link for its addresses (DHCP, DHCPv6, router
+    /// solicitations); `None`: it is not, as it knows them.
+    pub autoconf: Option<Autoconf>,
     /// Secret randomness: keys the flow hash and the initial sequence numbers.
     pub seed: [u8; 16],
 }
@@ -99,6 +114,7 @@ impl Config {
                 "between 1 and 1024",
             ));
         }
+        self.autoconf.as_ref().map_or(Ok(()), Autoconf::check)?;
         match self.nat64_prefixes.iter().find(|prefix| prefix.to_bits() & 0xffff_ffff != 0) {
             Some(prefix) => {
                 Err(ConfigError::new("nat64_prefixes", prefix, "a network of 96 bits (RFC 6052)"))

@@ -21,6 +21,15 @@ pub struct Counters {
     pub icmp_opened: u64,
     /// UDP flows that made room for a newer one before their time.
     pub udp_evicted: u64,
+    /// Answers to DHCP clients, refusals (NAK) included.
+    pub dhcp_answered: u64,
+    /// Answers to DHCPv6 clients.
+    pub dhcpv6_answered: u64,
+    /// Times that a client gave its address up (RELEASE) or found it taken (DECLINE), in either
+    /// family.
+    pub leases_given_up: u64,
+    /// Router advertisements.
+    pub router_advertisements: u64,
     /// Denials that were too many to be told ([`Action::Denied`](super::Action::Denied)).
     pub denials_left_out: u64,
 }

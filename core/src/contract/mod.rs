@@ -1,6 +1,7 @@
 //! All that host and engine say to each other: events go in, actions come out.
 
 mod action;
+mod autoconf;
 mod config;
 mod counters;
 mod denial;
@@ -12,6 +13,7 @@ mod policy;
 mod time;
 
 pub use action::{Action, DatagramKind, Outside, WaitReason};
+pub use autoconf::Autoconf;
 pub use config::{Config, Link};
 pub use counters::Counters;
 pub use denial::{By, Denial, DenialReason};

@@ -28,7 +28,7 @@ pub(super) enum Source {
 /// An IP packet whose payload was read.
 #[derive(Clone)]
 pub(super) struct Packet {
-    ip: Ip,
+    pub(super) ip: Ip,
     pub(super) source: Source,
     /// Where the payload lies in its source.
     pub(super) at: Range<usize>,
@@ -111,6 +111,11 @@ impl<R: RingHandle> Engine<'_, R> {
         let transport = classify::transport(&packet.ip, bytes, offload.checksum)?;
         match transport {
             Transport::Tcp(segment) => self.segment(now, &packet, segment),
+            Transport::Udp { outside_port: port @ (67 | 547), payload, .. }
+                if self.is_for_autoconf(&packet.ip, port) =>
+            {
+                self.answer_dhcp(&packet, payload)
+            }
             Transport::Udp { guest_port, outside_port, payload } => {
                 let key = FlowKey {
                     kind: FlowKind::Udp,
@@ -127,6 +132,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Transport::Echo { .. } if offload.segment_bytes > 0 => Err(Drop::Offload),
             Transport::Echo { ident } => self.echo(now, &packet, ident),
             Transport::NeighborSolicit { target } => self.answer_solicit(&packet.ip, target),
+            Transport::RouterSolicit => self.answer_router_solicit(now, &packet.ip),
         }
     }
 
@@ -151,6 +157,7 @@ impl<R: RingHandle> Engine<'_, R> {
         // Whoever asks without an address wants to know whether `target` is taken. Only our own is:
         // the guest's link-local addresses are its own choice.
         let taken = target == link.gateway_ipv6
+            || target == link.gateway_link_local()
             || (!solicitor.is_unspecified() && target != link.guest_ipv6);
         if taken {
             self.out.reply(EthernetProtocol::Ipv6, |out| {

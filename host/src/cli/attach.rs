@@ -13,7 +13,7 @@ use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::netns;
 
 use super::failure::{Failure, complain};
-use super::link::{self, LinkArgs};
+use super::link::{self, Autoconf, LinkArgs};
 use super::online::Online;
 use super::signals::{Occurrence, Signals};
 
@@ -59,7 +59,7 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
     // First, while nothing of ours can have the descriptor's number.
     let ready = args.ready_fd.map(take_descriptor).transpose()?;
     let signals = Signals::block()?;
-    let network = args.link.network()?;
+    let network = args.link.network(Autoconf::On)?;
     let interface = link::interface(&args.ifname, &network);
     let netns = netns::open(&args.netns)?;
     let tap = netns::within(netns.as_fd(), || -> Result<Tap, Failure> {

@@ -40,6 +40,19 @@ pub(crate) struct LinkArgs {
     /// as far as the kernel has that
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     offload: Switch,
+    /// Whether the guest is told its addresses when it asks, by DHCP, DHCPv6 and router
+    /// advertisements [default: the config's, else on for `attach` and off for `run`]
+    #[arg(long, value_name = "SWITCH")]
+    autoconf: Option<Autoconf>,
+}
+
+/// Whether a guest is told its addresses, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Autoconf {
+    /// The gateway answers
+    On,
+    /// Nobody does
+    Off,
 }
 
 /// A deployment profile on the command line.
@@ -102,9 +115,10 @@ impl LinkArgs {
         }
     }
 
-    /// The network that the arguments describe, not yet started. Says on the standard error what
-    /// may leave if nobody decided it.
-    pub(super) fn network(&self) -> Result<SmoltcpNetwork, Failure> {
+    /// The network that the arguments describe, not yet started, for a guest that `autoconf` tells
+    /// its addresses unless somebody decided otherwise. Says on the standard error what may leave
+    /// if nobody decided that.
+    pub(super) fn network(&self, autoconf: Autoconf) -> Result<SmoltcpNetwork, Failure> {
         let config = match &self.config {
             Some(path) => NetworkConfig::from_file(path)?,
             None => NetworkConfig::default(),
@@ -121,6 +135,9 @@ impl LinkArgs {
             );
         }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
+        let enabled = &mut config.interface.autoconf.enabled;
+        let asked = self.autoconf.map(|asked| asked == Autoconf::On);
+        *enabled = asked.or(*enabled).or(Some(autoconf == Autoconf::On));
         Ok(SmoltcpNetwork::try_new(config, self.slot.into())?)
     }
 
