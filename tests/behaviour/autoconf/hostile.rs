@@ -133,6 +133,9 @@ fn random_bytes_and_random_changes_harm_nobody() {
         let mut texts = seeds();
         for text in &mut texts {
             for _ in 0..dice.below(6) {
+                if text.len() < 9 {
+                    break;
+                }
                 let at = dice.below(text.len() as u64) as usize;
                 match dice.below(4) {
                     0 => text[at] = dice.below(256) as u8,
