@@ -141,8 +141,12 @@ pub const LEASE_S_MAX: u32 = 31_536_000;
 /// Between two router advertisements that nobody asked for: the longest that RFC 4861 6.2.1 allows,
 /// as each wakes an idle guest.
 pub const ADVERT_MS: u64 = 1_800_000;
-/// The least time between two router advertisements (RFC 4861 10, `MIN_DELAY_BETWEEN_RAS`).
+/// The least time between a router advertisement and one for all (RFC 4861 10,
+/// `MIN_DELAY_BETWEEN_RAS`).
 pub const ADVERT_MS_MIN: u64 = 3000;
+/// The same for one that goes to who asked: a guest's kernel asks, and its network daemon a moment
+/// later.
+pub const ADVERT_ANSWER_MS_MIN: u64 = 250;
 /// For how long the gateway is a router, and a name server, by an advertisement: the longest that
 /// RFC 4861 6.2.1 allows, so that four may be lost.
 pub const ADVERT_LIFETIME_S: u32 = 9000;

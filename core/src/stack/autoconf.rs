@@ -15,7 +15,9 @@ use smoltcp::wire::{DhcpMessageType, DhcpPacket, EthernetProtocol};
 
 use super::device::Emitter;
 use crate::contract::{self, Drop, Instant, Link};
-use crate::limits::{ADVERT_MS, ADVERT_MS_MIN, DHCP_BYTES_MAX, DHCPV6_BYTES_MAX};
+use crate::limits::{
+    ADVERT_ANSWER_MS_MIN, ADVERT_MS, ADVERT_MS_MIN, DHCP_BYTES_MAX, DHCPV6_BYTES_MAX,
+};
 use crate::store::ring::RingHandle;
 use crate::wire::advert::{self, ALL_NODES};
 use crate::wire::reply::{self, UDP_HEADERS_BYTES_MAX};
@@ -181,8 +183,9 @@ impl Autoconf {
         source: Ipv6Addr,
         out: &mut Emitter<'_, R>,
     ) {
-        if self.adverts.solicited(now) {
-            self.advertise(now, if source.is_unspecified() { ALL_NODES } else { source }, out);
+        let to = if source.is_unspecified() { ALL_NODES } else { source };
+        if self.adverts.solicited(now, to) {
+            self.advertise(now, to, out);
         }
     }
 
@@ -233,8 +236,9 @@ fn send<R: RingHandle>(
 
 /// When router advertisements go (RFC 4861 6.2.4 and 6.2.6).
 ///
-/// A guest that comes up asks, so there are none in a row at the start. At any rate there is one in
-/// three seconds at most: who asks again sooner has it when these are over.
+/// A guest that comes up asks, so there are none in a row at the start. Who asks is answered, a few
+/// times a second at most; all are told once in three seconds at most, and so is who asked too
+/// often.
 struct Adverts {
     last: Option<Instant>,
     next: Instant,
@@ -245,14 +249,16 @@ impl Adverts {
         Self { last: None, next: now.plus_millis(ADVERT_MS) }
     }
 
-    /// Whether a solicitation is to be answered at once.
-    fn solicited(&mut self, now: Instant) -> bool {
+    /// Whether a solicitation is to be answered at once, by an advertisement for `to`. If not,
+    /// there will be one for all.
+    fn solicited(&mut self, now: Instant, to: Ipv6Addr) -> bool {
         let Some(last) = self.last else { return true };
-        let earliest = last.plus_millis(ADVERT_MS_MIN);
-        if earliest > now {
-            self.next = self.next.min(earliest);
+        let gap_ms = if to == ALL_NODES { ADVERT_MS_MIN } else { ADVERT_ANSWER_MS_MIN };
+        let is_time = last.plus_millis(gap_ms) <= now;
+        if !is_time {
+            self.next = self.next.min(last.plus_millis(ADVERT_MS_MIN));
         }
-        earliest <= now
+        is_time
     }
 
     fn sent(&mut self, now: Instant) {

@@ -137,24 +137,47 @@ fn there_is_an_advertisement_every_half_an_hour_and_no_other_wakeup() {
 }
 
 #[test]
-fn a_flood_of_solicitations_has_an_advertisement_every_three_seconds() {
+fn a_flood_of_solicitations_has_few_answers_and_nobody_is_forgotten() {
     let mut room = room();
     let mut world = room.world();
+    let nobody = Ipv6Addr::UNSPECIFIED;
     world.send(&solicit(LINK_LOCAL));
     advert(&only(&mut world), LINK_LOCAL);
-    for _ in 0..3 {
+    for source in [LINK_LOCAL, nobody, LINK_LOCAL] {
         for _ in 0..1000 {
-            assert_eq!(world.dropped(&solicit(LINK_LOCAL)), None);
+            assert_eq!(world.dropped(&solicit(source)), None);
         }
         world.advance(2999);
         assert_eq!(world.inbox(), vec![]);
         world.advance(1);
-        // It is late, and nobody is forgotten.
         advert(&only(&mut world), ALL_NODES);
     }
     world.advance(HALF_AN_HOUR_MS - 1);
     assert_eq!(world.inbox(), vec![]);
     assert_eq!(world.counters().router_advertisements, 4);
+}
+
+#[test]
+fn who_asks_a_moment_after_another_is_answered_at_once_and_all_are_told_seldom() {
+    let mut room = room();
+    let mut world = room.world();
+    let nobody = Ipv6Addr::UNSPECIFIED;
+    world.send(&solicit(nobody));
+    advert(&only(&mut world), ALL_NODES);
+    for _ in 0..40 {
+        world.advance(249);
+        world.send(&solicit(LINK_LOCAL));
+        assert_eq!(world.inbox(), vec![], "too soon");
+        world.advance(1);
+        world.send(&solicit(LINK_LOCAL));
+        advert(&only(&mut world), LINK_LOCAL);
+        world.send(&solicit(nobody));
+        assert_eq!(world.inbox(), vec![], "not for all so soon");
+    }
+    world.advance(2999);
+    assert_eq!(world.inbox(), vec![]);
+    world.advance(1);
+    advert(&only(&mut world), ALL_NODES);
 }
 
 #[test]
