@@ -131,8 +131,8 @@ pub const BINDING_SECONDS_MIN: u32 = 1;
 /// The longest time that an address is known by its name.
 pub const BINDING_SECONDS_MAX: u32 = 3600;
 
-/// For how long an address is leased where nothing is configured, in seconds: a day, so that a guest
-/// renews twice a day. Each renewal wakes both sides.
+/// For how long an address is leased where nothing is configured, in seconds: a day, so that a
+/// guest renews twice a day. Each renewal wakes both sides.
 pub const LEASE_S_DEFAULT: u32 = 86_400;
 /// The shortest lease, in seconds: clients take less for a mistake.
 pub const LEASE_S_MIN: u32 = 10;

@@ -26,7 +26,7 @@ fn room<'a>() -> Room<'a> {
 
 /// The same, with a search domain.
 fn room_with<'a>(search: Option<&str>) -> Room<'a> {
-    let search = search.map(|search| search.try_into().unwrap());
+    let search = search.map(|search| search.try_into().expect("because it is short"));
     Room::with(|config| config.autoconf = Some(Autoconf { lease_s: LEASE_S, search }))
 }
 
@@ -45,10 +45,10 @@ fn to_all(ends: (IpAddr, IpAddr), protocol: u8, transport: &[u8]) -> Vec<u8> {
 
 /// The payload of the UDP datagram `seen`, its ends and ports.
 fn datagram(seen: &Seen) -> (&[u8], (IpAddr, IpAddr), (u16, u16)) {
-    match &seen.message {
-        Message::Udp { ends, ports, payload } => (payload, *ends, *ports),
-        other => panic!("not a datagram: {other:?}"),
-    }
+    let Message::Udp { ends, ports, payload } = &seen.message else {
+        panic!("not a datagram: {seen:?}");
+    };
+    (payload, *ends, *ports)
 }
 
 #[test]

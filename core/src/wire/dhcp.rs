@@ -276,3 +276,63 @@ const _: () = assert!(
     FIXED_BYTES + 3 + 4 * 6 + 2 + 257 + 3 * 6 < DHCP_BYTES_MAX,
     "a guest gets online whatever it calls itself"
 );
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const LINK: Link = Link {
+        guest_mac: [2, 0, 0, 0, 0, 2],
+        gateway_mac: [2, 0, 0, 0, 0, 1],
+        guest_ipv4: Ipv4Addr::new(100, 96, 0, 2),
+        gateway_ipv4: Ipv4Addr::new(100, 96, 0, 1),
+        guest_ipv6: core::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
+        gateway_ipv6: core::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+        mtu: 1500,
+        receive_frame_bytes: 1514,
+    };
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_says_the_answer_is_whole(
+            fixed in any::<[u8; 24]>(),
+            options in prop::collection::vec((any::<u8>(), 0usize..256, any::<u8>()), 0..8),
+            tail in prop::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let mut text = Vec::from([1, 1, 6]);
+            text.extend(fixed);
+            text.resize(28, 0);
+            text.get_mut(24..28).unwrap().fill(0);
+            text.extend(LINK.guest_mac);
+            text.resize(236, 0);
+            text.extend(MAGIC.to_be_bytes());
+            text.extend([53, 1, 1]);
+            for (kind, len, byte) in options {
+                text.extend([kind, len as u8]);
+                text.resize(text.len() + len, byte);
+            }
+            text.extend(tail);
+            let packet = DhcpPacket::new_checked(&text[..]).unwrap();
+            let Ok(message) = Message::read(&packet, LINK.guest_mac) else { return Ok(()) };
+            let search = "a.".repeat(126) + "a";
+            let terms = Terms { lease_s: 60, search: Some(&search) };
+            for answer in [
+                Answer::Offer,
+                Answer::Lease { is_rapid: true },
+                Answer::Parameters,
+                Answer::Refusal,
+            ] {
+                let mut out = [0; DHCP_BYTES_MAX];
+                let len = compose(&message, answer, &LINK, terms, &mut out);
+                let options = out.get(FIXED_BYTES..len).unwrap();
+                prop_assert!(options.contains(&255), "it has an end");
+                let packet = DhcpPacket::new_checked(out.get(..len).unwrap()).unwrap();
+                let server = packet.options().find(|found| found.kind == option::SERVER);
+                prop_assert_eq!(server.unwrap().data, LINK.gateway_ipv4.octets());
+            }
+        }
+    }
+}

@@ -318,3 +318,76 @@ fn put_address(address: Ipv6Addr, lifetime_s: u32, out: &mut Writer<'_>) {
 fn put_status(status: Status, out: &mut Writer<'_>) {
     out.option(option::STATUS, |out| out.words(&[status as u16]));
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::limits::DHCPV6_BYTES_MAX;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const LINK: Link = Link {
+        guest_mac: [2, 0, 0, 0, 0, 2],
+        gateway_mac: [2, 0, 0, 0, 0, 1],
+        guest_ipv4: core::net::Ipv4Addr::new(100, 96, 0, 2),
+        gateway_ipv4: core::net::Ipv4Addr::new(100, 96, 0, 1),
+        guest_ipv6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2),
+        gateway_ipv6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+        mtu: 1500,
+        receive_frame_bytes: 1514,
+    };
+
+    /// Options whose numbers are often known and whose lengths are often right, nested.
+    fn options() -> impl Strategy<Value = Vec<u8>> {
+        let leaf = prop::collection::vec(any::<u8>(), 0..40);
+        leaf.prop_recursive(3, 64, 5, |inner| {
+            let option = (0u16..30, inner, prop::option::weighted(0.05, any::<u16>()));
+            prop::collection::vec(option, 0..6).prop_map(|options| {
+                let mut out = Vec::new();
+                for (number, data, lie) in options {
+                    let len = lie.unwrap_or(data.len() as u16);
+                    // Room for the head of an association.
+                    let head = if [3, 25].contains(&number) { 12 } else { 0 };
+                    out.extend(number.to_be_bytes());
+                    out.extend((len.wrapping_add(head)).to_be_bytes());
+                    out.extend([0; 12].iter().take(head.into()));
+                    out.extend(data);
+                }
+                out
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_says_the_answer_is_whole(kind in 0u8..14, body in options()) {
+            let mut text = Vec::from([kind, 1, 2, 3]);
+            text.extend(body);
+            let Ok(message) = Message::read(&text) else { return Ok(()) };
+            let search = "a.".repeat(126) + "a";
+            let terms = Terms { lease_s: 60, search: Some(&search) };
+            for answer in [
+                Answer::Offer,
+                Answer::Lease { is_rapid: true },
+                Answer::Renewal,
+                Answer::Status(Status::Success),
+                Answer::Parameters,
+            ] {
+                let mut out = [0; DHCPV6_BYTES_MAX];
+                let len = compose(&message, answer, &LINK, terms, &mut out);
+                prop_assert!(len > 0, "it has room");
+                let (_, options) = out.get(..len).unwrap().split_at(4);
+                prop_assert!(Walk(options).all(|option| option.is_ok()));
+                prop_assert!(Walk(options).any(|option| option.unwrap().0 == option::SERVER));
+            }
+        }
+
+        #[test]
+        fn bytes_that_mean_nothing_harm_nobody(text in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(message) = Message::read(&text) {
+                message.addresses().for_each(drop);
+            }
+        }
+    }
+}

@@ -29,6 +29,7 @@ Examples:
   sluicegate attach --netns guest --config policy.json
   sluicegate attach --netns /proc/4711/ns/net --ifname net0 --slot 1 --egress allow
   sluicegate attach --netns guest --config tenant.json --profile multi-tenant --log=json
+  sluicegate attach --netns guest --autoconf off      # nobody answers DHCP or router solicitations
   sluicegate attach --netns guest --ready-fd 3 3>ready.fifo")]
 pub(crate) struct AttachArgs {
     /// The network namespace: a name of `ip netns`, a path, or a process id

@@ -136,9 +136,15 @@ impl LinkArgs {
         }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         let enabled = &mut config.interface.autoconf.enabled;
-        let asked = self.autoconf.map(|asked| asked == Autoconf::On);
-        *enabled = asked.or(*enabled).or(Some(autoconf == Autoconf::On));
+        *enabled = Some(self.tells_addresses(*enabled, autoconf));
         Ok(SmoltcpNetwork::try_new(config, self.slot.into())?)
+    }
+
+    /// Whether the guest is told its addresses: the arguments' word, else that of the `file`, else
+    /// `default`.
+    fn tells_addresses(&self, file: Option<bool>, default: Autoconf) -> bool {
+        let asked = self.autoconf.map(|asked| asked == Autoconf::On);
+        asked.or(file).unwrap_or(default == Autoconf::On)
     }
 
     /// Begins the log of `network` that the arguments ask for.
@@ -175,6 +181,21 @@ pub(super) fn interface(name: &str, network: &SmoltcpNetwork) -> Interface {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_decides_last_on_autoconf_is_asked_first() {
+        let tells = |asked, file, default| {
+            LinkArgs { autoconf: asked, ..LinkArgs::default() }.tells_addresses(file, default)
+        };
+        for default in [Autoconf::On, Autoconf::Off] {
+            assert_eq!(tells(None, None, default), default == Autoconf::On);
+            for file in [true, false] {
+                assert_eq!(tells(None, Some(file), default), file);
+                assert!(tells(Some(Autoconf::On), Some(file), default));
+                assert!(!tells(Some(Autoconf::Off), Some(file), default));
+            }
+        }
+    }
 
     #[test]
     fn egress_changes_the_default_of_a_config_and_is_the_whole_policy_without_one() {

@@ -144,8 +144,10 @@ impl Told {
 
     fn assert_lease(&self) {
         assert_eq!(self.yours, OWN);
-        let seconds =
-            |option: u8| u32::from_be_bytes(self.options[&option][..].try_into().unwrap());
+        let seconds = |option: u8| {
+            let data = self.options[&option].first_chunk().expect("because it is a time");
+            u32::from_be_bytes(*data)
+        };
         let (lease, renew, rebind) = (seconds(51), seconds(58), seconds(59));
         assert_eq!((lease, renew, rebind), (LEASE_S, LEASE_S / 2, LEASE_S / 8 * 7));
         assert_eq!(self.options[&54], GATEWAY);
@@ -175,7 +177,7 @@ fn answer(ask: &Ask) -> Result<Option<Told>, Drop> {
 }
 
 fn told(ask: &Ask) -> Told {
-    answer(ask).unwrap().expect("because there is an answer")
+    answer(ask).expect("because it is asked well").expect("because there is an answer")
 }
 
 #[test]

@@ -99,8 +99,13 @@ pub(super) fn frame_of(text: &[u8]) -> Vec<u8> {
     to_all(ends, protocol::UDP, &frame::udp_header(546, 547, text))
 }
 
-/// Options, in their order.
-fn options(mut rest: &[u8]) -> Vec<(u16, Vec<u8>)> {
+/// Options, in their order: numbers and data.
+type Options = Vec<(u16, Vec<u8>)>;
+/// What an association says: number, identity, T1 and T2, and options.
+type Association = (u16, u32, Option<(u32, u32)>, Options);
+
+/// The options of `rest`.
+fn options(mut rest: &[u8]) -> Options {
     let mut found = vec![];
     while let [a, b, c, d, tail @ ..] = rest {
         let (data, tail) = tail.split_at(usize::from(u16::from_be_bytes([*c, *d])));
@@ -115,7 +120,7 @@ fn options(mut rest: &[u8]) -> Vec<(u16, Vec<u8>)> {
 #[derive(Debug)]
 struct Told {
     kind: u8,
-    options: Vec<(u16, Vec<u8>)>,
+    options: Options,
 }
 
 impl Told {
@@ -136,8 +141,8 @@ impl Told {
         self.options.iter().find(|(n, _)| *n == number).map(|(_, data)| &data[..])
     }
 
-    /// What its associations say: number, identity, times, and options.
-    fn associations(&self) -> Vec<(u16, u32, Option<(u32, u32)>, Vec<(u16, Vec<u8>)>)> {
+    /// Its associations.
+    fn associations(&self) -> Vec<Association> {
         let long = |data: &[u8], at| u32::from_be_bytes(core::array::from_fn(|i| data[at + i]));
         let kinds = [3, 4, 25];
         let ours = self.options.iter().filter(|(number, _)| kinds.contains(number));
