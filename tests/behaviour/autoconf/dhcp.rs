@@ -325,6 +325,20 @@ fn a_client_hears_its_own_identifier_whatever_it_is() {
 }
 
 #[test]
+fn options_end_where_the_message_does_however_full_it_is() {
+    let mut room = room_with(Some("guests.example"));
+    let mut world = room.world();
+    let mut is_full = false;
+    for len in 1..=255 {
+        world.send(&Ask::discover().with(61, &vec![0x5a; len]).frame());
+        let seen = only(&mut world);
+        is_full |= datagram(&seen).0.len() == 548;
+        Told::read(&seen).assert_lease();
+    }
+    assert!(is_full, "one of them leaves no room");
+}
+
+#[test]
 fn only_a_client_with_the_guests_own_mac_on_this_link_is_answered() {
     let mut room = room();
     let mut world = room.world();
