@@ -292,6 +292,26 @@ fn a_lease_is_renewed_before_it_ends() {
 }
 
 #[test]
+fn a_client_with_a_lease_of_another_network_is_refused_and_gets_its_own() {
+    if !needs::are_met(&["dhclient"]) {
+        return;
+    }
+    let stock = Stock::new(3600);
+    // As it has it after a move: it asks for the old address first (INIT-REBOOT).
+    let lease = "lease {\n interface \"eth0\";\n fixed-address 192.168.1.5;\n \
+                 option subnet-mask 255.255.255.0;\n option routers 192.168.1.1;\n \
+                 option dhcp-lease-time 86400;\n option dhcp-message-type 5;\n \
+                 option dhcp-server-identifier 192.168.1.1;\n renew 0 2099/01/04 00:00:00;\n \
+                 rebind 0 2099/01/04 00:00:00;\n expire 0 2099/01/04 00:00:00;\n}\n";
+    std::fs::write(stock.files.join("lease/4"), lease).unwrap();
+    let mut client = stock.client("dhclient -4 -d -pf /run/4.pid -lf /var/lib/dhcp/4 eth0");
+    client.wait_for("DHCPREQUEST for 192.168.1.5 on eth0 to 255.255.255.255 port 67");
+    client.wait_for("DHCPNAK from");
+    stock.until_configured(Family::V4);
+    end(client);
+}
+
+#[test]
 fn what_goes_over_the_link_is_well_formed_to_a_stranger() {
     if !needs::are_met(&["dhclient", "rdisc6", "tcpdump"]) {
         return;
