@@ -311,7 +311,7 @@ mod tests {
             text.extend(MAGIC.to_be_bytes());
             text.extend([53, 1, 1]);
             for (kind, len, byte) in options {
-                text.extend([kind, len as u8]);
+                text.extend([kind, u8::try_from(len).unwrap()]);
                 text.resize(text.len() + len, byte);
             }
             text.extend(tail);

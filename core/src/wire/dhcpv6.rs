@@ -338,25 +338,36 @@ mod tests {
         receive_frame_bytes: 1514,
     };
 
-    /// Options whose numbers are often known and whose lengths are often right, nested.
+    /// An option with `data`, whose length is now and then a lie.
+    fn whole(number: u16, data: &[u8], lie: Option<u16>) -> Vec<u8> {
+        let len = lie.unwrap_or(u16::try_from(data.len()).unwrap());
+        let mut out = Vec::from(number.to_be_bytes());
+        out.extend(len.to_be_bytes());
+        out.extend(data);
+        out
+    }
+
+    /// Associations with addresses, and other options, mostly whole.
     fn options() -> impl Strategy<Value = Vec<u8>> {
-        let leaf = prop::collection::vec(any::<u8>(), 0..40);
-        leaf.prop_recursive(3, 64, 5, |inner| {
-            let option = (0u16..30, inner, prop::option::weighted(0.05, any::<u16>()));
-            prop::collection::vec(option, 0..6).prop_map(|options| {
-                let mut out = Vec::new();
-                for (number, data, lie) in options {
-                    let len = lie.unwrap_or(data.len() as u16);
-                    // Room for the head of an association.
-                    let head = if [3, 25].contains(&number) { 12 } else { 0 };
-                    out.extend(number.to_be_bytes());
-                    out.extend((len.wrapping_add(head)).to_be_bytes());
-                    out.extend([0; 12].iter().take(head.into()));
-                    out.extend(data);
-                }
-                out
-            })
-        })
+        let lie = || prop::option::weighted(0.02, any::<u16>());
+        let address = (prop::collection::vec(any::<u8>(), 24..27), lie())
+            .prop_map(|(data, lie)| whole(option::ADDRESS, &data, lie));
+        let kinds = [option::ASSOCIATION, option::TEMPORARY, option::DELEGATION];
+        let association = (
+            prop::sample::select(kinds.to_vec()),
+            prop::collection::vec(any::<u8>(), 12),
+            prop::collection::vec(address, 0..5),
+            lie(),
+        )
+            .prop_map(|(kind, mut head, addresses, lie)| {
+                head.truncate(if kind == option::TEMPORARY { 4 } else { 12 });
+                head.extend(addresses.concat());
+                whole(kind, &head, lie)
+            });
+        let other = (0u16..40, prop::collection::vec(any::<u8>(), 0..9), lie())
+            .prop_map(|(kind, data, lie)| whole(if kind < 7 { 1 } else { kind }, &data, lie));
+        prop::collection::vec(prop_oneof![2 => association, 1 => other], 0..9)
+            .prop_map(|options| options.concat())
     }
 
     proptest! {
