@@ -131,6 +131,10 @@ pub const BINDING_SECONDS_MIN: u32 = 1;
 /// The longest time that an address is known by its name.
 pub const BINDING_SECONDS_MAX: u32 = 3600;
 
+/// The port of DHCP servers.
+pub const DHCP_PORT: u16 = 67;
+/// The port of DHCPv6 servers.
+pub const DHCPV6_PORT: u16 = 547;
 /// For how long an address is leased where nothing is configured, in seconds: a day, so that a
 /// guest renews twice a day. Each renewal wakes both sides.
 pub const LEASE_S_DEFAULT: u32 = 86_400;

@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::ingress::{Packet, Source};
 use super::{Engine, Step};
 use crate::contract::{Drop, Instant};
+use crate::limits::{DHCP_PORT, DHCPV6_PORT};
 use crate::store::ring::RingHandle;
 use crate::wire::classify::Ip;
 
@@ -14,9 +15,9 @@ impl<R: RingHandle> Engine<'_, R> {
     pub(super) fn is_for_autoconf(&self, ip: &Ip, port: u16) -> bool {
         let is_server = match ip.destination {
             IpAddr::V4(to) => {
-                port == 67 && (to.is_broadcast() || to == self.config.link.gateway_ipv4)
+                port == DHCP_PORT && (to.is_broadcast() || to == self.config.link.gateway_ipv4)
             }
-            IpAddr::V6(to) => port == 547 && to.is_multicast(),
+            IpAddr::V6(to) => port == DHCPV6_PORT && to.is_multicast(),
         };
         is_server && self.autoconf.is_some()
     }

@@ -7,7 +7,7 @@ use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
 
 use super::{Engine, Payload, Step};
 use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Refusal};
-use crate::limits::{ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
+use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn};
 use crate::store::flows::{FlowKey, FlowKind};
@@ -111,7 +111,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let transport = classify::transport(&packet.ip, bytes, offload.checksum)?;
         match transport {
             Transport::Tcp(segment) => self.segment(now, &packet, segment),
-            Transport::Udp { outside_port: port @ (67 | 547), payload, .. }
+            Transport::Udp { outside_port: port @ (DHCP_PORT | DHCPV6_PORT), payload, .. }
                 if self.is_for_autoconf(&packet.ip, port) =>
             {
                 self.answer_dhcp(&packet, payload)

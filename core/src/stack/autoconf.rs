@@ -16,7 +16,8 @@ use smoltcp::wire::{DhcpMessageType, DhcpPacket, EthernetProtocol};
 use super::device::Emitter;
 use crate::contract::{self, Drop, Instant, Link};
 use crate::limits::{
-    ADVERT_ANSWER_MS_MIN, ADVERT_MS, ADVERT_MS_MIN, DHCP_BYTES_MAX, DHCPV6_BYTES_MAX,
+    ADVERT_ANSWER_MS_MIN, ADVERT_MS, ADVERT_MS_MIN, DHCP_BYTES_MAX, DHCP_PORT, DHCPV6_BYTES_MAX,
+    DHCPV6_PORT,
 };
 use crate::store::ring::RingHandle;
 use crate::wire::advert::{self, ALL_NODES};
@@ -24,9 +25,9 @@ use crate::wire::reply::{self, UDP_HEADERS_BYTES_MAX};
 use crate::wire::{dhcp, dhcpv6};
 
 /// From the server's port to the client's (RFC 2131 4.1).
-const DHCP_PORTS: (u16, u16) = (67, 68);
+const DHCP_PORTS: (u16, u16) = (DHCP_PORT, 68);
 /// The same (RFC 8415 7.2).
-const DHCPV6_PORTS: (u16, u16) = (547, 546);
+const DHCPV6_PORTS: (u16, u16) = (DHCPV6_PORT, 546);
 /// Bytes of the longest packet made here.
 const PACKET_BYTES_MAX: usize = UDP_HEADERS_BYTES_MAX + DHCPV6_BYTES_MAX;
 

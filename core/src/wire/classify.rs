@@ -19,7 +19,7 @@ use super::advert;
 use super::checksum::Sum;
 use super::dhcpv6::SERVERS;
 use crate::contract::{Drop, Link, Offload, TransportChecksum};
-use crate::limits::ETHERNET_HEADER_BYTES;
+use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES};
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub(crate) mod protocol {
@@ -227,7 +227,7 @@ fn judge_v4(ip: &Ipv4Packet<&[u8]>, ends: &Ends) -> Result<(), Drop> {
 /// none yet, or one of another network (RFC 2131 4.1, 4.3.2). The engine gives this to nobody else.
 #[cold]
 fn asks_dhcp(ip: &Ipv4Packet<&[u8]>, ends: &Ends) -> bool {
-    const SERVER_PORT: [u8; 2] = 67u16.to_be_bytes();
+    const SERVER_PORT: [u8; 2] = DHCP_PORT.to_be_bytes();
     ends.autoconf
         && u8::from(ip.next_header()) == protocol::UDP
         && (ip.dst_addr().is_broadcast() || ip.dst_addr() == ends.gateway_ipv4)
@@ -237,7 +237,7 @@ fn asks_dhcp(ip: &Ipv4Packet<&[u8]>, ends: &Ends) -> bool {
 /// The same (RFC 8415 14 and 18.2): `transport` is from a link-local address to all servers.
 #[cold]
 fn asks_dhcpv6(ip: &Ipv6Packet<&[u8]>, protocol: u8, transport: &[u8], ends: &Ends) -> bool {
-    const SERVER_PORT: [u8; 2] = 547u16.to_be_bytes();
+    const SERVER_PORT: [u8; 2] = DHCPV6_PORT.to_be_bytes();
     ends.autoconf
         && protocol == protocol::UDP
         && ip.src_addr().is_unicast_link_local()
