@@ -145,6 +145,42 @@ pub const BINDING_SECONDS_MIN: u32 = 1;
 /// The longest time that an address is known by its name.
 pub const BINDING_SECONDS_MAX: u32 = 3600;
 
+/// The port of DHCP servers.
+pub const DHCP_PORT: u16 = 67;
+/// The port of DHCPv6 servers.
+pub const DHCPV6_PORT: u16 = 547;
+/// For how long an address is leased where nothing is configured, in seconds: a day, so that a
+/// guest renews twice a day. Each renewal wakes both sides.
+pub const LEASE_S_DEFAULT: u32 = 86_400;
+/// The shortest lease, in seconds: clients take less for a mistake.
+pub const LEASE_S_MIN: u32 = 10;
+/// The longest lease, in seconds: a year. All ones would mean "for ever" (RFC 2131 3.3).
+pub const LEASE_S_MAX: u32 = 31_536_000;
+/// Between two router advertisements that nobody asked for: the longest that RFC 4861 6.2.1 allows,
+/// as each wakes an idle guest.
+pub const ADVERT_MS: u64 = 1_800_000;
+/// The least time between a router advertisement and one for all (RFC 4861 10,
+/// `MIN_DELAY_BETWEEN_RAS`).
+pub const ADVERT_MS_MIN: u64 = 3000;
+/// The same for one that goes to who asked: a guest's kernel asks, and its network daemon a moment
+/// later.
+pub const ADVERT_ANSWER_MS_MIN: u64 = 250;
+/// For how long the gateway is a router, and a name server, by an advertisement: the longest that
+/// RFC 4861 6.2.1 allows, so that four may be lost.
+pub const ADVERT_LIFETIME_S: u32 = 9000;
+/// For how long the prefix is on the link by an advertisement (RFC 4861 6.2.1).
+pub const PREFIX_LIFETIME_S: u32 = 2_592_000;
+/// Bytes of a DHCP message that every client takes: those of a datagram of 576 bytes (RFC 2131 2).
+pub const DHCP_BYTES_MAX: usize = 548;
+/// Bytes below which some clients take a DHCP message for cut short (RFC 1542 2.1).
+pub const DHCP_BYTES_MIN: usize = 300;
+/// Bytes of the longest answer of ours to DHCPv6.
+pub const DHCPV6_BYTES_MAX: usize = 720;
+/// Bytes of a DHCPv6 client's identifier (RFC 8415 11.1).
+pub const DUID_BYTES_MAX: usize = 130;
+/// Identity associations of a DHCPv6 message that are answered.
+pub const ASSOCIATIONS_MAX: usize = 4;
+
 /// Frames of the guest that one turn takes.
 pub const TURN_FRAMES_MAX: u32 = 256;
 /// Payload bytes of a segment that is put together with its neighbours: what a frame of the usual
@@ -165,6 +201,8 @@ const _: () = assert!(MTU_BYTES_MIN <= MTU_BYTES_DEFAULT && MTU_BYTES_DEFAULT <=
 const _: () = assert!(RECEIVE_FRAME_BYTES_MAX as usize == FRAME_BYTES_MAX);
 const _: () =
     assert!(RECEIVE_FRAME_BYTES_MIN as usize == ETHERNET_HEADER_BYTES + MTU_BYTES_MIN as usize);
+const _: () = assert!(DHCPV6_BYTES_MAX + 48 <= MTU_BYTES_MIN as usize, "no answer needs fragments");
+const _: () = assert!(ADVERT_LIFETIME_S as u64 * 1000 >= 3 * ADVERT_MS, "two may be lost");
 const _: () = assert!(RING_BYTES_DEFAULT.is_power_of_two());
 const _: () = assert!(RING_BYTES_DEFAULT >= 8 * FRAME_BYTES_MAX, "the ring must hold a batch");
 const _: () = assert!(

@@ -14,6 +14,8 @@
 //! | `interface.ipv4_pool` | what the slots' /30 are cut from | 100.96.0.0/11 |
 //! | `interface.ipv6_pool` | what the slots' /64 are cut from | fd42:6d73:62::/48 |
 //! | `interface.receive_frame_bytes` | longest frame the guest takes | 1514; TAP: MTU + 14 |
+//! | `interface.autoconf` | DHCP, DHCPv6 and router solicitations are answered | by front end |
+//! | `interface.autoconf.enabled`, `.lease_s`, `.search` | the same; 10 s to a year; a domain | |
 //! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
 //! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
@@ -55,6 +57,7 @@ use sluicegate_core::{Config, ConfigError, Link, Profile, limits};
 
 use crate::error::{Error, LoadError};
 
+mod autoconf;
 mod dns;
 mod file;
 mod http;
@@ -63,6 +66,7 @@ mod rate;
 mod rules;
 mod tenant;
 
+pub use autoconf::AutoconfConfig;
 pub use dns::DnsConfig;
 use file::File;
 pub use http::{DenyResponseFormat, HttpConfig};
@@ -145,6 +149,9 @@ pub struct InterfaceConfig {
     /// The longest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
     /// header.
     pub receive_frame_bytes: Option<u32>,
+    /// Whether the guest is told its addresses when it asks for them (DHCP, DHCPv6, router
+    /// solicitations), as a stock image does; one that reads the environment needs no such thing.
+    pub autoconf: AutoconfConfig,
 }
 
 impl NetworkConfig {
@@ -248,6 +255,7 @@ impl NetworkConfig {
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,
             from_guest_rate: limiter.egress.map(RateConfig::to_core),
             to_guest_rate: limiter.ingress.map(RateConfig::to_core),
+            autoconf: self.interface.autoconf.to_core()?,
             seed,
         };
         config.check()?;

@@ -20,6 +20,10 @@ pub(crate) struct Published {
     icmp_opened: AtomicU64,
     udp_evicted: AtomicU64,
     denials_left_out: AtomicU64,
+    dhcp_answered: AtomicU64,
+    dhcpv6_answered: AtomicU64,
+    leases_given_up: AtomicU64,
+    router_advertisements: AtomicU64,
     /// Turns of the driver's loop: an idle guest causes none.
     pub(crate) driver_turns: AtomicU64,
     /// Sockets that the host would not open or connect, by lack of descriptors, ports or memory.
@@ -55,6 +59,10 @@ impl Published {
             (&self.icmp_opened, counters.icmp_opened),
             (&self.udp_evicted, counters.udp_evicted),
             (&self.denials_left_out, counters.denials_left_out),
+            (&self.dhcp_answered, counters.dhcp_answered),
+            (&self.dhcpv6_answered, counters.dhcpv6_answered),
+            (&self.leases_given_up, counters.leases_given_up),
+            (&self.router_advertisements, counters.router_advertisements),
         ] {
             to.store(from, Ordering::Relaxed);
         }
@@ -103,6 +111,10 @@ impl MetricsHandle {
             ("icmp_opened", read(&p.icmp_opened)),
             ("tcp_denied_heard", read(&p.tcp_denied_heard)),
             ("denials_left_out", read(&p.denials_left_out)),
+            ("dhcp_answered", read(&p.dhcp_answered)),
+            ("dhcpv6_answered", read(&p.dhcpv6_answered)),
+            ("leases_given_up", read(&p.leases_given_up)),
+            ("router_advertisements", read(&p.router_advertisements)),
             ("host_exhausted", read(&p.host_exhausted)),
             ("adapter_ring_full", read(&p.adapter_drops.ring_full)),
             ("adapter_short", read(&p.adapter_drops.short)),
@@ -135,6 +147,7 @@ fn drop_name(reason: Drop) -> &'static str {
         Drop::Denied => "drop_denied",
         Drop::RingFull => "drop_ring_full",
         Drop::Offload => "drop_offload",
+        Drop::OtherServer => "drop_other_server",
         Drop::AnswerLost => "drop_answer_lost",
     }
 }

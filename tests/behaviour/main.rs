@@ -5,6 +5,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "tests cut small numbers of their own")]
 
 mod addresses;
+mod autoconf;
 mod caps;
 mod denials;
 mod drops;

@@ -88,7 +88,7 @@ impl Guest {
     pub(crate) fn with(setup: &Setup<'_>) -> Self {
         allow_many_descriptors();
         let namespace = Namespace::new();
-        // Its kernel asks for routers now and then, which nobody here answers.
+        // Its kernel asks for routers now and then, which is no traffic of the test's.
         namespace.set("ipv6/conf/default/router_solicitations", "0");
         let slot = free_slot();
         let config = setup.config.as_ref().map(ConfigFile::new);

@@ -19,6 +19,7 @@ mod process;
 mod servers;
 mod waiting;
 
+mod autoconf;
 mod back_pressure;
 mod command;
 mod datagrams;

@@ -46,7 +46,18 @@ impl Oracle {
                 return seen;
             }
             Message::Tcp(segment) => segment.ends,
+            // Who asks for an address may have none yet, or a link-local one.
+            Message::Udp { ends, ports: (67, 68), .. } if *ends == self.broadcast() => return seen,
+            Message::Udp { ends, ports: (547, 546), .. } => {
+                assert!(is_link_local(ends.0) && is_link_local(ends.1), "DHCPv6 within the link");
+                return seen;
+            }
             Message::Udp { ends, .. } => *ends,
+            Message::Icmp(icmp) if icmp.kind == 134 && icmp.ends.0.is_ipv6() => {
+                assert_eq!(icmp.hop_limit, 255, "a router advertisement from afar");
+                assert!(is_link_local(icmp.ends.0), "a router has a link-local address");
+                return seen;
+            }
             Message::Icmp(icmp) if icmp.kind == 136 && icmp.ends.0.is_ipv6() => {
                 assert_eq!(icmp.hop_limit, 255, "a neighbour advertisement from afar");
                 return seen;
@@ -58,6 +69,11 @@ impl Oracle {
         assert!(ours.contains(&ends.1), "a packet for {}, who is not the guest", ends.1);
         assert!(!ours.contains(&ends.0), "a packet that comes from the guest itself");
         seen
+    }
+
+    /// From the gateway to everybody.
+    fn broadcast(&self) -> (IpAddr, IpAddr) {
+        (self.link.gateway_ipv4.into(), core::net::Ipv4Addr::BROADCAST.into())
     }
 
     /// Checks that no guest frame was counted twice, or not at all, but where they wait for the
@@ -72,6 +88,10 @@ impl Oracle {
         let drops = drops(counters);
         assert!(drops <= self.frames_sent, "{drops} drops of {} frames", self.frames_sent);
     }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// Guest frames that the engine dropped, for whatever reason of the guest's.

@@ -38,6 +38,7 @@ pub fn default_config() -> Config {
         nat64_prefixes: Default::default(),
         from_guest_rate: None,
         to_guest_rate: None,
+        autoconf: None,
         seed: *b"a seed of sixtee",
     }
 }

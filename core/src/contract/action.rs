@@ -116,9 +116,9 @@ pub enum Action<'e> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum WaitReason {
-    /// No flow has a timer running.
+    /// No timer runs.
     Idle,
-    /// The nearest timer of a flow or of a half reassembled datagram.
+    /// The nearest timer of a flow, of a half reassembled datagram, or of router advertisements.
     Timer,
     /// One direction is limited, and its time to go on is nearer than any timer.
     Paced,

@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::rate::RateFields;
-use super::{ConfigError, DenyPage, Policy, Rate};
+use super::{Autoconf, ConfigError, DenyPage, Policy, Rate};
 use crate::limits;
 
 const EGRESS: RateFields = [
@@ -37,6 +37,18 @@ pub struct Link {
     /// The largest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
     /// header.
     pub receive_frame_bytes: u32,
+}
+
+impl Link {
+    /// The gateway's link-local address, which routers need: it follows from its MAC address (RFC
+    /// 4291 2.5.6 and appendix A).
+    #[must_use]
+    pub fn gateway_link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.gateway_mac;
+        let pair = |high, low| u16::from_be_bytes([high, low]);
+        let tail = [pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f)];
+        Ipv6Addr::new(0xfe80, 0, 0, 0, tail[0], tail[1], tail[2], tail[3])
+    }
 }
 
 /// An engine's configuration.
@@ -76,6 +88,9 @@ pub struct Config {
     pub from_guest_rate: Option<Rate>,
     /// How much it may be sent.
     pub to_guest_rate: Option<Rate>,
+    /// How a guest is answered that asks the link for its addresses (DHCP, DHCPv6, router
+    /// solicitations); `None`: it is not, as it knows them.
+    pub autoconf: Option<Autoconf>,
     /// Secret randomness: keys the flow hash and the initial sequence numbers.
     pub seed: [u8; 16],
 }
@@ -124,6 +139,7 @@ impl Config {
         for (rate, fields) in [(&self.from_guest_rate, EGRESS), (&self.to_guest_rate, INGRESS)] {
             rate.as_ref().map_or(Ok(()), |rate| rate.check(&fields))?;
         }
+        self.autoconf.as_ref().map_or(Ok(()), Autoconf::check)?;
         match self.nat64_prefixes.iter().find(|prefix| prefix.to_bits() & 0xffff_ffff != 0) {
             Some(prefix) => {
                 Err(ConfigError::new("nat64_prefixes", prefix, "a network of 96 bits (RFC 6052)"))

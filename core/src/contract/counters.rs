@@ -23,6 +23,15 @@ pub struct Counters {
     pub udp_evicted: u64,
     /// Connections that were accepted to hear whom they are for, and then denied.
     pub tcp_denied_heard: u64,
+    /// Answers to DHCP clients, refusals (NAK) included.
+    pub dhcp_answered: u64,
+    /// Answers to DHCPv6 clients.
+    pub dhcpv6_answered: u64,
+    /// Times that a client gave its address up (RELEASE) or found it taken (DECLINE), in either
+    /// family.
+    pub leases_given_up: u64,
+    /// Router advertisements.
+    pub router_advertisements: u64,
     /// Denials that were too many to be told ([`Action::Denied`](super::Action::Denied)).
     pub denials_left_out: u64,
 }

@@ -1,6 +1,7 @@
 //! All that host and engine say to each other: events go in, actions come out.
 
 mod action;
+mod autoconf;
 mod config;
 mod counters;
 mod denial;
@@ -14,6 +15,7 @@ mod rate;
 mod time;
 
 pub use action::{Action, DatagramKind, Outside, WaitReason};
+pub use autoconf::Autoconf;
 pub use config::{Config, Link};
 pub use counters::Counters;
 pub use denial::{By, Denial, DenialReason};

@@ -41,13 +41,15 @@ pub enum Drop {
     RingFull,
     /// An offload record that the frame's bytes contradict.
     Offload,
+    /// A message for another DHCP server.
+    OtherServer,
     /// An answer could not be put into the full ring to the guest.
     AnswerLost,
 }
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Truncated,
         Self::TooLong,
         Self::SourceMac,
@@ -65,6 +67,7 @@ impl Drop {
         Self::Denied,
         Self::RingFull,
         Self::Offload,
+        Self::OtherServer,
         Self::AnswerLost,
     ];
 
@@ -89,6 +92,7 @@ impl Drop {
             Self::Denied => "denied",
             Self::RingFull => "ring_full",
             Self::Offload => "offload",
+            Self::OtherServer => "other_server",
             Self::AnswerLost => "answer_lost",
         }
     }

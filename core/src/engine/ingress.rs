@@ -7,7 +7,7 @@ use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
 
 use super::{Engine, Payload, Step};
 use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Refusal};
-use crate::limits::{ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
+use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn};
 use crate::store::flows::{FlowKey, FlowKind};
@@ -28,7 +28,7 @@ pub(super) enum Source {
 /// An IP packet whose payload was read.
 #[derive(Clone)]
 pub(super) struct Packet {
-    ip: Ip,
+    pub(super) ip: Ip,
     pub(super) source: Source,
     /// Where the payload lies in its source.
     pub(super) at: Range<usize>,
@@ -114,6 +114,11 @@ impl<R: RingHandle> Engine<'_, R> {
         let transport = classify::transport(&packet.ip, bytes, offload.checksum)?;
         match transport {
             Transport::Tcp(segment) => self.segment(now, &packet, segment),
+            Transport::Udp { outside_port: port @ (DHCP_PORT | DHCPV6_PORT), payload, .. }
+                if self.is_for_autoconf(&packet.ip, port) =>
+            {
+                self.answer_dhcp(&packet, payload)
+            }
             Transport::Udp { guest_port, outside_port, payload } => {
                 let key = FlowKey {
                     kind: FlowKind::Udp,
@@ -130,6 +135,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Transport::Echo { .. } if offload.segment_bytes > 0 => Err(Drop::Offload),
             Transport::Echo { ident } => self.echo(now, &packet, ident),
             Transport::NeighborSolicit { target } => self.answer_solicit(&packet.ip, target),
+            Transport::RouterSolicit => self.answer_router_solicit(now, &packet.ip),
         }
     }
 
@@ -154,6 +160,7 @@ impl<R: RingHandle> Engine<'_, R> {
         // Whoever asks without an address wants to know whether `target` is taken. Only our own is:
         // the guest's link-local addresses are its own choice.
         let taken = target == link.gateway_ipv6
+            || target == link.gateway_link_local()
             || (!solicitor.is_unspecified() && target != link.guest_ipv6);
         if taken {
             self.out.reply(EthernetProtocol::Ipv6, |out| {

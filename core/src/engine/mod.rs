@@ -5,6 +5,7 @@
 //! the host says it; then each flow that may have packets for the guest sends them. So what the
 //! guest sent in a batch goes out in one write, and one acknowledgement answers it.
 
+mod autoconf;
 mod datagrams;
 mod ingress;
 mod inspect;
@@ -22,6 +23,7 @@ use crate::contract::{
     Refusal,
 };
 use crate::limits::{FRAME_BYTES_MAX, TURN_FRAMES_MAX};
+use crate::stack::autoconf::Autoconf;
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
 use crate::stack::tcp::{self, Held, Say, Tcp, TcpMemory};
@@ -64,6 +66,8 @@ pub struct Engine<'a, R: RingHandle> {
     run_bytes: &'a mut [u8],
     /// A reassembled datagram whose payload an action lends.
     lent_set: Option<usize>,
+    /// Who tells the guest its addresses, if anybody.
+    autoconf: Option<Autoconf>,
 }
 
 /// What [`Engine::poll`] returns, before it lends anything.
@@ -119,15 +123,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         );
         let counts = [config.tcp_flows_max, config.udp_flows_max, config.icmp_flows_max];
         Ok(Self {
-            ends: Ends {
-                guest_mac: link.guest_mac,
-                gateway_mac: link.gateway_mac,
-                guest_ipv4: link.guest_ipv4,
-                guest_ipv6: link.guest_ipv6,
-                gateway_ipv4: link.gateway_ipv4,
-                gateway_ipv6: link.gateway_ipv6,
-                mtu: link.mtu,
-            },
+            ends: Ends::of(&link, config.autoconf.is_some()),
             from_guest,
             out,
             flows: FlowTable::new(memory.flows, memory.index, counts, &config.seed),
@@ -148,6 +144,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             run: None,
             run_bytes,
             lent_set: None,
+            autoconf: config.autoconf.clone().map(|terms| Autoconf::new(terms, link, now)),
             config: config.clone(),
         })
     }
@@ -198,6 +195,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             if let Some(action) = self.expire(now, slot) {
                 return Step::Plain(action);
             }
+        }
+        if let Some(autoconf) = &mut self.autoconf {
+            autoconf.expire(now, &mut self.out);
         }
         while let Some(slot) = self.flows.attention() {
             if let Some(action) = self.attend(now, slot) {

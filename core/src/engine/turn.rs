@@ -4,6 +4,7 @@
 use super::Engine;
 use crate::contract::{Action, Instant, WaitReason};
 use crate::limits::TURN_FRAMES_MAX;
+use crate::stack::autoconf::Autoconf;
 use crate::stack::tcp::Egress;
 use crate::store::pace::Pace;
 use crate::store::ring::RingHandle;
@@ -46,8 +47,8 @@ impl<R: RingHandle> Engine<'_, R> {
             return Action::Wait { until: Some(now), why: WaitReason::Budget };
         }
         let paced = self.paced_until(now);
-        let timer = self.timers.next();
-        let until = timer.into_iter().chain(paced).min();
+        let advert = self.autoconf.as_ref().map(Autoconf::deadline);
+        let until = self.timers.next().into_iter().chain(paced).chain(advert).min();
         let why = match until {
             Some(_) if until == paced => WaitReason::Paced,
             _ if parked => WaitReason::GuestRingFull,

@@ -163,6 +163,20 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         });
     }
 
+    /// Sends a whole packet, whose kind is `kind`; false if there is none, or no room for it, which
+    /// is counted.
+    pub(crate) fn packet(&mut self, kind: EthernetProtocol, packet: &[u8]) -> bool {
+        let mut is_sent = false;
+        if !packet.is_empty() {
+            self.frame(kind, packet.len(), |out| {
+                out.copy_from_slice(packet);
+                is_sent = true;
+                Offload::NONE
+            });
+        }
+        is_sent
+    }
+
     /// Sends the ICMP error for `refusal`, unless too many were sent this second.
     pub(crate) fn icmp_error(&mut self, now: Instant, refusal: Refusal, quote: &Quote) {
         let second = now.as_millis() / 1000;

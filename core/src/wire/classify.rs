@@ -15,9 +15,11 @@ use smoltcp::wire::{
     Icmpv6Packet, Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
+use super::advert;
 use super::checksum::Sum;
-use crate::contract::{Drop, Offload, TransportChecksum};
-use crate::limits::ETHERNET_HEADER_BYTES;
+use super::dhcpv6::SERVERS;
+use crate::contract::{Drop, Link, Offload, TransportChecksum};
+use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES};
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub(crate) mod protocol {
@@ -43,6 +45,24 @@ pub(crate) struct Ends {
     pub(crate) gateway_ipv4: Ipv4Addr,
     pub(crate) gateway_ipv6: Ipv6Addr,
     pub(crate) mtu: u16,
+    /// The guest is told its addresses, and may ask for them.
+    pub(crate) autoconf: bool,
+}
+
+impl Ends {
+    /// The ends of `link`.
+    pub(crate) const fn of(link: &Link, autoconf: bool) -> Self {
+        Self {
+            guest_mac: link.guest_mac,
+            gateway_mac: link.gateway_mac,
+            guest_ipv4: link.guest_ipv4,
+            guest_ipv6: link.guest_ipv6,
+            gateway_ipv4: link.gateway_ipv4,
+            gateway_ipv6: link.gateway_ipv6,
+            mtu: link.mtu,
+            autoconf,
+        }
+    }
 }
 
 /// A frame down to its network layer.
@@ -90,6 +110,8 @@ pub(crate) enum Transport {
     NeighborSolicit {
         target: Ipv6Addr,
     },
+    /// A router solicitation (RFC 4861 4.1).
+    RouterSolicit,
 }
 
 /// The header of a TCP segment, and its length in all.
@@ -168,15 +190,12 @@ fn ipv4(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
     if !Sum::of(packet.get(..header_len).ok_or(Drop::Truncated)?).is_valid() {
         return Err(Drop::Checksum);
     }
-    if ip.src_addr() != ends.guest_ipv4 {
-        return Err(Drop::SourceAddress);
-    }
     let destination = ip.dst_addr();
-    let on_link = destination.to_bits() & !3 == ends.guest_ipv4.to_bits() & !3;
-    if !may_be_named_v4(destination) || (on_link && destination != ends.gateway_ipv4) {
-        return Err(Drop::DestinationAddress);
-    }
     let fragmented = ip.more_frags() || ip.frag_offset() != 0;
+    match judge_v4(&ip, ends) {
+        Err(_) if !fragmented && asks_dhcp(&ip, ends) => {}
+        judged => judged?,
+    }
     Ok(Ip {
         source: IpAddr::V4(ip.src_addr()),
         destination: IpAddr::V4(destination),
@@ -190,6 +209,40 @@ fn ipv4(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
             more: ip.more_frags(),
         }),
     })
+}
+
+fn judge_v4(ip: &Ipv4Packet<&[u8]>, ends: &Ends) -> Result<(), Drop> {
+    if ip.src_addr() != ends.guest_ipv4 {
+        return Err(Drop::SourceAddress);
+    }
+    let destination = ip.dst_addr();
+    let on_link = destination.to_bits() & !3 == ends.guest_ipv4.to_bits() & !3;
+    if !may_be_named_v4(destination) || (on_link && destination != ends.gateway_ipv4) {
+        return Err(Drop::DestinationAddress);
+    }
+    Ok(())
+}
+
+/// Whether `ip`, which has no right addresses, comes from a guest that asks for them: it may have
+/// none yet, or one of another network (RFC 2131 4.1, 4.3.2). The engine gives this to nobody else.
+#[cold]
+fn asks_dhcp(ip: &Ipv4Packet<&[u8]>, ends: &Ends) -> bool {
+    const SERVER_PORT: [u8; 2] = DHCP_PORT.to_be_bytes();
+    ends.autoconf
+        && u8::from(ip.next_header()) == protocol::UDP
+        && (ip.dst_addr().is_broadcast() || ip.dst_addr() == ends.gateway_ipv4)
+        && ip.payload().get(2..4) == Some(&SERVER_PORT)
+}
+
+/// The same (RFC 8415 14 and 18.2): `transport` is from a link-local address to all servers.
+#[cold]
+fn asks_dhcpv6(ip: &Ipv6Packet<&[u8]>, protocol: u8, transport: &[u8], ends: &Ends) -> bool {
+    const SERVER_PORT: [u8; 2] = DHCPV6_PORT.to_be_bytes();
+    ends.autoconf
+        && protocol == protocol::UDP
+        && ip.src_addr().is_unicast_link_local()
+        && ip.dst_addr() == SERVERS
+        && transport.get(2..4) == Some(&SERVER_PORT)
 }
 
 /// Whether a guest may name `address`: not "this network", loopback, multicast, reserved or
@@ -217,7 +270,11 @@ fn ipv6(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
     // Neighbour discovery never comes in fragments (RFC 6980 5).
     let discovers = fragment.is_none() && matches!(packet.get(at), Some(133..=137));
     let neighbor_discovery = discovers && protocol == protocol::ICMPV6 && ip.hop_limit() == 255;
-    judge_v6(&ip, neighbor_discovery, ends)?;
+    let transport = packet.get(at..end).unwrap_or(&[]);
+    match judge_v6(&ip, neighbor_discovery, ends) {
+        Err(_) if fragment.is_none() && asks_dhcpv6(&ip, protocol, transport, ends) => {}
+        judged => judged?,
+    }
     Ok(Ip {
         source: IpAddr::V6(ip.src_addr()),
         destination: IpAddr::V6(ip.dst_addr()),
@@ -391,8 +448,14 @@ fn echo(message: &[u8], request: u8) -> Result<Transport, Drop> {
 
 fn icmpv6(ip: &Ip, message: &[u8]) -> Result<Transport, Drop> {
     const ECHO_REQUEST: u8 = 128;
+    const ROUTER_SOLICIT: u8 = 133;
     const NEIGHBOR_SOLICIT: u8 = 135;
     match message.first() {
+        Some(&ROUTER_SOLICIT) if ip.hop_limit == 255 => {
+            let IpAddr::V6(source) = ip.source else { return Err(Drop::Malformed) };
+            advert::check_solicit(source, message)?;
+            Ok(Transport::RouterSolicit)
+        }
         Some(&NEIGHBOR_SOLICIT) if ip.hop_limit == 255 => {
             let packet = Icmpv6Packet::new_checked(message).map_err(|_| Drop::Truncated)?;
             if packet.msg_code() != 0 || message.len() < 24 {

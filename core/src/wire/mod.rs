@@ -3,10 +3,14 @@
 
 #![warn(clippy::indexing_slicing)]
 
+pub(crate) mod advert;
 pub(crate) mod checksum;
 pub(crate) mod classify;
+pub(crate) mod dhcp;
+pub(crate) mod dhcpv6;
 pub(crate) mod dns;
 pub(crate) mod page;
 pub(crate) mod reply;
 pub(crate) mod said;
 pub(crate) mod segment;
+pub(crate) mod write;

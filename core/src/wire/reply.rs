@@ -11,7 +11,7 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpProtocol,
     IpRepr, NdiscNeighborFlags, NdiscRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-    TcpTimestampRepr,
+    TcpTimestampRepr, UdpPacket,
 };
 
 use super::checksum::Sum;
@@ -118,6 +118,34 @@ pub(crate) fn tcp(from: IpAddr, to: IpAddr, repr: &TcpRepr<'_>, out: &mut [u8]) 
             &ChecksumCapabilities::ignored(),
         );
     }
+    if let Some(packet) = out.get_mut(..at + len)
+        && let Some(headers) = Headers::of(packet)
+    {
+        headers.finish_in_place(packet);
+    }
+    at + len
+}
+
+/// Bytes of the headers of [`udp`], at most.
+pub(crate) const UDP_HEADERS_BYTES_MAX: usize = 40 + 8;
+
+/// Writes the whole packet of a UDP datagram with `payload`; returns its length.
+pub(crate) fn udp(
+    ends: (IpAddr, IpAddr),
+    ports: (u16, u16),
+    payload: &[u8],
+    out: &mut [u8],
+) -> usize {
+    let len = 8 + payload.len();
+    let at = ip_header(ends, protocol::UDP, len, HOP_LIMIT, out);
+    let Some((head, body)) = out.get_mut(at..at + len).and_then(|d| d.split_at_mut_checked(8))
+    else {
+        return 0;
+    };
+    let mut udp = UdpPacket::new_unchecked(head);
+    udp.set_src_port(ports.0);
+    udp.set_dst_port(ports.1);
+    body.copy_from_slice(payload);
     if let Some(packet) = out.get_mut(..at + len)
         && let Some(headers) = Headers::of(packet)
     {

@@ -13,7 +13,7 @@ use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::netns;
 
 use super::failure::{Failure, complain};
-use super::link::{self, LinkArgs};
+use super::link::{self, Autoconf, LinkArgs};
 use super::online::Online;
 use super::signals::{Occurrence, Signals};
 
@@ -29,6 +29,7 @@ Examples:
   sluicegate attach --netns guest --config policy.json
   sluicegate attach --netns /proc/4711/ns/net --ifname net0 --slot 1 --egress allow
   sluicegate attach --netns guest --config tenant.json --profile multi-tenant --log=json
+  sluicegate attach --netns guest --autoconf off      # nobody answers DHCP or router solicitations
   sluicegate attach --netns guest --ready-fd 3 3>ready.fifo")]
 pub(crate) struct AttachArgs {
     /// The network namespace: a name of `ip netns`, a path, or a process id
@@ -59,7 +60,7 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
     // First, while nothing of ours can have the descriptor's number.
     let ready = args.ready_fd.map(take_descriptor).transpose()?;
     let signals = Signals::block()?;
-    let network = args.link.network()?;
+    let network = args.link.network(Autoconf::On)?;
     let interface = link::interface(&args.ifname, &network);
     let netns = netns::open(&args.netns)?;
     let tap = netns::within(netns.as_fd(), || -> Result<Tap, Failure> {

@@ -70,6 +70,12 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let ms = config.dns.query_timeout_ms;
     let outside = if config.dns.rebind_protection { "public addresses only" } else { "anywhere" };
     writeln!(out, "  names are asked of {asked} for {ms} ms, and may lead to {outside}")?;
+    let autoconf = match config.interface.autoconf.enabled {
+        Some(true) => "answered",
+        Some(false) => "not answered",
+        None => "answered by attach, not by run",
+    };
+    writeln!(out, "  DHCP, DHCPv6 and router solicitations are {autoconf}")?;
     writeln!(out, "  in slot 0: guest {} and {}", link.guest_ipv4, link.guest_ipv6)?;
     Ok(())
 }

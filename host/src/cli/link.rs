@@ -40,6 +40,19 @@ pub(crate) struct LinkArgs {
     /// as far as the kernel has that
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     offload: Switch,
+    /// Whether the guest is told its addresses when it asks, by DHCP, DHCPv6 and router
+    /// advertisements [default: the config's, else on for `attach` and off for `run`]
+    #[arg(long, value_name = "SWITCH")]
+    autoconf: Option<Autoconf>,
+}
+
+/// Whether a guest is told its addresses, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Autoconf {
+    /// The gateway answers
+    On,
+    /// Nobody does
+    Off,
 }
 
 /// A deployment profile on the command line.
@@ -102,9 +115,10 @@ impl LinkArgs {
         }
     }
 
-    /// The network that the arguments describe, not yet started. Says on the standard error what
-    /// may leave if nobody decided it.
-    pub(super) fn network(&self) -> Result<SmoltcpNetwork, Failure> {
+    /// The network that the arguments describe, not yet started, for a guest that `autoconf` tells
+    /// its addresses unless somebody decided otherwise. Says on the standard error what may leave
+    /// if nobody decided that.
+    pub(super) fn network(&self, autoconf: Autoconf) -> Result<SmoltcpNetwork, Failure> {
         let config = match &self.config {
             Some(path) => NetworkConfig::from_file(path)?,
             None => NetworkConfig::default(),
@@ -121,7 +135,16 @@ impl LinkArgs {
             );
         }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
+        let enabled = &mut config.interface.autoconf.enabled;
+        *enabled = Some(self.tells_addresses(*enabled, autoconf));
         Ok(SmoltcpNetwork::try_new(config, self.slot.into())?)
+    }
+
+    /// Whether the guest is told its addresses: the arguments' word, else that of the `file`, else
+    /// `default`.
+    fn tells_addresses(&self, file: Option<bool>, default: Autoconf) -> bool {
+        let asked = self.autoconf.map(|asked| asked == Autoconf::On);
+        asked.or(file).unwrap_or(default == Autoconf::On)
     }
 
     /// Begins the log of `network` that the arguments ask for.
@@ -158,6 +181,21 @@ pub(super) fn interface(name: &str, network: &SmoltcpNetwork) -> Interface {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_decides_last_on_autoconf_is_asked_first() {
+        let tells = |asked, file, default| {
+            LinkArgs { autoconf: asked, ..LinkArgs::default() }.tells_addresses(file, default)
+        };
+        for default in [Autoconf::On, Autoconf::Off] {
+            assert_eq!(tells(None, None, default), default == Autoconf::On);
+            for file in [true, false] {
+                assert_eq!(tells(None, Some(file), default), file);
+                assert!(tells(Some(Autoconf::On), Some(file), default));
+                assert!(!tells(Some(Autoconf::Off), Some(file), default));
+            }
+        }
+    }
 
     #[test]
     fn egress_changes_the_default_of_a_config_and_is_the_whole_policy_without_one() {

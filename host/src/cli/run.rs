@@ -14,7 +14,7 @@ use sluicegate_core::addr::INTERFACE_NAME;
 
 use super::failure::{Failure, complain, warn};
 use super::inside::{Inside, SET_UP_FAILED};
-use super::link::{self, LinkArgs};
+use super::link::{self, Autoconf, LinkArgs};
 use super::online::Online;
 use super::signals::{Occurrence, Signals};
 
@@ -57,7 +57,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 
 fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::block()?;
-    let network = args.link.network()?;
+    let network = args.link.network(Autoconf::Off)?;
     let interface = link::interface(INTERFACE_NAME, &network);
     let input = std::io::stdin();
     let mut inside = Inside::start(&interface, &args.command, input.as_fd(), Stdio::inherit())?;

@@ -15,7 +15,7 @@ use sluicegate_host::SmoltcpNetwork;
 
 use super::failure::{Failure, complain, warn};
 use super::inside::SET_UP_FAILED;
-use super::link::LinkArgs;
+use super::link::{Autoconf, LinkArgs};
 use super::signals::{Occurrence, Signals};
 
 /// Boot a directory as a microVM whose network card is the engine
@@ -76,7 +76,7 @@ fn boot(args: VmArgs) -> Result<(), Failure> {
     let krunfw = kernel::library(args.krunfw.as_deref())?;
     probe::probe()?;
     let signals = Signals::block()?;
-    let mut network = args.link.network()?;
+    let mut network = args.link.network(Autoconf::Off)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let backend = network.try_take_backend()?;

@@ -4,6 +4,7 @@ use core::net::IpAddr;
 
 use super::{CLASS_IN, Query, flag, flags, kind};
 use crate::limits::{DNS_DATAGRAM_BYTES_MAX, DNS_OWN_TTL_SECONDS};
+use crate::wire::write::Writer;
 
 /// An extended error (RFC 8914): its number, and words for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,52 +24,20 @@ impl Extended {
     pub(crate) const MALFORMED: Self = Self { code: 0, text: "a name server's answer is no good" };
 }
 
-/// Writes a message into a buffer; what has no room is not there at all.
-struct Writer<'o> {
-    out: &'o mut [u8],
-    len: usize,
-    is_short: bool,
-}
-
-impl<'o> Writer<'o> {
-    fn new(out: &'o mut [u8]) -> Self {
-        Self { out, len: 0, is_short: false }
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        match self.out.get_mut(self.len..self.len + bytes.len()) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                self.len += bytes.len();
-            }
-            None => self.is_short = true,
+/// Writes an OPT record (RFC 6891 6.1.2).
+fn opt(out: &mut Writer<'_>, wants_dnssec: bool, extended: Option<Extended>) {
+    out.put(&[0]);
+    let dnssec = if wants_dnssec { 0x8000 } else { 0 };
+    out.words(&[kind::OPT, DNS_DATAGRAM_BYTES_MAX, 0, dnssec]);
+    match extended {
+        None => out.words(&[0]),
+        Some(Extended { code, text }) => {
+            const EXTENDED_ERROR: u16 = 15; // RFC 8914 2
+            #[allow(clippy::cast_possible_truncation, reason = "texts of a line")]
+            let len = text.len() as u16 + 2;
+            out.words(&[len + 4, EXTENDED_ERROR, len, code]);
+            out.put(text.as_bytes());
         }
-    }
-
-    fn words(&mut self, words: &[u16]) {
-        words.iter().for_each(|word| self.put(&word.to_be_bytes()));
-    }
-
-    /// An OPT record (RFC 6891 6.1.2).
-    fn opt(&mut self, wants_dnssec: bool, extended: Option<Extended>) {
-        self.put(&[0]);
-        let dnssec = if wants_dnssec { 0x8000 } else { 0 };
-        self.words(&[kind::OPT, DNS_DATAGRAM_BYTES_MAX, 0, dnssec]);
-        match extended {
-            None => self.words(&[0]),
-            Some(Extended { code, text }) => {
-                const EXTENDED_ERROR: u16 = 15; // RFC 8914 2
-                #[allow(clippy::cast_possible_truncation, reason = "texts of a line")]
-                let len = text.len() as u16 + 2;
-                self.words(&[len + 4, EXTENDED_ERROR, len, code]);
-                self.put(text.as_bytes());
-            }
-        }
-    }
-
-    /// The length of the whole; 0: it had no room.
-    fn finish(self) -> usize {
-        if self.is_short { 0 } else { self.len }
     }
 }
 
@@ -92,7 +61,7 @@ pub(crate) fn error(
     let mut out = Writer::new(out);
     begin(query, message, own_flags(query, code), 0, &mut out);
     if let Some(edns) = query.edns {
-        out.opt(edns.wants_dnssec, extended);
+        opt(&mut out, edns.wants_dnssec, extended);
     }
     out.finish()
 }
@@ -135,7 +104,7 @@ pub(crate) fn addresses(
         }
     }
     if let Some(edns) = query.edns {
-        out.opt(edns.wants_dnssec, None);
+        opt(&mut out, edns.wants_dnssec, None);
     }
     out.finish()
 }
@@ -145,7 +114,7 @@ pub(crate) fn truncated((query, message): (&Query, &[u8]), answer: &[u8], out: &
     let mut out = Writer::new(out);
     begin(query, message, flags(answer) | flag::TC, 0, &mut out);
     if let Some(edns) = query.edns {
-        out.opt(edns.wants_dnssec, None);
+        opt(&mut out, edns.wants_dnssec, None);
     }
     out.finish()
 }
@@ -159,7 +128,7 @@ pub(crate) fn upstream((query, message): (&Query, &[u8]), out: &mut [u8]) -> usi
     out.words(&[0, kept, 1, 0, 0, u16::from(query.edns.is_some())]);
     out.put(message.get(query.question()).unwrap_or(&[]));
     if let Some(edns) = query.edns {
-        out.opt(edns.wants_dnssec, None);
+        opt(&mut out, edns.wants_dnssec, None);
     }
     out.finish()
 }
