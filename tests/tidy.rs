@@ -41,6 +41,7 @@ const UNSAFE: &[&str] = &[
     "core/src/store/ring",
     "core/examples/firmware/",
     "host/src/adapter/",
+    "host/src/cli/serve.rs",
     "host/src/cli/vm/probe.rs",
     "host/src/memory.rs",
     "host/src/netns.rs",

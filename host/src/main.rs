@@ -22,6 +22,7 @@ Examples:
   sluicegate run --egress allow -- curl http://example.com
   sluicegate run -- bash                                # a shell that reaches nothing
   ip netns add box && sluicegate attach --netns box --config network.json
+  sluicegate serve --socket /tmp/net.sock               # the network of a QEMU or libkrun machine
   sluicegate check network.json
 
 SLUICEGATE_LOG sets what is logged: SLUICEGATE_LOG=debug, SLUICEGATE_LOG=sluicegate_host=trace."
@@ -38,6 +39,7 @@ struct Arguments {
 enum Command {
     Run(cli::run::RunArgs),
     Attach(cli::attach::AttachArgs),
+    Serve(cli::serve::ServeArgs),
     Env(cli::env::EnvArgs),
     Check(cli::check::CheckArgs),
     Demo(cli::demo::DemoArgs),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run(args) => cli::run::run(args),
         Command::Attach(args) => cli::attach::run(args),
+        Command::Serve(args) => cli::serve::run(args),
         Command::Env(args) => cli::env::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Demo(args) => cli::demo::run(args),

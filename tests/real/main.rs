@@ -38,6 +38,7 @@ mod rates;
 mod refusals;
 mod rows;
 mod run;
+mod stream;
 mod transfers;
 #[cfg(feature = "krun")]
 mod vm;

@@ -5,8 +5,11 @@ use std::os::fd::BorrowedFd;
 
 use crate::rings::{RingConsumer, RingProducer};
 
+pub mod datagram;
 #[cfg(feature = "krun")]
 pub(crate) mod krun;
+mod socket;
+pub mod stream;
 pub mod tap;
 mod vnet;
 

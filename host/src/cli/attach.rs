@@ -86,7 +86,7 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
 }
 
 /// Takes over the descriptor `number` from whoever started this process.
-fn take_descriptor(number: u32) -> Result<File, Failure> {
+pub(super) fn take_descriptor(number: u32) -> Result<File, Failure> {
     let path = format!("/proc/self/fd/{number}");
     let file = File::options().append(true).open(path).map_err(|error| {
         format!("--ready-fd {number} is not an open, writable pipe or file: {error}")
@@ -98,7 +98,7 @@ fn take_descriptor(number: u32) -> Result<File, Failure> {
     Ok(file)
 }
 
-fn announce(ready: Option<File>) -> io::Result<()> {
+pub(super) fn announce(ready: Option<File>) -> io::Result<()> {
     match ready {
         Some(mut file) => file.write_all(b"ready\n"),
         None => io::stdout().write_all(b"ready\n"),
@@ -106,7 +106,7 @@ fn announce(ready: Option<File>) -> io::Result<()> {
 }
 
 /// Waits for a signal that asks for the end, or the network's own end.
-fn until_asked(occurrences: &Receiver<Occurrence>) -> Result<(), Failure> {
+pub(super) fn until_asked(occurrences: &Receiver<Occurrence>) -> Result<(), Failure> {
     loop {
         match occurrences.recv()? {
             Occurrence::NetworkEnded => return Ok(()),

@@ -12,6 +12,7 @@ mod log;
 mod online;
 mod resolv;
 pub(crate) mod run;
+pub(crate) mod serve;
 mod signals;
 #[cfg(feature = "krun")]
 pub(crate) mod vm;

@@ -1,0 +1,146 @@
+//! A guest's link over a Unix datagram socket: a frame a datagram, as QEMU's `-netdev dgram` and
+//! vfkit speak it.
+//!
+//! Owns the socket and who its peer is: whoever sent last. A peer must be bound to a path, or it
+//! can't be answered. Served by the driver thread itself; a frame crosses at one call.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
+use sluicegate_core::{Cut, Offload, Piece, Record};
+use socket2::{SockAddr, SockRef};
+
+use super::GuestLink;
+use super::socket::{SocketPath, bind};
+use crate::rings::{RingConsumer, RingProducer};
+
+/// Bytes that the kernel holds of frames for a slow reader.
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A datagram link.
+#[derive(Debug)]
+pub struct DatagramLink {
+    socket: UnixDatagram,
+    peer: Option<SockAddr>,
+    /// A frame that was read from the ring, and what of it the peer has yet to take.
+    unsent: Option<(Record, Cut)>,
+    dropped: Arc<AtomicU64>,
+    _path: SocketPath,
+}
+
+/// What became of a frame that was sent.
+enum Sent {
+    Whole,
+    Dropped,
+    NotNow,
+}
+
+impl DatagramLink {
+    /// A socket at `path`, which only this user may send to. What is left there of a socket that
+    /// nobody has gives way; the path is removed when the link goes.
+    ///
+    /// # Errors
+    /// The path is taken, or its folder may not be written.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let (socket, path) = bind(path, |path| UnixDatagram::bind(path))?;
+        socket.set_nonblocking(true)?;
+        // What the system gives is enough.
+        let _ = SockRef::from(&socket).set_send_buffer_size(QUEUE_BYTES);
+        let _ = SockRef::from(&socket).set_recv_buffer_size(QUEUE_BYTES);
+        Ok(Self { socket, peer: None, unsent: None, dropped: Arc::default(), _path: path })
+    }
+
+    /// The count of frames that nobody took, kept up while the driver owns the link.
+    #[must_use]
+    pub fn dropped_frames(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
+    }
+
+    fn send_piece(&mut self, piece: &Piece<'_>) -> io::Result<Sent> {
+        let Some(peer) = &self.peer else { return Ok(Sent::Dropped) };
+        let parts = [IoSlice::new(piece.headers()), IoSlice::new(piece.payload)];
+        loop {
+            match SockRef::from(&self.socket).send_to_vectored(&parts, peer) {
+                Ok(_) => return Ok(Sent::Whole),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Sent::NotNow),
+                Err(error) => {
+                    // It has gone; the next is whoever sends.
+                    tracing::debug!(%error, "the peer takes no frames");
+                    self.peer = None;
+                    return Ok(Sent::Dropped);
+                }
+            }
+        }
+    }
+
+    /// Sends what is left of a frame; `NotNow` leaves what the peer did not take.
+    fn send_rest(&mut self, frame: &[u8], cut: &mut Cut) -> io::Result<Sent> {
+        let mut whole = Sent::Whole;
+        let mut ahead = *cut;
+        while let Some(piece) = ahead.next(frame) {
+            match self.send_piece(&piece)? {
+                Sent::Whole => {}
+                Sent::Dropped => whole = Sent::Dropped,
+                Sent::NotNow => return Ok(Sent::NotNow),
+            }
+            *cut = ahead;
+        }
+        Ok(whole)
+    }
+}
+
+impl GuestLink for DatagramLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// # Cost
+    /// One call a frame, straight into the ring, and one that finds nothing.
+    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
+        for _ in 0..frames_max {
+            let Some(space) = from_guest.reserve(FRAME_BYTES_MAX) else { return Ok(true) };
+            match self.socket.recv_from(space) {
+                Ok((len, from)) => {
+                    if let Some(path) = from.as_pathname() {
+                        self.peer = SockAddr::unix(path).ok().or_else(|| self.peer.take());
+                    }
+                    if len >= ETHERNET_HEADER_BYTES {
+                        from_guest.commit(len, Offload::NONE);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// # Cost
+    /// One call a frame.
+    fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool> {
+        let next = |to_guest: &mut RingConsumer| {
+            to_guest.read().map(|record| (record, Cut::new(record.len(), record.offload)))
+        };
+        while let Some((record, mut cut)) = self.unsent.take().or_else(|| next(to_guest)) {
+            match self.send_rest(to_guest.bytes(&record), &mut cut)? {
+                Sent::Whole => {}
+                Sent::Dropped => {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                Sent::NotNow => {
+                    self.unsent = Some((record, cut));
+                    return Ok(true);
+                }
+            }
+            to_guest.release();
+        }
+        Ok(false)
+    }
+}

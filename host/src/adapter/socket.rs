@@ -1,0 +1,69 @@
+//! A Unix socket at a path: made for this user alone, and removed at the end.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// The path of a socket of ours. It is removed with the value, unless another socket is there by
+/// then.
+#[derive(Debug)]
+pub(super) struct SocketPath {
+    path: PathBuf,
+    /// Which file it is.
+    device: u64,
+    inode: u64,
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        let is_ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
+        if is_ours {
+            // Nobody is there to be told.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Binds a socket at `path` with mode 0600. A socket that is left there, and that nobody listens
+/// on, is replaced.
+pub(super) fn bind<S>(
+    path: &Path,
+    bind: impl Fn(&Path) -> io::Result<S>,
+) -> io::Result<(S, SocketPath)> {
+    let socket = match bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            bind(path)
+        }
+        done => done,
+    };
+    let socket = socket.map_err(|error| explain(path, &error))?;
+    // Between both calls the umask decides; a peer that came then is not let in yet.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let file = std::fs::symlink_metadata(path)?;
+    let path = SocketPath { path: path.to_owned(), device: file.dev(), inode: file.ino() };
+    Ok((socket, path))
+}
+
+fn explain(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Removes what is at `path` if it is a socket that nobody has.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let in_use = |what: &str| {
+        Err(io::Error::new(ErrorKind::AddrInUse, format!("{}: {what}", path.display())))
+    };
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return in_use("something else than a socket is there");
+    }
+    let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    let is_stale = UnixStream::connect(path).err().is_some_and(is_refused)
+        || UnixDatagram::unbound()?.connect(path).err().is_some_and(is_refused);
+    if !is_stale {
+        return in_use("another program listens there");
+    }
+    std::fs::remove_file(path)
+}

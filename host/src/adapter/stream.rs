@@ -1,0 +1,384 @@
+//! A guest's link over a Unix stream socket: each Ethernet frame behind its length, four bytes, the
+//! highest first. QEMU's `-netdev stream`, libkrun's unixstream and passt's clients speak this.
+//!
+//! Owns the socket, and who may be connected: one peer at a time, whoever comes meanwhile is closed
+//! at once, and when the peer has gone the next may come. Must not know what frames hold. A peer is
+//! not trusted: a length that no frame has ends its connection.
+//!
+//! Served by the driver thread itself. Its descriptor is an epoll of its own, as there are two to
+//! watch: the listener and the peer. Many frames cross at a call, in a buffer each way: one copy
+//! more than a TAP's, for a call a frame less. Frames for nobody are dropped, as on a cable that is
+//! pulled out.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
+use sluicegate_core::{Cut, Offload};
+
+use super::GuestLink;
+use super::socket::{SocketPath, bind};
+use crate::rings::{RingConsumer, RingProducer};
+
+/// Bytes of the length in front of a frame.
+const LENGTH_BYTES: usize = 4;
+/// Bytes of the buffer each way: more than two of the longest frames.
+const BUFFER_BYTES: usize = 256 * 1024;
+/// Peers that one look at the listener takes or turns away.
+const ACCEPTS_MAX: usize = 16;
+
+const LISTENER: u64 = 0;
+const PEER: u64 = 1;
+
+/// A stream link: a socket that peers come to, or one that is connected.
+#[derive(Debug)]
+pub struct StreamLink {
+    epoll: OwnedFd,
+    listener: Option<UnixListener>,
+    peer: Option<Peer>,
+    /// The link ends with its peer.
+    is_one_shot: bool,
+    counts: Arc<StreamCounts>,
+    /// Removes the socket's path at the end.
+    _path: Option<SocketPath>,
+}
+
+/// What a link has counted; readable from any thread while the driver owns the link.
+#[derive(Debug, Default)]
+pub struct StreamCounts {
+    /// Peers that were connected.
+    pub peers: AtomicU64,
+    /// Peers that came while another was there, and were closed.
+    pub turned_away: AtomicU64,
+    /// Peers whose connection ended because of what they sent.
+    pub offenders: AtomicU64,
+    /// Frames for the guest when no peer was there.
+    pub dropped: AtomicU64,
+}
+
+impl StreamLink {
+    /// Listens at `path`, which only this user may connect to. What is left there of a socket that
+    /// nobody listens on gives way; the path is removed when the link goes.
+    ///
+    /// # Errors
+    /// Somebody listens there, something else is there, or the folder may not be written.
+    pub fn listen(path: &Path) -> io::Result<Self> {
+        let (listener, path) = bind(path, |path| UnixListener::bind(path))?;
+        listener.set_nonblocking(true)?;
+        let mut link = Self::new(Some(path))?;
+        epoll::add(&link.epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        link.listener = Some(listener);
+        Ok(link)
+    }
+
+    /// Serves the peer behind `stream`; the link ends with it.
+    ///
+    /// # Errors
+    /// It is no socket that can be watched.
+    pub fn connected(stream: UnixStream) -> io::Result<Self> {
+        let mut link = Self::new(None)?;
+        link.is_one_shot = true;
+        link.welcome(stream)?;
+        Ok(link)
+    }
+
+    fn new(path: Option<SocketPath>) -> io::Result<Self> {
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            listener: None,
+            peer: None,
+            is_one_shot: false,
+            counts: Arc::default(),
+            _path: path,
+        })
+    }
+
+    /// The link ends when its first peer has gone.
+    #[must_use]
+    pub fn one_shot(mut self) -> Self {
+        self.is_one_shot = true;
+        self
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn counts(&self) -> Arc<StreamCounts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Takes note of what the epoll has seen.
+    fn look(&mut self) -> io::Result<()> {
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
+        let (seen, _) =
+            epoll::wait(&self.epoll, &mut events, Some(&rustix::time::Timespec::default()))?;
+        let (mut knocks, mut news) = (false, false);
+        for event in seen {
+            if event.data.u64() == LISTENER {
+                knocks = true;
+            } else {
+                news = true;
+            }
+        }
+        if news && let Some(peer) = &mut self.peer {
+            (peer.is_readable, peer.is_writable) = (true, true);
+        }
+        if knocks {
+            self.accept()?;
+        }
+        Ok(())
+    }
+
+    /// Lets the next peer in, and turns others away.
+    fn accept(&mut self) -> io::Result<()> {
+        for _ in 0..ACCEPTS_MAX {
+            let accepted = self.listener.as_ref().map(UnixListener::accept);
+            match accepted {
+                None => return Ok(()),
+                Some(Ok((stream, _))) if self.peer.is_none() => self.welcome(stream)?,
+                Some(Ok(_)) => {
+                    self.counts.turned_away.fetch_add(1, Ordering::Relaxed);
+                    tracing::info!("a second peer was turned away: the link has one already");
+                }
+                // Descriptors may be short for now; the listener stays.
+                Some(Err(error)) => {
+                    if error.kind() != ErrorKind::WouldBlock {
+                        tracing::warn!(%error, "a peer could not be let in");
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, &stream, EventData::new_u64(PEER), flags)?;
+        self.counts.peers.fetch_add(1, Ordering::Relaxed);
+        self.peer = Some(Peer::new(stream));
+        Ok(())
+    }
+
+    /// The peer is gone, or is to go.
+    fn part(&mut self, why: Parted) -> io::Result<()> {
+        // Closing takes it off the epoll as well.
+        self.peer = None;
+        if let Parted::Offence(length) = why {
+            self.counts.offenders.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(length, "a peer was closed that announced a frame of no such length");
+        }
+        if self.is_one_shot {
+            return Err(io::Error::new(ErrorKind::BrokenPipe, "the peer has gone"));
+        }
+        // Whoever waited may come now: the listener is level-triggered.
+        self.accept()
+    }
+}
+
+/// Why a peer is no longer there.
+#[derive(Debug, Clone, Copy)]
+enum Parted {
+    Gone,
+    /// It announced a frame of so many bytes.
+    Offence(u32),
+}
+
+/// The other end while it is there.
+#[derive(Debug)]
+struct Peer {
+    stream: UnixStream,
+    is_readable: bool,
+    is_writable: bool,
+    incoming: Buffer,
+    outgoing: Buffer,
+}
+
+impl Peer {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            is_readable: true,
+            is_writable: true,
+            incoming: Buffer::new(),
+            outgoing: Buffer::new(),
+        }
+    }
+
+    /// Moves up to `frames_max` frames into the ring; true: more may wait.
+    fn receive(&mut self, ring: &mut RingProducer, frames_max: u32) -> Result<bool, Parted> {
+        let mut left = frames_max;
+        loop {
+            while let Some(frame) = self.incoming.frame()? {
+                if left == 0 || !ring.push(frame, Offload::NONE) {
+                    return Ok(true);
+                }
+                left -= 1;
+                let len = frame.len();
+                self.incoming.skip(LENGTH_BYTES + len);
+            }
+            if !self.is_readable {
+                return Ok(false);
+            }
+            match self.stream.read(self.incoming.space()) {
+                Ok(0) => return Err(Parted::Gone),
+                Ok(len) => self.incoming.end += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_readable = false,
+                Err(_) => return Err(Parted::Gone),
+            }
+        }
+    }
+
+    /// Moves the ring's frames to the peer; true: it takes no more now.
+    fn send(&mut self, ring: &mut RingConsumer) -> Result<bool, Parted> {
+        loop {
+            while self.outgoing.has_room()
+                && let Some(record) = ring.read()
+            {
+                self.outgoing.put(ring.bytes(&record), record.offload);
+                ring.release();
+            }
+            if self.outgoing.is_empty() {
+                return Ok(false);
+            }
+            if !self.is_writable {
+                return Ok(true);
+            }
+            match self.stream.write(self.outgoing.filled()) {
+                Ok(len) => self.outgoing.skip(len),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_writable = false,
+                Err(_) => return Err(Parted::Gone),
+            }
+        }
+    }
+}
+
+/// Bytes on their way: `start..end` of them are there.
+struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl core::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} bytes", self.end - self.start)
+    }
+}
+
+impl Buffer {
+    fn new() -> Self {
+        Self { bytes: vec![0; BUFFER_BYTES].into(), start: 0, end: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    fn filled(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or(&[])
+    }
+
+    fn skip(&mut self, len: usize) {
+        self.start += len;
+        if self.start >= self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Space behind what is there: enough for the rest of any frame.
+    fn space(&mut self) -> &mut [u8] {
+        if self.bytes.len() - self.end < LENGTH_BYTES + FRAME_BYTES_MAX {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        self.bytes.get_mut(self.end..).unwrap_or(&mut [])
+    }
+
+    /// The first frame, if all of it is there.
+    fn frame(&self) -> Result<Option<&[u8]>, Parted> {
+        let Some((length, rest)) = self.filled().split_first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*length);
+        let len = usize::try_from(length).unwrap_or(usize::MAX);
+        if !(ETHERNET_HEADER_BYTES..=FRAME_BYTES_MAX).contains(&len) {
+            return Err(Parted::Offence(length));
+        }
+        Ok(rest.get(..len))
+    }
+
+    /// Whether the longest frame fits, however it is cut.
+    fn has_room(&mut self) -> bool {
+        // A cut repeats its headers, up to 74 bytes, and a length for every 48 bytes at least.
+        self.space().len() >= 3 * FRAME_BYTES_MAX
+    }
+
+    /// Puts `frame` in, finished and in as many pieces as its guest takes. There is room.
+    fn put(&mut self, frame: &[u8], offload: Offload) {
+        let mut cut = Cut::new(frame.len(), offload);
+        while let Some(len) = cut.next_len() {
+            let at = self.end;
+            let Some(space) = self.bytes.get_mut(at..at + LENGTH_BYTES + len) else { return };
+            let (head, body) = space.split_at_mut(LENGTH_BYTES);
+            head.copy_from_slice(&u32::try_from(len).unwrap_or(0).to_be_bytes());
+            cut.next_into(frame, body);
+            self.end += LENGTH_BYTES + len;
+        }
+    }
+}
+
+impl GuestLink for StreamLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// # Cost
+    /// One `read(2)` for as many frames as are there, one that finds nothing, and a look at the
+    /// epoll; a copy of each frame.
+    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
+        self.look()?;
+        let Some(peer) = &mut self.peer else { return Ok(false) };
+        match peer.receive(from_guest, frames_max) {
+            Ok(more) => {
+                from_guest.flush();
+                Ok(more)
+            }
+            Err(why) => {
+                from_guest.flush();
+                self.part(why)?;
+                Ok(self.peer.is_some())
+            }
+        }
+    }
+
+    /// # Cost
+    /// One `write(2)` for as many frames as fit 256 KiB; a copy of each.
+    fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool> {
+        let Some(peer) = &mut self.peer else {
+            while let Some(record) = to_guest.read() {
+                let frames = record.offload.frames(record.len());
+                self.counts.dropped.fetch_add(frames as u64, Ordering::Relaxed);
+                to_guest.release();
+            }
+            return Ok(false);
+        };
+        match peer.send(to_guest) {
+            Ok(is_blocked) => Ok(is_blocked),
+            Err(why) => {
+                self.part(why)?;
+                Ok(false)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
