@@ -140,7 +140,7 @@ fn take_socket(fd: i32) -> Result<UnixStream, Failure> {
     if fd < 3 || !link.is_ok_and(|link| link.to_string_lossy().starts_with("socket:")) {
         return Err(format!("--fd {fd} is not an open socket from 3 on").into());
     }
-    // SAFETY: it is open, and nothing of ours has it: this is the first thing that the program does.
+    // SAFETY: it is open, and nothing of ours has it: this is the first that the program does.
     #[allow(unsafe_code, reason = "a number from the command line becomes a descriptor")]
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     let socket = socket2::Socket::from(owned);

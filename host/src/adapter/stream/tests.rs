@@ -1,3 +1,7 @@
+//! Frames over a stream, as its two ends cut them.
+
+#![allow(clippy::cast_possible_truncation, reason = "bytes that only have to differ")]
+
 use super::*;
 use crate::rings::HeapRing;
 use sluicegate_core::{FrameRing, limits};
