@@ -12,6 +12,7 @@
 
 mod frames;
 mod guest;
+mod machine;
 mod namespace;
 mod needs;
 mod pattern;
@@ -25,6 +26,7 @@ mod command;
 mod datagrams;
 mod denials;
 mod endings;
+mod firmware;
 mod hostile;
 mod idle;
 mod limits;
@@ -34,6 +36,7 @@ mod neighbours;
 mod offload;
 mod pings;
 mod policy;
+mod qemu;
 mod rates;
 mod refusals;
 mod rows;

@@ -1,5 +1,5 @@
-//! The guest's network as the command line describes it. Owns the arguments that `run` and `attach`
-//! share and how they and a config file become a [`SmoltcpNetwork`]; must not know namespaces.
+//! The guest's network as the command line describes it. Owns the arguments that all share which
+//! serve a guest, and how they and a config file become a [`SmoltcpNetwork`]; must not know namespaces.
 
 use std::path::PathBuf;
 
@@ -41,7 +41,7 @@ pub(crate) struct LinkArgs {
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     offload: Switch,
     /// Whether the guest is told its addresses when it asks, by DHCP, DHCPv6 and router
-    /// advertisements [default: the config's, else on for `attach` and off for `run`]
+    /// advertisements [default: the config's, else on for `attach` and `serve`, else off]
     #[arg(long, value_name = "SWITCH")]
     autoconf: Option<Autoconf>,
 }
