@@ -41,7 +41,8 @@ fn run_writes_a_line_for_each_flow_that_is_denied() {
     let file = ConfigFile::new(&config);
     let slot = free_slot();
     let options = ["--log", "--config", file.path().to_str().unwrap()];
-    let finished = run(slot, &options, &[METADATA, "http://10.0.0.1:8080/", "http://[fd00::1]/"]);
+    let finished =
+        run(slot, &options, &[METADATA, "http://10.0.0.1:8080/", "http://[fd00::1]:8080/"]);
     assert_eq!(finished.code, 7, "curl's own exit code, for a refused connection");
     let lines: Vec<&str> =
         finished.errors.lines().filter(|line| line.starts_with("sluicegate: ")).collect();
@@ -50,7 +51,7 @@ fn run_writes_a_line_for_each_flow_that_is_denied() {
     for (line, (start, end)) in lines.iter().zip([
         (&v4, " -> 169.254.169.254:80 (metadata) by rule 1"),
         (&v4, " -> 10.0.0.1:8080 (private) by default"),
-        (&v6, " -> [fd00::1]:80 (private) by default"),
+        (&v6, " -> [fd00::1]:8080 (private) by default"),
     ]) {
         assert!(line.starts_with(start) && line.ends_with(end), "{finished:?}");
     }

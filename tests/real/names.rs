@@ -307,11 +307,14 @@ fn curl_reaches_by_its_name_what_a_rule_allows_by_name() {
     };
     let done = run("CURL://www.example.test:PORT/10");
     assert_eq!((done.code, done.output.as_str()), (0, "200"), "{done:?}");
-    // It is not resolved; it was not resolved; it was, and the port is another.
+    // It is not resolved; it was not resolved; it was, and what is said there is no name, or is
+    // another; the port is another.
     for (script, code) in [
         ("CURL://other.example.test:PORT/10", 6),
         ("CURL://11.0.0.2:PORT/10", 7),
-        ("dig +short www.example.test >&2; CURL://11.0.0.2:PORT/10", 0),
+        ("dig +short www.example.test >&2; CURL://11.0.0.2:PORT/10", 56),
+        ("CURL://www.example.test:PORT/10 -H 'Host: other.example.test'", 56),
+        ("dig +short www.example.test >&2; CURL://11.0.0.2:PORT/10 -H 'Host: www.example.test'", 0),
         ("CURL://www.example.test:1/10", 7),
     ] {
         let done = run(script);

@@ -111,7 +111,7 @@ fn by_default_the_internet_is_reached_and_this_host_is_not() {
             assert_refused(&guest, SocketAddr::new(guest.gateway(family), port));
         }
     }
-    for private in ["10.0.0.1:80", "169.254.169.254:80", "[fd00:ec2::254]:80"] {
+    for private in ["10.0.0.1:81", "169.254.169.254:81", "[fd00:ec2::254]:81"] {
         assert_refused(&guest, private.parse().unwrap());
     }
 }
@@ -187,5 +187,29 @@ fn a_host_with_more_addresses_than_are_kept_apart_lets_nothing_public_out_until_
         all(count, "del");
         // A list that was given up is read again within a second.
         waiting::until("it has few addresses again", || fetch(&guest, end) == 0);
+    }
+}
+
+#[test]
+fn a_program_that_speaks_http_reads_why_it_gets_nothing() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let guest = Guest::with(&Setup { config: Some(json!({})), ..Setup::default() });
+    for (host, address) in [("secret.test", "10.0.0.1"), ("secret.test", "[fd00:ec2::254]")] {
+        let mut curl = guest.command("curl");
+        curl.args(["-sS", "-m", "20", "-w", " %{http_code} %{content_type}"]);
+        curl.args(["-H", &format!("Host: {host}"), &format!("http://{address}/")]);
+        let said = process::run(&mut curl);
+        assert_eq!(
+            (said.code, said.output.as_str()),
+            (
+                0,
+                "{\"code\":\"network_policy_denied\",\
+                 \"message\":\"Request blocked by network policy.\",\
+                 \"domain\":\"secret.test\"} 403 application/json"
+            ),
+            "{said:?}"
+        );
     }
 }

@@ -250,6 +250,6 @@ fn everything_is_refused(guest: &Guest) {
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
         assert_eq!(server.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
-    let to = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 80));
+    let to = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 81));
     assert_eq!(guest.try_connect(to).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }

@@ -1,5 +1,6 @@
 //! The guest's network as the command line describes it. Owns the arguments that all share which
-//! serve a guest, and how they and a config file become a [`SmoltcpNetwork`]; must not know namespaces.
+//! serve a guest, and how they and a config file become a [`SmoltcpNetwork`]; must not know
+//! namespaces.
 
 use std::path::PathBuf;
 
