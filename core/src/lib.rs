@@ -33,7 +33,7 @@ pub use contract::{
     Instant, Link, Offload, Outside, Permission, Policy, PortRange, Profile, Protocol, Protocols,
     Rate, Refusal, Rule, TransportChecksum, WaitReason,
 };
-pub use engine::{Engine, Memory, MemoryLen, QueryStep};
+pub use engine::{Engine, Inbound, Memory, MemoryLen, QueryStep};
 pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};
 pub use rule::place::{Place, Site};
 pub use rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};

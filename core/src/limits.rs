@@ -35,6 +35,8 @@ pub const ICMP_FLOWS_DEFAULT: u32 = 256;
 /// The most echo flows that may be configured.
 pub const ICMP_FLOWS_MAX: u32 = 65_536;
 
+/// The gateway's ports as the guest sees those who come from outside (RFC 6335 6).
+pub const GATEWAY_PORTS: core::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// How long a connection may take to say whom it is for.
 pub const TCP_LOOK_MS_MAX: u64 = 5_000;
 /// The port of HTTP.

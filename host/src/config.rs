@@ -19,6 +19,10 @@
 //! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
 //! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
+//! | `ports` | `{"host_port": 8080, "guest_port": 80}` each, maybe with | `[]` |
+//! | | `"protocol": "udp"`, `"host_bind": "0.0.0.0"` (tcp, 127.0.0.1) | |
+//! | `max_inbound_tcp_connections` | TCP flows from outside, of all; 0: all | all |
+//! | `tcp_accept_queue_size` | connections that wait at a published port | 1024 |
 //! | `policy` | who may reach whom | the public Internet, and the gateway's port 53 |
 //! | `policy.default_egress`, `default_ingress` | what no rule matches: `allow`, `deny` | `deny` |
 //! | `policy.rules` | the first that matches decides | `[]` |
@@ -62,6 +66,7 @@ mod dns;
 mod file;
 mod http;
 mod policy;
+mod ports;
 mod rate;
 mod rules;
 mod tenant;
@@ -71,6 +76,7 @@ pub use dns::DnsConfig;
 use file::File;
 pub use http::{DenyResponseFormat, HttpConfig};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
+pub use ports::{PortConfig, PortProtocol};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
 
 /// A configuration file is at most this long.
@@ -92,6 +98,12 @@ pub struct NetworkConfig {
     pub max_udp_connections: Option<u32>,
     /// Echo (ping) flows at a time; 0: as many as can be.
     pub max_icmp_connections: Option<u32>,
+    /// What of the guest is reached from outside.
+    pub ports: Vec<PortConfig>,
+    /// TCP flows at a time that were opened from outside; 0: as many as can be.
+    pub max_inbound_tcp_connections: Option<u32>,
+    /// Connections to a published port that may wait to be accepted.
+    pub tcp_accept_queue_size: u32,
     /// What the guest may reach.
     pub policy: PolicyConfig,
     /// How names are resolved.
@@ -116,6 +128,9 @@ impl Default for NetworkConfig {
             max_connections: None,
             max_udp_connections: None,
             max_icmp_connections: None,
+            ports: vec![],
+            max_inbound_tcp_connections: None,
+            tcp_accept_queue_size: ports::ACCEPT_QUEUE_DEFAULT,
             policy: PolicyConfig::default(),
             dns: DnsConfig::default(),
             strict: true,
@@ -211,6 +226,7 @@ impl NetworkConfig {
             return Err(ConfigError::new("enabled", false, expected).into());
         }
         self.dns.check()?;
+        ports::check(&self.ports, self.tcp_accept_queue_size)?;
         let a = self.addresses(slot)?;
         let prefixes = self.nat64_prefixes.as_slice();
         let too_many = |_| ConfigError::new("nat64_prefixes", prefixes.len(), "at most 8 networks");
@@ -244,6 +260,7 @@ impl NetworkConfig {
                 limits::ICMP_FLOWS_DEFAULT,
                 limits::ICMP_FLOWS_MAX,
             ),
+            inbound_tcp_flows_max: cap(self.max_inbound_tcp_connections, u32::MAX, u32::MAX),
             tcp_receive_bytes: limits::TCP_RECEIVE_BYTES,
             tcp_send_bytes: limits::TCP_SEND_BYTES,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,

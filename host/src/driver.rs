@@ -20,6 +20,7 @@ use crate::adapter::GuestLink;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::events::Speaker;
+use crate::flow::ports::{Listener, Ports};
 use crate::flow::{Flows, HostEngine};
 use crate::memory::{Pages, map};
 use crate::metrics::Published;
@@ -31,6 +32,8 @@ use own::OwnAddresses;
 pub(crate) const WAKE: Token = Token(usize::MAX);
 const LINK: Token = Token(usize::MAX - 1);
 const OWN_ADDRESSES: Token = Token(usize::MAX - 2);
+/// The token of the first published port; flows have lower ones.
+const PORTS: usize = usize::MAX - 4096;
 /// Readiness events that are taken at a time.
 const EVENTS_MAX: usize = 256;
 /// Frames that a link may bring in one turn.
@@ -79,6 +82,7 @@ pub(crate) struct Driver {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) speaker: Speaker,
     pub(crate) names: ResolverParts,
+    pub(crate) listeners: Vec<Listener>,
 }
 
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
@@ -150,7 +154,9 @@ impl Driver {
         let EngineEnds { from_guest, to_guest } = self.ends;
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
         let resolver = Resolver::new(self.names);
-        let said = (self.speaker, resolver);
+        let ports = Ports::new(self.listeners, &for_flows, PORTS)
+            .map_err(Error::machine("watching the published ports"))?;
+        let said = (self.speaker, resolver, ports);
         let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, said);
         ready();
         Loop {
@@ -210,6 +216,7 @@ impl Loop<'_> {
                     WAKE => {}
                     OWN_ADDRESSES => self.own.ready(),
                     LINK => self.link_is_ready |= event.is_readable() || event.is_error(),
+                    Token(index) if index >= PORTS => self.flows.port_ready(index - PORTS),
                     Token(index) => self.flows.ready(index, event),
                 }
             }

@@ -9,6 +9,14 @@ use sluicegate_core::ConfigError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A port can't be published.
+    #[error("port {port} can't be published: {source}; is it in use, or below 1024?")]
+    Publish {
+        /// The address and port of this host.
+        port: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A field of the configuration is out of its range; the text names field, value and limit.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use sluicegate_core::{By, DenialReason, Group, Protocol};
+use sluicegate_core::{By, DenialReason, Direction, Group, Protocol};
 
 /// Events that a subscriber may be behind.
 pub const EVENTS_BEHIND_MAX: usize = 1024;
@@ -35,11 +35,13 @@ pub enum NetworkEvent {
 pub struct Denied {
     /// When.
     pub time: SystemTime,
+    /// Who wanted to open it: the guest (`Egress`), or somebody outside.
+    pub direction: Direction,
     /// The protocol.
     pub protocol: Protocol,
     /// The guest's end; of a ping the port is its identifier.
     pub guest: SocketAddr,
-    /// Where it would have gone; of a ping the port is 0.
+    /// Where it would have gone, or who wanted to come; of a ping the port is 0.
     pub destination: SocketAddr,
     /// What the destination is, as far as it is in a group.
     pub group: Option<Group>,
@@ -62,6 +64,7 @@ impl Denied {
     ) -> Self {
         Self {
             time,
+            direction: denial.direction,
             protocol: denial.protocol,
             guest: SocketAddr::new(guest, denial.guest_port),
             destination: denial.destination,
@@ -77,7 +80,9 @@ impl Denied {
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "denied {} ", self.protocol.name())?;
-        if self.protocol.has_ports() {
+        if self.direction == Direction::Ingress {
+            write!(f, "{} -> {}", self.destination, self.guest)?;
+        } else if self.protocol.has_ports() {
             write!(f, "{} -> {}", self.guest, self.destination)?;
         } else {
             write!(f, "{} -> {}", self.guest.ip(), self.destination.ip())?;
@@ -291,6 +296,7 @@ mod tests {
 
     fn denied(guest_port: u16) -> NetworkEvent {
         let denial = sluicegate_core::Denial {
+            direction: Direction::Egress,
             protocol: Protocol::Tcp,
             guest_port,
             destination: "169.254.169.254:80".parse().unwrap(),

@@ -33,6 +33,7 @@ mod wake;
 pub use config::NetworkConfig;
 pub use error::{Error, LoadError};
 pub use events::{Denied, EVENTS_BEHIND_MAX, Events, NetworkEvent};
+pub use flow::ports::PublishedPort;
 pub use metrics::MetricsHandle;
 pub use network::{SmoltcpNetwork, TerminationHandle};
 pub use rings::{HeapRing, RingConsumer, RingProducer};

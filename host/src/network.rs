@@ -16,10 +16,11 @@ use crate::adapter::GuestLink;
 #[cfg(feature = "krun")]
 use crate::adapter::krun::{Doorbell, KrunBackend};
 use crate::clock::Clock;
-use crate::config::{DnsConfig, NetworkConfig};
+use crate::config::{DnsConfig, NetworkConfig, PortConfig};
 use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
 use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
+use crate::flow::ports::{Listener, PublishedPort};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::service::dns::ResolverParts;
@@ -42,6 +43,9 @@ pub struct SmoltcpNetwork {
     environment: Vec<(String, String)>,
     rings: Arc<Rings>,
     dns: DnsConfig,
+    ports: Vec<PortConfig>,
+    accept_queue: u32,
+    published_ports: Vec<PublishedPort>,
     published: Arc<Published>,
     audience: Arc<Audience>,
     clock: Clock,
@@ -102,6 +106,9 @@ impl SmoltcpNetwork {
             environment: environment(&addresses),
             config: core,
             dns: config.dns,
+            ports: config.ports,
+            accept_queue: config.tcp_accept_queue_size,
+            published_ports: vec![],
             addresses,
             rings,
             published: Arc::default(),
@@ -195,9 +202,19 @@ impl SmoltcpNetwork {
     /// Starts the driver's thread; it is ready for the guest when this returns.
     ///
     /// # Errors
-    /// [`Error::AlreadyStarted`], no thread or memory to be had, or a configuration that does not
-    /// fit the link.
+    /// [`Error::AlreadyStarted`], a port that can't be published, no thread or memory to be had,
+    /// or a configuration that does not fit the link.
     pub fn try_start(&mut self, runtime: tokio::runtime::Handle) -> Result<(), Error> {
+        if self.parts.is_none() {
+            return Err(Error::AlreadyStarted);
+        }
+        // On this thread: whoever starts a network decides in which namespace it listens.
+        let listeners: Vec<Listener> = self
+            .ports
+            .iter()
+            .map(|port| Listener::bind(port, self.accept_queue))
+            .collect::<Result<_, _>>()?;
+        self.published_ports = listeners.iter().map(|listener| listener.port).collect();
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
         let driver = Driver {
@@ -209,6 +226,7 @@ impl SmoltcpNetwork {
             published: Arc::clone(&self.published),
             stop: Arc::clone(&self.stop),
             speaker: Speaker(Arc::clone(&self.audience)),
+            listeners,
             names: ResolverParts {
                 runtime,
                 wake: Arc::clone(&self.wake),
@@ -229,6 +247,12 @@ impl SmoltcpNetwork {
         self.driver = Some(thread);
         // Nothing is told if the driver ends before: then that has its reason.
         told.recv().or_else(|_| self.wait())
+    }
+
+    /// The ports that are published, once the network was started: where this host really listens.
+    #[must_use]
+    pub fn published_ports(&self) -> &[PublishedPort] {
+        &self.published_ports
     }
 
     /// Waits until the driver ends by itself: when its link is gone, or it failed.

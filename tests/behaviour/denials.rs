@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use sim::Room;
 use sim::frame::{self, OUTSIDE_V4, gateway};
 use sluicegate_core::{
-    By, Denial, DenialReason, Drop, Group, Permission, Profile, Protocol, limits,
+    By, Denial, DenialReason, Direction, Drop, Group, Permission, Profile, Protocol, limits,
 };
 
 use crate::at;
@@ -13,6 +13,7 @@ use crate::policy_rules::{config_of, ip, openings};
 
 fn denial(protocol: Protocol, guest_port: u16, destination: SocketAddr) -> Denial {
     Denial {
+        direction: Direction::Egress,
         protocol,
         guest_port,
         destination,

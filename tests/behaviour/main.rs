@@ -19,6 +19,7 @@ mod own_addresses;
 mod ping;
 mod policy;
 mod policy_rules;
+mod published;
 mod rates;
 mod ring_full;
 mod tcp_close;

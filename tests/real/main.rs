@@ -36,6 +36,7 @@ mod neighbours;
 mod offload;
 mod pings;
 mod policy;
+mod published;
 mod qemu;
 mod rates;
 mod refusals;

@@ -219,6 +219,22 @@ impl Peers {
         engine: &mut Engine<'_, R>,
         now: Instant,
     ) {
+        self.begin(id, to);
+        match self.answer {
+            Answer::Accept => self.accept(id.index, engine, now),
+            Answer::Refuse(refusal) => self.refuse(id.index, refusal, engine, now),
+            Answer::Silence => {}
+        }
+    }
+
+    /// Somebody came from outside, whose flow is `id`.
+    pub fn came(&mut self, id: FlowId) {
+        let nowhere = Outside::HostLoopback(([127, 0, 0, 1], 0).into());
+        self.begin(id, nowhere);
+        self.stream(id.index).open = true;
+    }
+
+    fn begin(&mut self, id: FlowId, to: Outside) {
         let stream = Stream {
             id,
             to,
@@ -237,11 +253,6 @@ impl Peers {
         };
         let before = self.streams.insert(id.index, stream);
         assert!(before.is_none(), "{id:?} takes the place of a live flow");
-        match self.answer {
-            Answer::Accept => self.accept(id.index, engine, now),
-            Answer::Refuse(refusal) => self.refuse(id.index, refusal, engine, now),
-            Answer::Silence => {}
-        }
     }
 
     /// The connect of the stream at `index` succeeds.

@@ -294,7 +294,7 @@ fn tcp(ends: (IpAddr, IpAddr), bytes: &[u8]) -> Result<Message, String> {
     let flags = bytes[13];
     let exclusive = [flag::SYN, flag::FIN, flag::RST].iter().filter(|&&f| flags & f != 0).count();
     check(exclusive <= 1, "more than one of SYN, FIN and RST")?;
-    check(flags & (flag::RST | flag::ACK) != 0, "neither RST nor ACK")?;
+    check(flags & (flag::RST | flag::ACK | flag::SYN) != 0, "neither RST nor ACK nor SYN")?;
     let long = |at: usize| u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2));
     Ok(Message::Tcp(Tcp {
         ends,

@@ -62,6 +62,8 @@ pub struct Config {
     pub udp_flows_max: u32,
     /// Echo flows at a time.
     pub icmp_flows_max: u32,
+    /// TCP flows at a time that somebody outside opened, of all.
+    pub inbound_tcp_flows_max: u32,
     /// Bytes of each TCP flow's receive buffer, a power of two.
     pub tcp_receive_bytes: usize,
     /// Bytes of each TCP flow's send buffer, a power of two.

@@ -32,6 +32,8 @@ pub struct Counters {
     pub leases_given_up: u64,
     /// Router advertisements.
     pub router_advertisements: u64,
+    /// Flows that somebody outside opened at a published port.
+    pub inbound_opened: u64,
     /// Denials that were too many to be told ([`Action::Denied`](super::Action::Denied)).
     pub denials_left_out: u64,
 }

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::{Group, Protocol};
+use super::{Direction, Group, Protocol};
 
 /// What decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,14 +43,16 @@ impl DenialReason {
     }
 }
 
-/// A flow of the guest that policy denied.
+/// A flow of the guest, or to it, that policy denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Denial {
+    /// Who wanted to open it: the guest (`Egress`), or somebody outside.
+    pub direction: Direction,
     /// The protocol.
     pub protocol: Protocol,
     /// The guest's port; of a ping its identifier.
     pub guest_port: u16,
-    /// Where it would have gone; without a port: 0.
+    /// Where it would have gone (without a port: 0), or who wanted to come.
     pub destination: SocketAddr,
     /// What the destination is, as a rule that allows sees it.
     pub group: Option<Group>,

@@ -41,14 +41,14 @@ impl<R: RingHandle> Engine<'_, R> {
     /// Constant, and a pass over the bytes for the checksum and the copy.
     pub(super) fn ingest(&mut self, now: Instant, record: Record) -> Option<Step> {
         self.out.counters.frames_from_guest += 1;
-        if let Some(pace) = &mut self.pace {
-            pace.take(record.len(), 1);
+        if self.pace.is_some() {
+            self.pay(record.len());
         }
         match self.accept(now, record) {
             Ok(step) => step,
             Err(reason) => {
                 self.out.counters.count_drop(reason);
-                self.denials.take().map(Step::Denied)
+                self.denied()
             }
         }
     }
@@ -191,6 +191,11 @@ impl<R: RingHandle> Engine<'_, R> {
             Some(slot) if self.tcp.connecting(slot).is_some() => {
                 self.while_connecting(slot, packet, &segment)
             }
+            Some(slot) if self.tcp.is_calling(slot) => {
+                let bytes = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
+                let syn = Syn::of(packet.ip.source, &segment, bytes);
+                self.while_calling(now, slot, (&segment, syn)).map(|()| None)
+            }
             Some(slot) if opens && self.tcp.is_open(slot) => self.restart(slot, segment.seq),
             Some(slot) if opens && self.tcp.is_lingering(slot) => {
                 self.tcp.forget(slot);
@@ -295,7 +300,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// At the cap, the flow that is oldest makes room if it only lingers.
-    fn take_lingering(&mut self, key: FlowKey) -> Option<u32> {
+    pub(super) fn take_lingering(&mut self, key: FlowKey) -> Option<u32> {
         let oldest =
             self.flows.oldest(FlowKind::Tcp).filter(|&slot| self.tcp.is_lingering(slot))?;
         self.tcp.forget(oldest);
@@ -397,18 +402,26 @@ impl<R: RingHandle> Engine<'_, R> {
         Ok(Some(Step::Datagram { slot, kind, to, payload, segment_bytes }))
     }
 
+    /// A slot for a new UDP flow: a free one, or that of the one that was used least recently.
+    pub(super) fn insert_or_evict(&mut self, key: FlowKey) -> Option<u32> {
+        self.flows.insert(key).or_else(|| {
+            let oldest = self.flows.oldest(key.kind)?;
+            self.remove(oldest);
+            self.out.counters.udp_evicted += 1;
+            self.flows.insert(key)
+        })
+    }
+
     /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow
     /// which was used least recently.
     fn admit(&mut self, now: Instant, key: FlowKey, kind: DatagramKind) -> Result<u32, Drop> {
         if !self.is_allowed(now, &key) {
             return Err(Drop::Denied);
         }
-        let slot = self.flows.insert(key).or_else(|| {
-            let oldest = self.flows.oldest(key.kind).filter(|_| kind == DatagramKind::Udp)?;
-            self.remove(oldest);
-            self.out.counters.udp_evicted += 1;
-            self.flows.insert(key)
-        });
+        let slot = match kind {
+            DatagramKind::Udp => self.insert_or_evict(key),
+            DatagramKind::Echo => self.flows.insert(key),
+        };
         let slot = slot.ok_or(Drop::FlowsFull)?;
         match kind {
             DatagramKind::Udp => self.out.counters.udp_opened += 1,

@@ -152,6 +152,7 @@ impl<R: RingHandle> Engine<'_, R> {
         name: Option<&str>,
     ) {
         let denial = Denial {
+            direction: Direction::Egress,
             protocol: protocol(key),
             guest_port: key.guest_port,
             destination: SocketAddr::new(key.outside, key.outside_port),
@@ -160,6 +161,11 @@ impl<R: RingHandle> Engine<'_, R> {
             reason,
             left_out: 0,
         };
+        self.note(now, denial, name);
+    }
+
+    /// Notes `denial`, to be told.
+    pub(super) fn note(&mut self, now: Instant, denial: Denial, name: Option<&str>) {
         if !self.denials.note(now, denial, name) {
             self.out.counters.denials_left_out += 1;
         }
@@ -174,7 +180,12 @@ impl<R: RingHandle> Engine<'_, R> {
             port: key.outside_port,
             names: Names { bound: &[], said },
         };
-        if self.names.of(now, key.outside).next().is_none() {
+        self.answer(now, question)
+    }
+
+    /// The answer to `question`, with the names that its address is known by.
+    pub(super) fn answer(&self, now: Instant, question: Question<'_>) -> Verdict {
+        if self.names.of(now, question.address).next().is_none() {
             return evaluate(&self.config.policy, &self.site(), &question);
         }
         self.judge_bound(now, question)

@@ -7,6 +7,7 @@
 
 mod autoconf;
 mod datagrams;
+mod inbound;
 mod ingress;
 mod inspect;
 mod judge;
@@ -22,7 +23,7 @@ use crate::contract::{
     Action, Config, ConfigError, Counters, DatagramKind, Denial, Event, FlowId, Instant, Outside,
     Refusal,
 };
-use crate::limits::{FRAME_BYTES_MAX, TURN_FRAMES_MAX};
+use crate::limits::{self, FRAME_BYTES_MAX, TURN_FRAMES_MAX};
 use crate::stack::autoconf::Autoconf;
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
@@ -36,6 +37,7 @@ use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
 
+pub use inbound::Inbound;
 use judge::Denials;
 pub use memory::{Memory, MemoryLen};
 pub use names::QueryStep;
@@ -60,6 +62,10 @@ pub struct Engine<'a, R: RingHandle> {
     /// How fast the guest may send, where that is limited.
     pace: Option<Pace>,
     denials: Denials,
+    /// TCP flows that somebody outside opened.
+    inbound_tcp: u32,
+    /// The gateway's port of the next flow that somebody outside opens.
+    next_gateway_port: u16,
     own_is_known: bool,
     /// Segments that were put together and that smoltcp has not seen, and where they are.
     run: Option<Run>,
@@ -140,6 +146,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             turn_frames: 0,
             pace: config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now)),
             denials: Denials::default(),
+            inbound_tcp: 0,
+            next_gateway_port: *limits::GATEWAY_PORTS.start(),
             own_is_known: true,
             run: None,
             run_bytes,
@@ -178,8 +186,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
 
     fn step(&mut self, now: Instant) -> Step {
         self.out.refill(now);
+        if let Some(step) = self.denied() {
+            return step;
+        }
         while self.turn_frames < TURN_FRAMES_MAX
-            && !self.is_paced(now)
+            && (self.pace.is_none() || !self.is_paced(now))
             && let Some(record) = self.from_guest.read()
         {
             self.turn_frames += 1;
@@ -188,20 +199,19 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             }
         }
         self.end_run(now);
-        if let Some(denial) = self.denials.take() {
-            return Step::Denied(denial);
-        }
         while let Some(slot) = self.timers.fire(now) {
-            if let Some(action) = self.expire(now, slot) {
-                return Step::Plain(action);
+            let action = self.expire(now, slot);
+            if let Some(step) = action.map(Step::Plain).or_else(|| self.denied()) {
+                return step;
             }
         }
         if let Some(autoconf) = &mut self.autoconf {
             autoconf.expire(now, &mut self.out);
         }
         while let Some(slot) = self.flows.attention() {
-            if let Some(action) = self.attend(now, slot) {
-                return Step::Plain(action);
+            let action = self.attend(now, slot);
+            if let Some(step) = action.map(Step::Plain).or_else(|| self.denied()) {
+                return step;
             }
             self.flows.attended();
         }
@@ -211,6 +221,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             }
         }
         Step::Plain(self.end_turn(now))
+    }
+
+    /// What was denied last, if nobody was told yet.
+    fn denied(&mut self) -> Option<Step> {
+        self.denials.take().map(Step::Denied)
     }
 
     /// What the flow in `slot` has to tell the host.
@@ -321,6 +336,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     fn remove(&mut self, slot: u32) {
         self.timers.clear(slot);
         self.flows.remove(slot);
+        if self.tcp.take_inbound(slot) {
+            self.inbound_tcp -= 1;
+        }
         if slot < self.config.tcp_flows_max && self.tcp.may_be_unused(Instant::ZERO, slot) {
             self.flows.may_be_unused(slot);
         }

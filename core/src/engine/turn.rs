@@ -64,11 +64,20 @@ impl<R: RingHandle> Engine<'_, R> {
         from_guest.into_iter().chain(self.out.opens_at()).filter(|at| *at > now).min()
     }
 
+    /// A frame of `bytes` bytes has come. Apart, as few are limited.
+    #[inline(never)]
+    pub(super) fn pay(&mut self, bytes: usize) {
+        if let Some(pace) = &mut self.pace {
+            pace.take(bytes, 1);
+        }
+    }
+
     /// Whether the guest has sent as much as it may for now, so that its next frame waits in the
     /// ring; [`Action::Wait`] says until when. A host need not look for frames meanwhile.
     ///
     /// # Cost
     /// Constant; a look at a field where nothing is limited.
+    #[inline(never)]
     pub fn is_paced(&mut self, now: Instant) -> bool {
         self.pace.as_mut().is_some_and(|pace| {
             pace.refill(now);

@@ -37,6 +37,7 @@ use crate::store::ring::RingHandle;
 use crate::wire::classify::Segment;
 use crate::wire::reply;
 
+mod call;
 mod fit;
 mod held;
 mod host;
@@ -102,6 +103,10 @@ pub struct TcpSlot<'a> {
     /// When it was last nudged, if it was since, and how often.
     nudged: Option<Instant>,
     nudges: u8,
+    /// Somebody outside opened it, and it counts as such.
+    is_inbound: bool,
+    /// The guest has yet to answer our SYN.
+    is_calling: bool,
     /// What is waited for before the host gets the guest's bytes.
     look: Look,
     /// When the phase began.
@@ -134,6 +139,8 @@ impl TcpSlot<'_> {
         owed: None,
         nudged: None,
         nudges: 0,
+        is_inbound: false,
+        is_calling: false,
         look: Look::NONE,
         since: Instant::ZERO,
         heard: Instant::ZERO,
@@ -295,6 +302,15 @@ impl<'a> Tcp<'a> {
 
     /// Makes the slot's socket listen for one SYN to `outside`, with the slot's own memory.
     fn arm(&mut self, slot: u32, outside: SocketAddr) {
+        self.equip(slot);
+        let Some(socket) = self.socket(slot) else { return };
+        socket
+            .listen((IpAddress::from(outside.ip()), outside.port()))
+            .expect("because the socket of a free slot is closed, and port 0 was refused");
+    }
+
+    /// Gives the slot a socket over memory of its own, if it has none yet.
+    fn equip(&mut self, slot: u32) {
         if self.slot(slot).set.is_none() {
             let (cell, buffers) = (self.cells.next(), self.buffers.next());
             let (Some(cell), Some((number, buffers))) = (cell, buffers) else { return };
@@ -311,9 +327,6 @@ impl<'a> Tcp<'a> {
         }
         let Some(socket) = self.socket(slot) else { return };
         socket.set_keep_alive(Some(Duration::from_millis(limits::TCP_IDLE_MS_MAX)));
-        socket
-            .listen((IpAddress::from(outside.ip()), outside.port()))
-            .expect("because the socket of a free slot is closed, and port 0 was refused");
     }
 
     fn socket(&mut self, slot: u32) -> Option<&mut Socket<'a>> {

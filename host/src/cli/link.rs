@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use sluicegate_host::adapter::tap::Tap;
-use sluicegate_host::config::PolicyConfig;
+use sluicegate_host::config::{PolicyConfig, PortConfig};
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
@@ -28,6 +28,10 @@ pub(crate) struct LinkArgs {
     /// [default: the config's; without one, the public Internet and the name server are reached]
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
+    /// Reach a port of the guest at a port of this host, as 8080:80, 0.0.0.0:8080:80 or
+    /// [::1]:53:53/udp; host port 0: any that is free, which is told. May be said again
+    #[arg(long, short = 'p', value_name = "[BIND:]HOST:GUEST[/udp]")]
+    publish: Vec<PortConfig>,
     /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public
     /// Internet and the gateway's name server at most, and decides neither its addresses
     /// nor its name servers
@@ -135,6 +139,7 @@ impl LinkArgs {
                  networks; --egress allow lets all traffic out, --egress deny none",
             );
         }
+        config.ports.extend(&self.publish);
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         let enabled = &mut config.interface.autoconf.enabled;
         *enabled = Some(self.tells_addresses(*enabled, autoconf));
@@ -160,7 +165,8 @@ impl LinkArgs {
         match self.config {
             Some(_) => policy.default_egress = egress.into(),
             // Who says "deny" does not expect what the default policy allows.
-            None => *policy = PolicyConfig::without_rules(egress.into(), Permission::Deny),
+            // And what is published is to be reached.
+            None => *policy = PolicyConfig::without_rules(egress.into(), Permission::Allow),
         }
     }
 }
@@ -206,7 +212,7 @@ mod tests {
             let mut policy = PolicyConfig::default();
             let mut args = LinkArgs { egress: Some(egress), ..LinkArgs::default() };
             args.decide(&mut policy);
-            assert_eq!(policy, PolicyConfig::without_rules(permission, Permission::Deny));
+            assert_eq!(policy, PolicyConfig::without_rules(permission, Permission::Allow));
             args.config = Some("network.json".into());
             policy = PolicyConfig::default();
             args.decide(&mut policy);

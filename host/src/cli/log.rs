@@ -73,6 +73,7 @@ fn object(denied: &Denied) -> serde_json::Value {
         "protocol": denied.protocol.name(),
         "guest": denied.guest.ip(),
         "guest_port": port(denied.guest.port()),
+        "direction": denied.direction.name(),
         "destination": denied.destination.ip(),
         "destination_port": port(denied.destination.port()),
         "group": denied.group.map(|group| group.name()),

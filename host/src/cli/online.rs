@@ -9,7 +9,7 @@ use sluicegate_host::adapter::GuestLink;
 use sluicegate_host::{MetricsHandle, RingConsumer, RingProducer, SmoltcpNetwork};
 use tokio::runtime::Runtime;
 
-use super::failure::Failure;
+use super::failure::{Failure, warn};
 
 /// A running network.
 pub(super) struct Online {
@@ -31,6 +31,7 @@ impl Online {
         allow_descriptors();
         network.attach_link(Box::new(Watched { link, at_end }))?;
         network.try_start(runtime.handle().clone())?;
+        tell_ports(&network);
         Ok(Self { network, _runtime: runtime })
     }
 
@@ -42,6 +43,14 @@ impl Online {
     /// Ends the network, and with it the link. An error is why it had ended before.
     pub(super) fn stop(mut self) -> Result<(), Failure> {
         Ok(self.network.shutdown()?)
+    }
+}
+
+/// Says on the standard error what of the guest is reached where: a port may be any that was free.
+pub(super) fn tell_ports(network: &SmoltcpNetwork) {
+    for port in network.published_ports() {
+        let (host, guest, protocol) = (port.host, port.guest_port, port.protocol.name());
+        warn(&format!("published {host} -> port {guest}/{protocol} of the guest"));
     }
 }
 

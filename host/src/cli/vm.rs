@@ -16,6 +16,7 @@ use sluicegate_host::SmoltcpNetwork;
 use super::failure::{Failure, complain, warn};
 use super::inside::SET_UP_FAILED;
 use super::link::{Autoconf, LinkArgs};
+use super::online::tell_ports;
 use super::signals::{Occurrence, Signals};
 
 /// Boot a directory as a microVM whose network card is the engine
@@ -81,6 +82,7 @@ fn boot(args: VmArgs) -> Result<(), Failure> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let backend = network.try_take_backend()?;
     network.try_start(runtime.handle().clone())?;
+    tell_ports(&network);
     let log = args.link.log(&network)?;
     let [program, arguments] = command(&args, &network);
     let vm = VmBuilder::new()

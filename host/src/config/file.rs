@@ -9,7 +9,6 @@
 //!
 //! | field | default | why it may be said |
 //! |---|---|---|
-//! | `ports` | `[]` | none |
 //! | `tls.enabled` | `false` | with it off, the rest of `tls` does nothing |
 //! | `tls.intercepted_ports` | `[443]` | |
 //! | `tls.verify_upstream`, `.block_quic_on_intercept` | `true` | |
@@ -18,8 +17,6 @@
 //! | `tls.cache` | `1000`, `24` | |
 //! | `secrets.secrets`, `.passthrough_hosts` | `[]`, `null` | none |
 //! | `secrets.violation_action` | `block-and-log` | no secrets, no violations |
-//! | `max_inbound_tcp_connections` | `null` | |
-//! | `tcp_accept_queue_size` | `1024` | no published ports |
 //! | `outbound_proxy` | `null` | none |
 //! | `trust_host_cas` | `false` | |
 
@@ -30,8 +27,11 @@ use serde_json::{Value, json};
 use sluicegate_core::Profile;
 
 use super::dns::DnsFile;
+use super::ports::ACCEPT_QUEUE_DEFAULT;
 use super::rules::{PolicyFile, nat64};
-use super::{HttpConfig, InterfaceConfig, NetworkConfig, PolicyConfig, RateLimiterConfig};
+use super::{
+    HttpConfig, InterfaceConfig, NetworkConfig, PolicyConfig, PortConfig, RateLimiterConfig,
+};
 use crate::error::LoadError;
 
 /// Characters of a refused value that its error quotes.
@@ -47,6 +47,9 @@ pub(super) struct File {
     max_connections: Option<u32>,
     max_udp_connections: Option<u32>,
     max_icmp_connections: Option<u32>,
+    ports: Vec<PortConfig>,
+    max_inbound_tcp_connections: Option<u32>,
+    tcp_accept_queue_size: Option<u32>,
     policy: Option<PolicyFile>,
     #[serde(deserialize_with = "nat64")]
     nat64_prefixes: Vec<Ipv6Addr>,
@@ -55,11 +58,8 @@ pub(super) struct File {
     http: Option<HttpConfig>,
     rate_limiter: Option<RateLimiterConfig>,
     // Known, and not served yet.
-    ports: Value,
     tls: Option<Tls>,
     secrets: Option<Secrets>,
-    max_inbound_tcp_connections: Value,
-    tcp_accept_queue_size: Value,
     trust_host_cas: Value,
     outbound_proxy: Value,
 }
@@ -112,9 +112,6 @@ impl File {
     /// The configuration, if it asks for nothing that is not served.
     pub(super) fn check(self) -> Result<NetworkConfig, LoadError> {
         for (field, value, default) in [
-            ("ports", self.ports, json!([])),
-            ("max_inbound_tcp_connections", self.max_inbound_tcp_connections, Value::Null),
-            ("tcp_accept_queue_size", self.tcp_accept_queue_size, json!(1024)),
             ("trust_host_cas", self.trust_host_cas, json!(false)),
             ("outbound_proxy", self.outbound_proxy, Value::Null),
         ] {
@@ -128,6 +125,9 @@ impl File {
             max_connections: self.max_connections,
             max_udp_connections: self.max_udp_connections,
             max_icmp_connections: self.max_icmp_connections,
+            ports: self.ports,
+            max_inbound_tcp_connections: self.max_inbound_tcp_connections,
+            tcp_accept_queue_size: self.tcp_accept_queue_size.unwrap_or(ACCEPT_QUEUE_DEFAULT),
             policy: match self.policy {
                 Some(policy) => policy.into_policy(),
                 None => PolicyConfig::default(),
@@ -241,15 +241,18 @@ mod tests {
             "/http",
             "/interface",
             "/max_connections",
+            "/max_inbound_tcp_connections",
             "/max_udp_connections",
             "/nat64_prefixes",
+            "/ports",
             "/rate_limiter",
             "/strict",
+            "/tcp_accept_queue_size",
         ];
         let mut leaves = vec![];
         collect(&peer, "", &mut leaves);
         leaves.retain(|leaf| !served.iter().any(|name| leaf.starts_with(name)));
-        assert_eq!(leaves.len(), 20);
+        assert_eq!(leaves.len(), 17);
         for leaf in leaves {
             for other in [json!("other"), json!(7), json!({}), json!([null])] {
                 let mut changed = peer.clone();

@@ -6,6 +6,7 @@
 
 mod datagram;
 mod names;
+pub(crate) mod ports;
 mod row;
 mod socket;
 mod tcp;
@@ -25,6 +26,7 @@ use crate::rings::HeapRing;
 use crate::service::dns::Resolver;
 use datagram::DatagramFlow;
 use names::{NameStream, Names};
+use ports::Ports;
 use row::{Association, Inbox, Outbox};
 use tcp::TcpFlow;
 
@@ -75,6 +77,8 @@ pub(crate) struct Flows {
     pages: Pages,
     /// Answers what the guest asks of names.
     names: Names,
+    /// What of the guest is reached from outside.
+    ports: Ports,
     ping_warned: bool,
     /// The ring to the guest was full for the flow at the front.
     is_stalled: bool,
@@ -85,7 +89,7 @@ impl Flows {
         registry: Registry,
         published: Arc<Published>,
         pages: Pages,
-        (speaker, resolver): (Speaker, Resolver),
+        (speaker, resolver, ports): (Speaker, Resolver, Ports),
     ) -> Self {
         Self {
             pages,
@@ -97,6 +101,7 @@ impl Flows {
             published,
             speaker,
             names: Names::new(resolver),
+            ports,
             ping_warned: false,
             is_stalled: false,
         }
@@ -104,7 +109,8 @@ impl Flows {
 
     /// Whether flows wait to be served, and can be.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.is_stalled && (!self.queue.is_empty() || self.names.is_busy())
+        let is_busy = self.names.is_busy() || self.ports.is_busy();
+        !self.is_stalled && (!self.queue.is_empty() || is_busy)
     }
 
     /// Asks the engine what to do until it has nothing more; returns when there will be more.
@@ -116,7 +122,8 @@ impl Flows {
         loop {
             match engine.poll(now) {
                 Action::Wait { until, .. } => {
-                    let until = until.into_iter().chain(self.names.deadline()).min();
+                    let others = [self.names.deadline(), self.ports.deadline()];
+                    let until = until.into_iter().chain(others.into_iter().flatten()).min();
                     let Err(failed) = self.send_gathered() else { return until };
                     engine.handle(now, failed);
                     // What the guest is told of it leaves with the next turn.
@@ -169,6 +176,13 @@ impl Flows {
                     let copy = payload.to_vec();
                     self.hear_names(engine, now, (flow, &copy, segment_bytes));
                 }
+                Action::SendDatagram {
+                    flow,
+                    to: Outside::HostLoopback(_),
+                    payload,
+                    segment_bytes,
+                    ..
+                } if self.ports.answer(flow, payload, segment_bytes).is_some() => {}
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                     let from = Association { flow, kind, to };
                     for failed in self.gather(from, payload, segment_bytes).into_iter().flatten() {
@@ -190,6 +204,11 @@ impl Flows {
         self.enqueue(index);
     }
 
+    /// Notes that somebody may be at the published port `index`.
+    pub(crate) fn port_ready(&mut self, index: usize) {
+        self.ports.note(index);
+    }
+
     fn enqueue(&mut self, index: u32) {
         if let Some(Some(slot)) = self.slots.get_mut(index as usize)
             && !slot.is_queued
@@ -202,8 +221,9 @@ impl Flows {
     /// Serves the flows that have something, each within its budget.
     pub(crate) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
         self.serve_names(engine, now);
+        let has_room = self.serve_ports(engine, now);
         // The flow at the front may have datagrams that there was no room for.
-        self.is_stalled = !self.inbox.deliver(engine, now);
+        self.is_stalled = !self.inbox.deliver(engine, now) || !has_room;
         if self.is_stalled {
             return;
         }
@@ -380,6 +400,7 @@ impl Flows {
     }
 
     fn close(&mut self, flow: FlowId) {
+        self.ports.forget(flow);
         // Dropping a socket takes it off the poll as well.
         if let Some(slot) = self.slots.get_mut(flow.index as usize)
             && slot.as_ref().is_some_and(|s| s.id == flow)

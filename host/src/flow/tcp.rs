@@ -63,6 +63,33 @@ impl TcpFlow {
         }
     }
 
+    /// A connection that came from outside.
+    ///
+    /// # Errors
+    /// It can't be watched.
+    pub(super) fn accepted(
+        id: FlowId,
+        stream: std::net::TcpStream,
+        registry: &Registry,
+    ) -> io::Result<Self> {
+        let mut stream = TcpStream::from_std(stream);
+        let watched = (|| {
+            let socket = SockRef::from(&stream);
+            socket.set_nonblocking(true)?;
+            socket.set_tcp_nodelay(true)?;
+            socket.set_keepalive(true)?;
+            registry.register(&mut stream, token(id), Interest::READABLE | Interest::WRITABLE)
+        })();
+        let mut accepted = Self::new(id, stream, true, None);
+        match watched {
+            Ok(()) => Ok(accepted),
+            Err(error) => {
+                accepted.reset_on_close();
+                Err(error)
+            }
+        }
+    }
+
     fn new(id: FlowId, stream: TcpStream, connected: bool, fallback: Option<SocketAddr>) -> Self {
         let phase = if connected { Phase::Open } else { Phase::Connecting { fallback } };
         Self {

@@ -1,0 +1,151 @@
+//! Flows that somebody outside opens, at a port that the host publishes.
+//!
+//! Owns how a peer becomes a flow of the guest's: policy is asked about the peer itself, and the
+//! guest sees the gateway, at a port of its own for each flow. From there on an inbound flow is one
+//! like any other: the same bytes, actions and timers. A connection to a port where the guest does
+//! not listen is [`Action::Reset`](crate::Action::Reset); one that the guest does not answer is
+//! that after [`limits::TCP_HALF_OPEN_MS_MAX`].
+
+use core::net::{IpAddr, SocketAddr};
+
+use super::Engine;
+use crate::contract::{
+    By, Denial, DenialReason, Direction, Drop, FlowId, Instant, Protocol, Refusal,
+};
+use crate::limits::{self, GATEWAY_PORTS};
+use crate::rule::policy::{Decision, Names, Question, Said};
+use crate::stack::datagram::DatagramSlot;
+use crate::stack::tcp;
+use crate::store::flows::{FlowKey, FlowKind};
+use crate::store::ring::RingHandle;
+use crate::wire::classify::Segment;
+
+/// Ports that are tried for one flow: where so many in a row are taken, the guest has enough.
+const PORTS_TRIED_MAX: u32 = 64;
+
+/// Somebody outside who wants to reach the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inbound {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Who it is.
+    pub peer: SocketAddr,
+    /// The guest's port.
+    pub guest_port: u16,
+    /// Whether the guest is reached over IPv6; the peer's own family does not matter.
+    pub is_ipv6: bool,
+}
+
+impl<R: RingHandle> Engine<'_, R> {
+    /// Opens a flow to the guest for `inbound`. Of a connection, bytes can be given to the guest
+    /// from [`Action::Receive`](crate::Action::Receive) on; a datagram can be
+    /// [delivered](Self::deliver) at once, and what the guest sends back goes to
+    /// [`Outside::HostLoopback`](crate::Outside::HostLoopback).
+    ///
+    /// # Errors
+    /// `Forbidden`: policy denies it, which is told as a denial; `Exhausted`: as many flows are
+    /// open as may be.
+    ///
+    /// # Cost
+    /// That of a verdict.
+    pub fn open_inbound(&mut self, now: Instant, inbound: &Inbound) -> Result<FlowId, Refusal> {
+        let kind = match inbound.protocol {
+            Protocol::Tcp => FlowKind::Tcp,
+            Protocol::Udp => FlowKind::Udp,
+            Protocol::Icmpv4 | Protocol::Icmpv6 => return Err(Refusal::Forbidden),
+        };
+        self.admit_inbound(now, inbound)?;
+        let is_full =
+            kind == FlowKind::Tcp && self.inbound_tcp >= self.config.inbound_tcp_flows_max;
+        let key = self.inbound_key(kind, inbound).filter(|_| !is_full).ok_or(Refusal::Exhausted)?;
+        let slot = match kind {
+            FlowKind::Tcp => self.flows.insert(key).or_else(|| self.take_lingering(key)),
+            FlowKind::Udp | FlowKind::Echo => self.insert_or_evict(key),
+        };
+        let slot = slot.ok_or(Refusal::Exhausted)?;
+        if kind == FlowKind::Tcp {
+            let ends = tcp::ends(self.guest(key.outside), &key);
+            self.inbound_tcp += 1;
+            self.tcp.call(now, slot, ends);
+            self.flows.needs_egress(slot);
+            let deadline = self.tcp.deadline(now, slot);
+            self.timers.set(slot, deadline);
+        } else {
+            let own = self.datagram(slot);
+            *own = DatagramSlot::FREE;
+            own.received(now);
+            self.timers.set(slot, Some(now.plus_millis(limits::UDP_IDLE_MS_MAX)));
+        }
+        self.out.counters.inbound_opened += 1;
+        Ok(self.flows.id(slot))
+    }
+
+    /// Asks the policy.
+    fn admit_inbound(&mut self, now: Instant, inbound: &Inbound) -> Result<(), Refusal> {
+        let verdict = self.answer(
+            now,
+            Question {
+                direction: Direction::Ingress,
+                protocol: inbound.protocol,
+                address: inbound.peer.ip(),
+                port: inbound.guest_port,
+                names: Names { bound: &[], said: Said::Never },
+            },
+        );
+        if verdict.decision == Decision::Allow {
+            return Ok(());
+        }
+        let by: By = verdict.by;
+        self.note(
+            now,
+            Denial {
+                direction: Direction::Ingress,
+                protocol: inbound.protocol,
+                guest_port: inbound.guest_port,
+                destination: inbound.peer,
+                group: self.site().place(inbound.peer.ip()).group(),
+                by,
+                reason: DenialReason::Policy,
+                left_out: 0,
+            },
+            None,
+        );
+        Err(Refusal::Forbidden)
+    }
+
+    /// Ends that no flow has: the gateway's next port that is free beside the guest's.
+    fn inbound_key(&mut self, kind: FlowKind, inbound: &Inbound) -> Option<FlowKey> {
+        let link = &self.config.link;
+        let gateway: IpAddr =
+            if inbound.is_ipv6 { link.gateway_ipv6.into() } else { link.gateway_ipv4.into() };
+        (0..PORTS_TRIED_MAX).find_map(|_| {
+            let outside_port = self.next_gateway_port;
+            self.next_gateway_port = if outside_port == *GATEWAY_PORTS.end() {
+                *GATEWAY_PORTS.start()
+            } else {
+                outside_port + 1
+            };
+            let guest_port = inbound.guest_port;
+            let key = FlowKey { kind, outside: gateway, guest_port, outside_port };
+            self.flows.find(&key).is_none().then_some(key)
+        })
+    }
+
+    /// The guest has answered the SYN of the flow in `slot`, or says something else.
+    pub(super) fn while_calling(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        (segment, syn): (&Segment, tcp::Syn),
+    ) -> Result<(), Drop> {
+        let key = self.flows.key(slot).ok_or(Drop::NoFlow)?;
+        let ends = tcp::ends(self.guest(key.outside), &key);
+        if !(segment.rst || segment.syn && segment.ack.is_some()) {
+            return Err(Drop::Redundant);
+        }
+        self.tcp.called(now, slot, (ends, segment, syn), &mut self.out);
+        self.flows.needs_attention(slot);
+        self.flows.needs_egress(slot);
+        Ok(())
+    }
+}

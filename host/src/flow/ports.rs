@@ -1,0 +1,347 @@
+//! Published ports: who comes to them, and the sockets that they come by.
+//!
+//! Owns the listeners and which flow is which peer's; must not know what policy says of a peer. A
+//! listener outlives every error: where this host is out of descriptors or memory it rests for a
+//! moment and goes on. Peers of a UDP port share its socket, and are told apart by their address;
+//! as many are remembered as there may be UDP flows.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::tcp::TcpFlow;
+use super::{Flow, Flows, HostEngine};
+use crate::config::PortConfig;
+use crate::error::Error;
+
+/// Connections, or datagrams, that one turn takes of one port.
+const TURN_ACCEPTS_MAX: usize = 64;
+/// How long a listener rests that can't accept.
+const REST_MS: u64 = 100;
+/// Bytes of the longest datagram.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// A port that is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// Where this host listens; the port is the one that it really is.
+    pub host: SocketAddr,
+    /// The guest's port.
+    pub guest_port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// A socket that listens, before its driver runs.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) port: PublishedPort,
+    door: Door,
+}
+
+#[derive(Debug)]
+enum Door {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl AsRawFd for Door {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(listener) => listener.as_raw_fd(),
+            Self::Udp(socket) => socket.as_raw_fd(),
+        }
+    }
+}
+
+impl Listener {
+    /// Listens as `port` says, on behalf of up to `queue` connections that wait.
+    ///
+    /// # Errors
+    /// The port is in use, or not this user's to have; it is named.
+    pub(crate) fn bind(port: &PortConfig, queue: u32) -> Result<Self, Error> {
+        let open = || -> io::Result<Self> {
+            let protocol = Protocol::from(port.protocol);
+            let is_tcp = protocol == Protocol::Tcp;
+            let kind = if is_tcp { Type::STREAM } else { Type::DGRAM };
+            let socket =
+                Socket::new(Domain::for_address(port.host()), kind.nonblocking().cloexec(), None)?;
+            if port.host_bind.is_ipv6() {
+                // Who wants IPv4 as well says so: the guest's end is of one family.
+                socket.set_only_v6(true)?;
+            }
+            if is_tcp {
+                socket.set_reuse_address(true)?;
+            }
+            socket.bind(&port.host().into())?;
+            let host = socket.local_addr()?.as_socket().unwrap_or(port.host());
+            let door = if is_tcp {
+                socket.listen(i32::try_from(queue).unwrap_or(i32::MAX))?;
+                Door::Tcp(socket.into())
+            } else {
+                Door::Udp(socket.into())
+            };
+            Ok(Self { port: PublishedPort { host, guest_port: port.guest_port, protocol }, door })
+        };
+        open().map_err(|source| Error::Publish { port: port.host(), source })
+    }
+}
+
+/// Whether somebody may be at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// Nobody, before the poll says so.
+    Quiet,
+    /// Somebody may be.
+    Ready,
+    /// Whoever is there waits until then.
+    Rests(Instant),
+}
+
+/// A peer of the UDP port with this index.
+type Peer = (usize, SocketAddr);
+
+/// The published ports of a network.
+pub(crate) struct Ports {
+    listeners: Vec<Listener>,
+    /// What is known of each.
+    watches: Vec<Watch>,
+    /// The flow of each UDP peer.
+    flows: HashMap<Peer, FlowId>,
+    /// Whose the UDP flow in each slot of the engine is, or was: one that gives way to another does
+    /// so without a word, and then its slot has another's.
+    peers: HashMap<u32, (FlowId, Peer)>,
+    space: Box<[u8]>,
+}
+
+impl Ports {
+    /// Watches `listeners`, with tokens from `first` on.
+    pub(crate) fn new(
+        listeners: Vec<Listener>,
+        registry: &Registry,
+        first: usize,
+    ) -> io::Result<Self> {
+        for (index, listener) in listeners.iter().enumerate() {
+            let fd = listener.door.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), Token(first + index), Interest::READABLE)?;
+        }
+        Ok(Self {
+            watches: vec![Watch::Ready; listeners.len()],
+            space: if listeners.is_empty() {
+                Box::default()
+            } else {
+                vec![0; DATAGRAM_BYTES_MAX].into()
+            },
+            listeners,
+            flows: HashMap::new(),
+            peers: HashMap::new(),
+        })
+    }
+
+    pub(super) fn note(&mut self, index: usize) {
+        if let Some(watch) = self.watches.get_mut(index).filter(|watch| **watch == Watch::Quiet) {
+            *watch = Watch::Ready;
+        }
+    }
+
+    /// Whether somebody may wait who can be served at once.
+    pub(super) fn is_busy(&self) -> bool {
+        self.watches.contains(&Watch::Ready)
+    }
+
+    /// When a listener that rests goes on.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let rests = |watch: &Watch| match watch {
+            Watch::Rests(until) => Some(*until),
+            Watch::Quiet | Watch::Ready => None,
+        };
+        self.watches.iter().filter_map(rests).min()
+    }
+
+    /// The guest's answer to a peer of a UDP port; `None`: the flow is none of these.
+    pub(super) fn answer(&self, flow: FlowId, payload: &[u8], segment_bytes: u16) -> Option<()> {
+        let (_, (index, peer)) = self.peers.get(&flow.index).filter(|(own, _)| *own == flow)?;
+        let Door::Udp(socket) = &self.listeners.get(*index)?.door else { return None };
+        let step = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
+        let mut rest = payload;
+        loop {
+            let (one, more) = rest.split_at(step.min(rest.len()));
+            // A full socket drops it, as the network may; and so may whoever is gone.
+            let _ = socket.send_to(one, *peer);
+            if more.is_empty() {
+                return Some(());
+            }
+            rest = more;
+        }
+    }
+
+    pub(super) fn forget(&mut self, flow: FlowId) {
+        if self.peers.get(&flow.index).is_some_and(|(own, _)| *own == flow) {
+            self.forget_slot(flow.index);
+        }
+    }
+
+    fn forget_slot(&mut self, index: u32) {
+        if let Some((flow, peer)) = self.peers.remove(&index)
+            && self.flows.get(&peer) == Some(&flow)
+        {
+            self.flows.remove(&peer);
+        }
+    }
+
+    fn remember(&mut self, flow: FlowId, peer: Peer) {
+        self.forget_slot(flow.index);
+        self.peers.insert(flow.index, (flow, peer));
+        self.flows.insert(peer, flow);
+    }
+}
+
+impl Flows {
+    /// Lets in who waits at the published ports, each port within its budget. False: there is no
+    /// room for more on the way to the guest.
+    pub(super) fn serve_ports(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
+        let mut has_room = true;
+        for index in 0..self.ports.listeners.len() {
+            match self.ports.watches[index] {
+                Watch::Quiet => continue,
+                Watch::Rests(until) if until > now => continue,
+                Watch::Rests(_) | Watch::Ready => {}
+            }
+            self.ports.watches[index] = match self.ports.listeners[index].door {
+                Door::Tcp(_) => self.accept(engine, now, index),
+                Door::Udp(_) => {
+                    has_room &= engine.can_deliver(now);
+                    self.take_datagrams(engine, now, index)
+                }
+            };
+        }
+        has_room
+    }
+
+    /// Accepts at the port `index`.
+    fn accept(&mut self, engine: &mut HostEngine<'_>, now: Instant, index: usize) -> Watch {
+        for _ in 0..TURN_ACCEPTS_MAX {
+            let Listener { port, door: Door::Tcp(listener) } = &self.ports.listeners[index] else {
+                return Watch::Quiet;
+            };
+            let port = *port;
+            let (stream, peer) = match listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Watch::Quiet,
+                // Whoever waited has gone.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, host = %port.host, "a published port can't accept");
+                    return Watch::Rests(now.plus_millis(REST_MS));
+                }
+            };
+            self.welcome(engine, now, (stream, peer), &port);
+        }
+        Watch::Ready
+    }
+
+    /// Opens a flow to the guest for a connection that was accepted, or resets it.
+    fn welcome(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        (stream, peer): (TcpStream, SocketAddr),
+        port: &PublishedPort,
+    ) {
+        let Ok(flow) = engine.open_inbound(now, &inbound(port, peer)) else {
+            // Nobody is there for it, which a reset says (RFC 9293 3.10.7.1).
+            let _ = SockRef::from(&stream).set_linger(Some(core::time::Duration::ZERO));
+            return;
+        };
+        match TcpFlow::accepted(flow, stream, &self.registry) {
+            Ok(tcp) => self.insert(flow, Flow::Tcp(tcp)),
+            Err(error) => {
+                tracing::warn!(%error, "a connection that was accepted can't be watched");
+                engine.handle(now, Event::OutsideReset { flow });
+            }
+        }
+    }
+
+    /// Takes datagrams of the port `index` in, as far as there is room for them.
+    fn take_datagrams(&mut self, engine: &mut HostEngine<'_>, now: Instant, index: usize) -> Watch {
+        for _ in 0..TURN_ACCEPTS_MAX {
+            if !engine.can_deliver(now) {
+                return Watch::Ready;
+            }
+            let ports = &mut self.ports;
+            let Listener { port, door: Door::Udp(socket) } = &ports.listeners[index] else {
+                return Watch::Quiet;
+            };
+            let port = *port;
+            let (len, peer) = match socket.recv_from(&mut ports.space) {
+                Ok(received) => received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Watch::Quiet,
+                // What became of an earlier answer.
+                Err(_) => continue,
+            };
+            let known =
+                ports.flows.get(&(index, peer)).copied().filter(|flow| engine.is_live(*flow));
+            let Some(flow) = known.or_else(|| {
+                let flow = engine.open_inbound(now, &inbound(&port, peer)).ok()?;
+                ports.remember(flow, (index, peer));
+                Some(flow)
+            }) else {
+                continue;
+            };
+            engine.deliver(now, flow, ports.space.get(..len).unwrap_or(&[]));
+        }
+        Watch::Ready
+    }
+}
+
+fn inbound(port: &PublishedPort, peer: SocketAddr) -> Inbound {
+    Inbound {
+        protocol: port.protocol,
+        // An address of IPv4 in disguise is what it is.
+        peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        guest_port: port.guest_port,
+        is_ipv6: port.host.is_ipv6(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u16) -> Peer {
+        (0, SocketAddr::from(([203, 0, 113, 1], number)))
+    }
+
+    #[test]
+    fn no_more_peers_are_remembered_than_there_are_flows() {
+        let poll = mio::Poll::new().unwrap();
+        let mut ports = Ports::new(vec![], poll.registry(), 0).unwrap();
+        // Each takes the slot of another, which was told to nobody.
+        for number in 0..10_000_u16 {
+            let flow = FlowId { index: u32::from(number % 16), generation: number.into() };
+            ports.remember(flow, peer(number));
+            assert_eq!(ports.flows.get(&peer(number)), Some(&flow));
+        }
+        assert_eq!((ports.flows.len(), ports.peers.len()), (16, 16));
+        // A peer that comes again by another flow is not forgotten with the first.
+        let [first, second] = [16, 17].map(|index| FlowId { index, generation: 1 });
+        ports.remember(first, peer(0));
+        ports.remember(second, peer(0));
+        ports.forget(first);
+        assert_eq!(ports.flows.get(&peer(0)), Some(&second));
+        assert_eq!(ports.answer(first, b"late", 0), None);
+    }
+}

@@ -1,0 +1,299 @@
+//! Flows that somebody outside opens: the guest sees the gateway, policy sees the peer, and both
+//! sides end as ever.
+
+use core::net::SocketAddr;
+
+use sim::frame::Segment;
+use sim::frame::{self, flag, gateway, guest};
+use sim::{Message, Pattern, Room, Tcp, World};
+use sluicegate_core::{
+    By, Direction, Drop, FlowId, Inbound, Outside, Permission, Policy, Protocol, Refusal, limits,
+};
+
+use crate::policy_rules::{ip, push};
+use crate::{at, only};
+
+const PEERS: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
+
+fn inbound(protocol: Protocol, peer: &str, guest_port: u16) -> Inbound {
+    let peer = at(ip(peer), 5000);
+    Inbound { protocol, peer, guest_port, is_ipv6: peer.is_ipv6() }
+}
+
+/// The guest's end of a connection that came to it.
+struct Server {
+    to: SocketAddr,
+    port: u16,
+    next: u32,
+    expected: u32,
+    received: Vec<u8>,
+    finished: bool,
+    reset: bool,
+}
+
+impl Server {
+    /// The SYN that came, unanswered.
+    fn called(world: &mut World<'_>) -> (Self, Tcp) {
+        let seen = only(world);
+        let syn = seen.tcp().expect("a segment").clone();
+        assert_eq!(syn.flags & (flag::SYN | flag::ACK), flag::SYN, "{syn:?}");
+        let server = Self {
+            to: at(syn.ends.0, syn.ports.0),
+            port: syn.ports.1,
+            next: 0xffff_ff00,
+            expected: syn.seq.wrapping_add(1),
+            received: vec![],
+            finished: false,
+            reset: false,
+        };
+        (server, syn)
+    }
+
+    fn segment(&self, flags: u8, payload: &[u8]) -> Segment {
+        Segment {
+            port: self.port,
+            seq: self.next,
+            ack: self.expected,
+            flags,
+            window: 512,
+            payload: payload.to_vec(),
+            ..Segment::default()
+        }
+    }
+
+    fn say(&mut self, world: &mut World<'_>, flags: u8, payload: &[u8]) {
+        let segment = self.segment(flags | flag::ACK, payload);
+        self.next = self.next.wrapping_add(payload.len() as u32 + u32::from(flags & 3 != 0));
+        world.send(&frame::tcp(self.to, &segment));
+        self.read(world);
+    }
+
+    /// Answers the SYN as Linux does.
+    fn answer(&mut self, world: &mut World<'_>) {
+        let mut segment = self.segment(flag::SYN | flag::ACK, &[]);
+        segment.window = 65_535;
+        segment.options = vec![2, 4, 0x05, 0xb4, 1, 3, 3, 7, 1, 1, 4, 2];
+        self.next = self.next.wrapping_add(1);
+        world.send(&frame::tcp(self.to, &segment));
+        self.read(world);
+    }
+
+    fn read(&mut self, world: &mut World<'_>) {
+        loop {
+            let mut news = false;
+            for seen in world.inbox() {
+                let segment = seen.tcp().expect("a segment");
+                self.reset |= segment.flags & flag::RST != 0;
+                if segment.seq == self.expected && !segment.payload.is_empty() {
+                    self.received.extend(&segment.payload);
+                    self.expected = self.expected.wrapping_add(segment.payload.len() as u32);
+                    news = true;
+                }
+                let end = segment.seq.wrapping_add(segment.payload.len() as u32);
+                if segment.flags & flag::FIN != 0 && end == self.expected && !self.finished {
+                    self.finished = true;
+                    self.expected = self.expected.wrapping_add(1);
+                    news = true;
+                }
+            }
+            if !news {
+                return;
+            }
+            let ack = self.segment(flag::ACK, &[]);
+            world.send(&frame::tcp(self.to, &ack));
+        }
+    }
+}
+
+/// Somebody comes from `peer` to port 80.
+fn come(world: &mut World<'_>, peer: &str) -> Result<FlowId, Refusal> {
+    let now = world.now();
+    let flow = world.engine.open_inbound(now, &inbound(Protocol::Tcp, peer, 80));
+    if let Ok(flow) = flow {
+        world.peers.came(flow);
+    }
+    world.run();
+    flow
+}
+
+#[test]
+fn the_guest_sees_the_gateway_and_bytes_go_both_ways_until_both_have_finished() {
+    for peer in PEERS {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        come(&mut world, peer).unwrap();
+        let (mut server, syn) = Server::called(&mut world);
+        let (from, to) = syn.ends;
+        assert_eq!((from, to, syn.ports.1), (gateway(ip(peer)), guest(ip(peer)), 80));
+        assert!(limits::GATEWAY_PORTS.contains(&syn.ports.0));
+        let mss = syn.option(2).unwrap();
+        let expected = if from.is_ipv4() { 1460_u16 } else { 1440 };
+        assert_eq!(mss, expected.to_be_bytes());
+        world.give(&Pattern::new(1).take(100_000));
+        assert!(world.inbox().is_empty(), "nothing before the guest has answered");
+        server.answer(&mut world);
+        Pattern::new(1).check(&server.received);
+        assert_eq!(server.received.len(), 100_000);
+        let mut sent = Pattern::new(2);
+        for _ in 0..100 {
+            server.say(&mut world, flag::PSH, &sent.take(1400));
+        }
+        Pattern::new(2).check(&world.stream().received);
+        assert_eq!(world.stream().received.len(), 140_000);
+        world.finish();
+        server.read(&mut world);
+        assert!(server.finished && !server.reset);
+        server.say(&mut world, flag::FIN, &[]);
+        world.advance(limits::TCP_TIME_WAIT_MS + 1);
+        assert!(world.peers.streams.is_empty());
+        assert_eq!(world.counters().inbound_opened, 1);
+    }
+}
+
+#[test]
+fn a_port_where_the_guest_does_not_listen_is_a_reset_outside_too() {
+    for peer in PEERS {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        come(&mut world, peer).unwrap();
+        let (server, _) = Server::called(&mut world);
+        let mut reset = server.segment(flag::RST | flag::ACK, &[]);
+        reset.seq = 0;
+        world.send(&frame::tcp(server.to, &reset));
+        assert!(world.peers.streams.is_empty(), "it is told");
+        assert_eq!(world.wait().0, None, "and nothing is left");
+        // A reset that answers something else does nothing.
+        come(&mut world, peer).unwrap();
+        let (server, _) = Server::called(&mut world);
+        let mut reset = server.segment(flag::RST | flag::ACK, &[]);
+        reset.ack = reset.ack.wrapping_add(7);
+        world.send(&frame::tcp(server.to, &reset));
+        assert_eq!(world.peers.streams.len(), 1);
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_answer_is_asked_again_and_given_up() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    come(&mut world, PEERS[0]).unwrap();
+    world.inbox();
+    world.advance(5000);
+    assert!(!world.inbox().is_empty(), "the SYN is repeated");
+    world.advance(limits::TCP_HALF_OPEN_MS_MAX);
+    assert!(world.peers.streams.is_empty());
+}
+
+#[test]
+fn a_peer_that_resets_before_or_after_the_answer_resets_the_guest() {
+    for answered in [false, true] {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        come(&mut world, PEERS[0]).unwrap();
+        let (mut server, _) = Server::called(&mut world);
+        if answered {
+            server.answer(&mut world);
+        }
+        world.reset();
+        server.read(&mut world);
+        assert!(server.reset || !answered);
+        if !answered {
+            // The guest's late answer belongs to nothing.
+            server.answer(&mut world);
+            assert!(server.reset);
+        }
+        assert_eq!(world.wait().0, None);
+    }
+}
+
+#[test]
+fn ingress_rules_see_the_peer_and_the_guests_port() {
+    let mut room = Room::with(|config| {
+        config.policy = Policy::new(Permission::Allow, Permission::Deny);
+        push(&mut config.policy, "allow ingress tcp 203.0.113.0/24 80");
+    });
+    let mut world = room.world();
+    assert!(come(&mut world, "203.0.113.9").is_ok());
+    world.inbox();
+    assert_eq!(come(&mut world, "203.0.114.9"), Err(Refusal::Forbidden));
+    let now = world.now();
+    let other = inbound(Protocol::Tcp, "203.0.113.9", 81);
+    assert_eq!(world.engine.open_inbound(now, &other), Err(Refusal::Forbidden));
+    let udp = inbound(Protocol::Udp, "203.0.113.9", 80);
+    assert_eq!(world.engine.open_inbound(now, &udp), Err(Refusal::Forbidden));
+    world.run();
+    assert!(world.inbox().is_empty(), "the guest hears nothing of it");
+    let first = world.denials[0];
+    assert_eq!((first.direction, first.by), (Direction::Ingress, By::Default));
+    assert_eq!((first.guest_port, first.destination), (80, at(ip("203.0.114.9"), 5000)));
+}
+
+#[test]
+fn as_many_come_as_may_and_the_guests_own_flows_are_not_among_them() {
+    let mut room = Room::with(|config| config.inbound_tcp_flows_max = 2);
+    let mut world = room.world();
+    let own = sim::guest::Script::connect(&mut world, at(ip("1.1.1.1"), 80), 40_000);
+    assert!(!own.reset);
+    assert!(come(&mut world, PEERS[0]).is_ok() && come(&mut world, PEERS[0]).is_ok());
+    assert_eq!(come(&mut world, PEERS[0]), Err(Refusal::Exhausted));
+    world.inbox();
+    // They end, and others may come.
+    world.advance(limits::TCP_HALF_OPEN_MS_MAX + 1);
+    assert!(come(&mut world, PEERS[0]).is_ok());
+}
+
+#[test]
+fn a_port_that_the_guest_uses_towards_the_gateway_is_not_taken_again() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    // The guest connects from port 80 to the gateway's first port for those from outside.
+    let to = at(gateway(ip(PEERS[0])), *limits::GATEWAY_PORTS.start());
+    let own = sim::guest::Script::connect(&mut world, to, 80);
+    assert!(!own.reset);
+    world.peers.streams.clear();
+    come(&mut world, PEERS[0]).unwrap();
+    let (server, _) = Server::called(&mut world);
+    assert_eq!(server.to.port(), to.port() + 1);
+}
+
+#[test]
+fn datagrams_come_and_are_answered_as_long_as_there_are_some() {
+    for peer in PEERS {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let now = world.now();
+        let flow = world.engine.open_inbound(now, &inbound(Protocol::Udp, peer, 53)).unwrap();
+        world.engine.deliver(now, flow, b"ask");
+        world.run();
+        let Message::Udp { ends, ports, payload } = only(&mut world).message else {
+            panic!("a datagram")
+        };
+        assert_eq!((ends, ports.1), ((gateway(ip(peer)), guest(ip(peer))), 53));
+        assert_eq!(payload, b"ask");
+        let from = at(ends.0, ports.0);
+        world.send(&frame::udp(53, from, b"answer"));
+        let index = world.datagram();
+        assert_eq!(world.peers.datagrams[&index].sent, [b"answer"]);
+        assert_eq!(world.peers.datagrams[&index].to, Outside::HostLoopback(from));
+        assert_eq!(world.peers.datagrams[&index].id, flow);
+        // Longer than a frame: in fragments.
+        world.engine.deliver(now, flow, &[7; 3000]);
+        world.run();
+        assert!(world.inbox().len() > 2);
+        world.advance(limits::UDP_IDLE_MS_MAX + 1);
+        assert!(!world.engine.is_live(flow));
+    }
+}
+
+#[test]
+fn what_answers_no_call_is_dropped_while_one_is_made() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    come(&mut world, PEERS[0]).unwrap();
+    let (server, _) = Server::called(&mut world);
+    for flags in [flag::ACK, flag::FIN | flag::ACK, flag::SYN] {
+        let odd = server.segment(flags, b"");
+        assert_eq!(world.dropped(&frame::tcp(server.to, &odd)), Some(Drop::Redundant));
+    }
+    assert_eq!(world.peers.streams.len(), 1);
+}

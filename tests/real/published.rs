@@ -1,0 +1,204 @@
+//! Published ports: real clients outside reach servers in the guest.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+use crate::guest::{Guest, Setup, free_slot, sluicegate};
+use crate::namespace::Namespace;
+use crate::needs;
+use crate::process;
+use crate::servers::{self, Family};
+use crate::waiting::{PATIENCE, until};
+
+const GUEST_PORT: u16 = 7000;
+
+/// A guest whose port 7000 is published as each of `ports`.
+fn guest(ports: &[Value], descriptors: Option<u32>) -> Guest {
+    let policy = json!({ "default_egress": "allow", "default_ingress": "allow" });
+    let config = json!({ "ports": ports, "policy": policy });
+    Guest::with(&Setup { config: Some(config), descriptors, ..Setup::default() })
+}
+
+fn any(protocol: &str, bind: &str) -> Value {
+    json!({ "host_port": 0, "guest_port": GUEST_PORT, "protocol": protocol, "host_bind": bind })
+}
+
+/// Where the ports of `guest` are published, in their order.
+fn published(guest: &Guest) -> Vec<SocketAddr> {
+    let told = |line: &str| Some(line.strip_prefix("sluicegate: published ")?.to_owned());
+    let errors = guest.engine().errors();
+    let lines = errors.lines().filter_map(told);
+    lines.map(|line| line.split(" -> ").next().unwrap().parse().unwrap()).collect()
+}
+
+/// A listener in `guest`, at all its addresses.
+fn listener(guest: &Guest, family: Family) -> TcpListener {
+    let address = guest.address(family);
+    let listener = guest.namespace().inside(|| TcpListener::bind((address, GUEST_PORT)).unwrap());
+    // Of an accept, too.
+    SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
+    listener
+}
+
+#[test]
+fn curl_outside_fetches_from_a_server_in_the_guest_over_both_families() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let guest = guest(&[any("tcp", "127.0.0.1"), any("tcp", "::1")], None);
+    let places = published(&guest);
+    assert_eq!(places.len(), 2, "{}", guest.engine().errors());
+    for (place, family) in places.into_iter().zip([Family::V4, Family::V6]) {
+        servers::http(listener(&guest, family));
+        for bytes in [1000, 20_000_000] {
+            let mut curl = Command::new("curl");
+            curl.args(["-sSf", "-m", "60", "-o", "/dev/null", "-w", "%{size_download}"]);
+            let said = process::run(curl.arg(format!("http://{place}/{bytes}")));
+            assert_eq!((said.code, said.output), (0, bytes.to_string()), "{}", said.errors);
+        }
+    }
+}
+
+#[test]
+fn the_guest_sees_the_gateway_and_both_ends_finish_by_themselves() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = guest(&[any("tcp", "127.0.0.1")], None);
+    let inside = listener(&guest, Family::V4);
+    let mut outside = TcpStream::connect(published(&guest)[0]).unwrap();
+    outside.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut stream, from) = inside.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(from.ip(), guest.gateway(Family::V4));
+    outside.write_all(b"to the guest").unwrap();
+    outside.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "to the guest");
+    // Half of it is still open.
+    stream.write_all(b"to the outside").unwrap();
+    drop(stream);
+    heard.clear();
+    outside.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "to the outside");
+}
+
+#[test]
+fn a_port_where_the_guest_does_not_listen_resets_who_came() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = guest(&[any("tcp", "127.0.0.1")], None);
+    let mut outside = TcpStream::connect(published(&guest)[0]).unwrap();
+    outside.set_read_timeout(Some(PATIENCE)).unwrap();
+    let error = outside.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    // As soon as it listens, all is well.
+    let inside = listener(&guest, Family::V4);
+    let _outside = TcpStream::connect(published(&guest)[0]).unwrap();
+    inside.accept().unwrap();
+}
+
+#[test]
+fn datagrams_come_and_each_peer_has_its_own_answers() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = guest(&[any("udp", "127.0.0.1")], None);
+    let address = guest.address(Family::V4);
+    let inside = guest.namespace().inside(|| UdpSocket::bind((address, GUEST_PORT)).unwrap());
+    servers::echo_datagrams(inside);
+    let place = published(&guest)[0];
+    let peers: Vec<UdpSocket> = (0..20_u8)
+        .map(|_| {
+            let peer = servers::datagrams(Family::V4);
+            peer.connect(place).unwrap();
+            peer
+        })
+        .collect();
+    let hear = |peer: &UdpSocket, number: usize, len: usize| {
+        let mut heard = [0; 10_000];
+        let received = peer.recv(&mut heard).unwrap_or_else(|e| panic!("{len} {number} {e}"));
+        assert!(heard[..received] == vec![u8::try_from(number).unwrap(); len], "{number}");
+    };
+    // One by one: the guest's own buffer does not hold all of them.
+    for (number, peer) in peers.iter().enumerate() {
+        peer.send(&vec![u8::try_from(number).unwrap(); 9000]).unwrap();
+        hear(peer, number, 9000);
+    }
+    for len in [1_usize, 1200] {
+        for (number, peer) in peers.iter().enumerate() {
+            peer.send(&vec![u8::try_from(number).unwrap(); len]).unwrap();
+        }
+        for (number, peer) in peers.iter().enumerate() {
+            hear(peer, number, len);
+        }
+    }
+}
+
+#[test]
+fn a_listener_outlives_a_lack_of_descriptors() {
+    if !needs::are_met(&["prlimit"]) {
+        return;
+    }
+    let guest = guest(&[any("tcp", "127.0.0.1")], Some(48));
+    servers::echo(listener(&guest, Family::V4));
+    let place = published(&guest)[0];
+    let exchange = |mut stream: &TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut heard = [0; 5];
+        stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut heard)).is_ok()
+    };
+    // The kernel takes them all; the engine has no descriptors for the last.
+    let mut open: Vec<_> = (0..80).map(|_| TcpStream::connect(place).unwrap()).collect();
+    assert!(exchange(&open[0]));
+    until("the listener rests", || guest.engine().errors().contains("can't accept"));
+    assert!(exchange(&open[0]), "others go on");
+    let last = open.pop().unwrap();
+    drop(open);
+    assert!(exchange(&last), "it was only late");
+}
+
+#[test]
+fn a_port_that_is_in_use_fails_the_start_and_is_named() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let taken = servers::listener(Family::V4);
+    let port = taken.local_addr().unwrap().port();
+    let mut attach = sluicegate();
+    attach.args(["attach", "--netns", namespace.name(), "--slot", &free_slot().to_string()]);
+    let said = process::run(attach.args(["--publish", &format!("{port}:80")]));
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.errors.contains(&format!("port 127.0.0.1:{port} can't be published")), "{said:?}");
+    let said = process::run(sluicegate().args(["run", "-p", "80", "--", "true"]));
+    assert!(said.errors.contains("8080:80"), "{said:?}");
+}
+
+#[test]
+fn ingress_rules_are_about_the_peer_itself() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let rule = json!({ "direction": "ingress", "action": "allow", "protocols": ["tcp"],
+        "destination": { "cidr": "127.0.0.2/32" } });
+    let config = json!({ "ports": [any("tcp", "127.0.0.1")],
+        "policy": { "default_egress": "allow", "default_ingress": "deny", "rules": [rule] } });
+    let guest = Guest::with(&Setup { config: Some(config), ..Setup::default() });
+    servers::http(listener(&guest, Family::V4));
+    let place = published(&guest)[0];
+    // Reset while it connects, or as soon as it has.
+    for (from, codes) in [("127.0.0.2", &[0][..]), ("127.0.0.1", &[7, 56])] {
+        let from: IpAddr = from.parse().unwrap();
+        let mut curl = Command::new("curl");
+        curl.args(["-sSf", "-m", "20", "-o", "/dev/null", "--interface", &from.to_string()]);
+        let said = process::run(curl.arg(format!("http://{place}/10")));
+        assert!(codes.contains(&said.code), "{said:?}");
+    }
+}
