@@ -15,6 +15,7 @@ mod inspection;
 mod memory;
 mod names;
 mod offload;
+mod one_verdict;
 mod own_addresses;
 mod ping;
 mod policy;

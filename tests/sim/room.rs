@@ -64,6 +64,12 @@ pub struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
+    /// The policy of its engine.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.config.policy
+    }
+
     /// Memory for an engine of `config`.
     #[must_use]
     pub fn new(config: Config) -> Self {
