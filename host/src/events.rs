@@ -102,6 +102,7 @@ impl fmt::Display for Denied {
         match self.reason {
             DenialReason::Policy => {}
             DenialReason::NameUnknown => f.write_str(", as its name is not known")?,
+            DenialReason::Rebinding => f.write_str(", as the name leads inside")?,
             DenialReason::OtherNames => f.write_str(", as names are asked at port 53 only")?,
         }
         match self.left_out {

@@ -31,7 +31,9 @@ fn bind(world: &mut World<'_>, name: &str, to: IpAddr) {
     let kind = if to.is_ipv4() { kind::A } else { kind::AAAA };
     let query = query(name, kind);
     let mut out = vec![0; 2000];
-    assert!(matches!(world.engine.judge_query(flow, &query, &mut out), QueryStep::Ask(_)));
+    let now = world.now();
+    let step = world.engine.judge_query(now, (flow, &query), &mut out);
+    assert!(matches!(step, QueryStep::Ask(_)));
     let answer = answer(&query, &[address(&sim::dns::QUESTION, 3600, to)]);
     let now = world.now();
     assert!(world.engine.judge_answer(now, (flow, &query), Some(&answer), &mut out) > 0);

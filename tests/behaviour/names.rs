@@ -6,7 +6,9 @@ use sim::dns::{self, QUESTION, address, answer, code, edns, extended, kind, quer
 use sim::frame::{self, OUTSIDES, flag, gateway};
 use sim::guest::Script;
 use sim::{Answer, Did, Message, Room, World};
-use sluicegate_core::{Drop, FlowId, Outside, Permission, Policy, QueryStep, Refusal};
+use sluicegate_core::{
+    By, DenialReason, Drop, FlowId, Outside, Permission, Policy, QueryStep, Refusal,
+};
 
 use crate::policy_rules::push;
 use crate::{Error, assert_error_about, at, everybody, only};
@@ -40,22 +42,23 @@ fn flow(world: &mut World<'_>) -> FlowId {
 }
 
 /// What is to be done with `query`.
-fn judge(world: &World<'_>, flow: FlowId, query: &[u8]) -> (QueryStep, Vec<u8>) {
+fn judge(world: &mut World<'_>, flow: FlowId, query: &[u8]) -> (QueryStep, Vec<u8>) {
     let mut out = vec![0; 2000];
-    let step = world.engine.judge_query(flow, query, &mut out);
+    let now = world.now();
+    let step = world.engine.judge_query(now, (flow, query), &mut out);
     let (QueryStep::Ask(len) | QueryStep::Reply(len)) = step else { return (step, vec![]) };
     out.truncate(len);
     (step, out)
 }
 
 /// The reply to `query`, which nobody else is asked.
-fn reply(world: &World<'_>, flow: FlowId, query: &[u8]) -> Vec<u8> {
+fn reply(world: &mut World<'_>, flow: FlowId, query: &[u8]) -> Vec<u8> {
     let (step, out) = judge(world, flow, query);
     assert!(matches!(step, QueryStep::Reply(_)), "{step:?} to {query:?}");
     out
 }
 
-fn is_asked(world: &World<'_>, flow: FlowId, name: &str) -> bool {
+fn is_asked(world: &mut World<'_>, flow: FlowId, name: &str) -> bool {
     match judge(world, flow, &query(name, kind::A)) {
         (QueryStep::Ask(_), _) => true,
         (QueryStep::Reply(_), out) => {
@@ -170,7 +173,8 @@ fn a_query_is_asked_if_a_rule_for_its_name_or_for_everybody_allows_it() {
         let mut world = room.world();
         let flow = flow(&mut world);
         let all = ["a.test", "A.tEsT", "b.a.test", "ba.test", ""];
-        let by_rule: Vec<_> = all.into_iter().filter(|name| is_asked(&world, flow, name)).collect();
+        let by_rule: Vec<_> =
+            all.into_iter().filter(|name| is_asked(&mut world, flow, name)).collect();
         assert_eq!(by_rule, asked, "{lines:?}");
     }
 }
@@ -184,7 +188,7 @@ fn what_goes_upstream_is_the_question_and_what_concerns_more_than_one_hop() {
     plain[3] |= 0x30; // AD and CD
     let mut expected = plain.clone();
     expected[..2].fill(0);
-    assert_eq!(judge(&world, flow, &plain).1, expected);
+    assert_eq!(judge(&mut world, flow, &plain).1, expected);
     for dnssec in [false, true] {
         let mut expected = query("a.test", kind::A);
         expected[..2].fill(0);
@@ -192,7 +196,7 @@ fn what_goes_upstream_is_the_question_and_what_concerns_more_than_one_hop() {
         expected.extend([0, 0, 41, 1232_u16.to_be_bytes()[0], 1232_u16.to_be_bytes()[1], 0, 0]);
         expected.extend([if dnssec { 0x80 } else { 0 }, 0, 0, 0]);
         let asked = edns(query("a.test", kind::A), 4096, dnssec);
-        assert_eq!(judge(&world, flow, &asked).1, expected);
+        assert_eq!(judge(&mut world, flow, &asked).1, expected);
     }
 }
 
@@ -202,10 +206,10 @@ fn a_denied_name_does_not_exist_and_edns_says_why() {
     let mut world = room.world();
     let flow = flow(&mut world);
     let plain = query("A.test", kind::TXT);
-    let denied = reply(&world, flow, &plain);
+    let denied = reply(&mut world, flow, &plain);
     assert_eq!(denied[..12], [0x12, 0x34, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]);
     assert_eq!(denied[12..], plain[12..]);
-    let denied = reply(&world, flow, &edns(plain.clone(), 1232, true));
+    let denied = reply(&mut world, flow, &edns(plain.clone(), 1232, true));
     assert_eq!((code(&denied), extended(&denied), denied[11]), (NAME_ERROR, BLOCKED, 1));
 }
 
@@ -219,9 +223,9 @@ fn the_gateways_own_name_leads_to_the_gateway() {
             let asked = query(name, kind);
             let mut expected = answer(&asked, &[address(&QUESTION, 60, gateway(outside))]);
             expected[2] |= 4; // authoritative
-            assert_eq!(reply(&world, flow, &asked), expected);
+            assert_eq!(reply(&mut world, flow, &asked), expected);
         }
-        let other = reply(&world, flow, &query(name, kind::TXT));
+        let other = reply(&mut world, flow, &query(name, kind::TXT));
         assert_eq!((code(&other), other[7]), (0, 0), "no record, and no error");
     }
 }
@@ -238,7 +242,7 @@ fn what_is_no_question_is_answered_as_such_or_not_at_all() {
         bytes
     };
     for ignored in [vec![], vec![0; 11], with(&|q| q[2] |= 0x80)] {
-        assert_eq!(judge(&world, flow, &ignored).0, QueryStep::Ignore);
+        assert_eq!(judge(&mut world, flow, &ignored).0, QueryStep::Ignore);
     }
     for (wrong, expected) in [
         (with(&|q| q[5] = 0), 1),
@@ -253,7 +257,7 @@ fn what_is_no_question_is_answered_as_such_or_not_at_all() {
         (with(&|q| q[2] |= 0x28), 4),
         (query("a.test", kind::AXFR), 5),
     ] {
-        let out = reply(&world, flow, &wrong);
+        let out = reply(&mut world, flow, &wrong);
         assert_eq!((code(&out), &out[..2]), (expected, &[0x12, 0x34][..]), "{wrong:?}");
     }
 }
@@ -513,4 +517,31 @@ fn a_denied_name_denies_its_addresses_over_a_default_that_allows() {
     hear(&mut world, flow, &asked, Some(&said));
     assert!(reaches(&mut world, at(PUBLIC_V4, 80)));
     assert!(!reaches(&mut world, at(PUBLIC_V4, 443)));
+}
+
+#[test]
+fn a_name_that_is_denied_and_one_that_leads_inside_are_told() {
+    let mut room = room(&["allow egress all *.a.test"]);
+    let mut world = room.world();
+    let flow = flow(&mut world);
+    assert!(!is_asked(&mut world, flow, "b.test"));
+    world.run();
+    let asked = query("x.a.test", kind::A);
+    let inside = answer(&asked, &[address(&QUESTION, 60, ip("10.0.0.1"))]);
+    hear(&mut world, flow, &asked, Some(&inside));
+    world.run();
+    let told: Vec<_> = world.denials.iter().map(|d| (d.by, d.reason, d.destination)).collect();
+    let to = at(PUBLIC_V4, 53);
+    assert_eq!(
+        told,
+        [(By::Default, DenialReason::Policy, to), (By::Gateway, DenialReason::Rebinding, to)]
+    );
+    let names: Vec<_> = world.denied_names.iter().flatten().collect();
+    assert_eq!(names, ["b.test", "x.a.test"]);
+    // Of many between two turns one is told, and the others are counted.
+    for _ in 0..10 {
+        assert!(!is_asked(&mut world, flow, "b.test"));
+    }
+    world.run();
+    assert_eq!((world.denials.len(), world.counters().denials_left_out), (3, 9));
 }

@@ -39,7 +39,8 @@ fn is_asked(world: &mut World<'_>, name: &str, to: IpAddr) -> bool {
     let flow = world.peers.datagrams[&world.datagram()].id;
     let query = query(name, kind::A);
     let mut out = vec![0; 2000];
-    match world.engine.judge_query(flow, &query, &mut out) {
+    let now = world.now();
+    match world.engine.judge_query(now, (flow, &query), &mut out) {
         QueryStep::Ask(_) => {}
         QueryStep::Reply(_) => {
             assert_eq!(code(&out), NAME_ERROR);

@@ -29,6 +29,8 @@ pub enum DenialReason {
     NameUnknown,
     /// Names are asked there where nobody can judge them.
     OtherNames,
+    /// A name that leads to an address which it must not lead to.
+    Rebinding,
 }
 
 impl DenialReason {
@@ -39,6 +41,7 @@ impl DenialReason {
             Self::Policy => "policy",
             Self::NameUnknown => "name_unknown",
             Self::OtherNames => "other_names",
+            Self::Rebinding => "rebinding",
         }
     }
 }

@@ -53,7 +53,8 @@ impl Denials {
         if self.second != second {
             (self.second, self.told) = (second, 0);
         }
-        if self.told >= limits::DENIALS_PER_SECOND_MAX {
+        // One that nobody was told of yet is not to be lost for another.
+        if self.told >= limits::DENIALS_PER_SECOND_MAX || self.next.is_some() {
             self.left_out += 1;
             return false;
         }

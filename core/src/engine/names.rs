@@ -12,7 +12,7 @@
 use core::net::IpAddr;
 
 use super::Engine;
-use crate::contract::{FlowId, Instant, Protocol};
+use crate::contract::{By, DenialReason, FlowId, Instant, Protocol};
 use crate::limits::{
     BINDING_SECONDS_MAX, BINDING_SECONDS_MIN, DNS_DATAGRAM_BYTES_MAX, DNS_DATAGRAM_BYTES_MIN,
 };
@@ -48,7 +48,12 @@ impl<R: RingHandle> Engine<'_, R> {
     ///
     /// # Cost
     /// A pass over the query, one over the rules.
-    pub fn judge_query(&self, flow: FlowId, query: &[u8], out: &mut [u8]) -> QueryStep {
+    pub fn judge_query(
+        &mut self,
+        now: Instant,
+        (flow, query): (FlowId, &[u8]),
+        out: &mut [u8],
+    ) -> QueryStep {
         let asked = match dns::query(query) {
             Ok(asked) => asked,
             Err(Unfit::Silence) => return QueryStep::Ignore,
@@ -58,7 +63,9 @@ impl<R: RingHandle> Engine<'_, R> {
         };
         let named = (&asked, query);
         let question = NameQuestion { protocol: self.protocol(flow), name: &asked.name };
-        if evaluate_name(&self.config.policy, &question).decision != Decision::Allow {
+        let verdict = evaluate_name(&self.config.policy, &question);
+        if verdict.decision != Decision::Allow {
+            self.tell_of_name(now, flow, (verdict.by, DenialReason::Policy), &asked.name);
             let denied = Some(Extended::DENIED);
             return QueryStep::Reply(dns::error(named, rcode::NAME_ERROR, denied, out));
         }
@@ -70,6 +77,14 @@ impl<R: RingHandle> Engine<'_, R> {
             return QueryStep::Reply(dns::error(named, rcode::REFUSED, None, out));
         }
         QueryStep::Ask(dns::upstream(named, out))
+    }
+
+    /// A name that was asked on `flow` is denied, or where it leads.
+    fn tell_of_name(&mut self, now: Instant, flow: FlowId, why: (By, DenialReason), name: &str) {
+        let key = self.flows.slot(flow).and_then(|slot| self.flows.key(slot));
+        if let Some(key) = key {
+            self.note_denial(now, &key, why, Some(name));
+        }
     }
 
     fn own_name(&self, (asked, query): (&Query, &[u8]), out: &mut [u8]) -> usize {
@@ -110,6 +125,8 @@ impl<R: RingHandle> Engine<'_, R> {
                 return dns::error(named, rcode::SERVER_FAILURE, malformed, out);
             }
             Err(Fault::Rebound) => {
+                let why = (By::Gateway, DenialReason::Rebinding);
+                self.tell_of_name(now, flow, why, &asked.name);
                 return dns::error(named, rcode::NAME_ERROR, Some(Extended::REBOUND), out);
             }
         }

@@ -28,8 +28,9 @@ pub(crate) struct LinkArgs {
     /// [default: the config's; without one, the public Internet and the name server are reached]
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
-    /// Reach a port of the guest at a port of this host, as 8080:80, 0.0.0.0:8080:80 or
-    /// [::1]:53:53/udp; host port 0: any that is free, which is told. May be said again
+    /// Reach a port of the guest at a port of this host, as 8080:80, 0.0.0.0:8080:80 or 53:53/udp;
+    /// an address of IPv6 is in brackets; host port 0: any that is free, which is told. May be said
+    /// again
     #[arg(long, short = 'p', value_name = "[BIND:]HOST:GUEST[/udp]")]
     publish: Vec<PortConfig>,
     /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public

@@ -85,7 +85,7 @@ impl Names {
         flow: FlowId,
         query: &[u8],
     ) -> Heard {
-        let len = match engine.judge_query(flow, query, &mut self.out) {
+        let len = match engine.judge_query(now, (flow, query), &mut self.out) {
             QueryStep::Ignore => return Heard::Nothing,
             QueryStep::Reply(len) => return reply(len),
             QueryStep::Ask(len) => len,
