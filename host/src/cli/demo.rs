@@ -10,6 +10,7 @@ mod servers;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::atomic::Ordering;
@@ -19,7 +20,9 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use sluicegate_core::addr::INTERFACE_NAME;
-use sluicegate_host::config::{DestinationConfig, PolicyConfig, RuleConfig};
+use sluicegate_host::config::{
+    DestinationConfig, PolicyConfig, PortConfig, PortProtocol, RuleConfig,
+};
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{
     Direction, Events, Group, NetworkConfig, NetworkEvent, Permission, SmoltcpNetwork,
@@ -61,6 +64,8 @@ pub(crate) struct DemoArgs {
 enum Report {
     /// Bytes that the running step has moved since it began.
     Moved { step: String, bytes: u64, micros: u64 },
+    /// The published port may be called.
+    Listens,
     /// A step worked.
     Done { step: String, micros: u64, detail: String },
     /// A step did not work; the guest ends.
@@ -93,8 +98,9 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     LinkArgs::default().prepare(&mut tap);
     let dropped = tap.dropped_frames();
     let online = Online::start(network, tap, || ())?;
+    let published = online.published_port().ok_or("no port was published")?;
     done("address set-up", began.elapsed(), &addresses(&interface))?;
-    let outcome = follow(inside.go()?);
+    let outcome = follow(inside.go()?, published);
     let counters = online.metrics().counters();
     // A dead network explains failed steps better than they do.
     online.stop()?;
@@ -104,18 +110,30 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     Ok(say(&format!("\nAll of it took {:.1} s.", began.elapsed().as_secs_f64()))?)
 }
 
-/// A network that lets everything out, but to where clouds keep secrets.
+/// A network whose guest reaches this host, but no other place, one name less, and not where clouds
+/// keep secrets; and one port of it is reached.
 fn config(mtu: u16) -> NetworkConfig {
     let mut config = NetworkConfig::default();
     config.interface.mtu = Some(mtu);
-    config.policy = PolicyConfig::without_rules(Permission::Allow, Permission::Deny);
-    config.policy.rules.push(RuleConfig {
+    config.policy = PolicyConfig::without_rules(Permission::Deny, Permission::Allow);
+    let rule = |destination, action| RuleConfig {
         direction: Some(Direction::Egress),
-        destination: DestinationConfig::Group(Group::Metadata),
+        destination,
         protocols: vec![],
         ports: vec![],
-        action: Permission::Deny,
-    });
+        action,
+    };
+    config.policy.rules = vec![
+        rule(DestinationConfig::Domain(guest::DENIED_NAME.to_owned()), Permission::Deny),
+        rule(DestinationConfig::Group(Group::Metadata), Permission::Deny),
+        rule(DestinationConfig::Group(Group::Host), Permission::Allow),
+    ];
+    config.ports = vec![PortConfig {
+        host_port: 0,
+        guest_port: guest::GUEST_PORT,
+        protocol: PortProtocol::Tcp,
+        host_bind: Ipv4Addr::LOCALHOST.into(),
+    }];
     config
 }
 
@@ -146,11 +164,11 @@ fn addresses(interface: &Interface) -> String {
 }
 
 /// Shows what the guest reports until it has ended.
-fn follow(mut child: Child) -> Result<(), Failure> {
+fn follow(mut child: Child, published: SocketAddr) -> Result<(), Failure> {
     let output = child.stdout.take().ok_or("the guest has no standard output")?;
     let (tell, reports) = channel();
     std::thread::spawn(move || relay(output, &tell));
-    let outcome = show_reports(&reports);
+    let outcome = show_reports(&reports, published);
     if outcome.is_err() {
         // It may have ended by itself.
         let _ = child.kill();
@@ -176,13 +194,17 @@ fn relay(output: impl Read, tell: &Sender<Report>) {
     }
 }
 
-fn show_reports(reports: &Receiver<Report>) -> Result<(), Failure> {
+fn show_reports(reports: &Receiver<Report>, published: SocketAddr) -> Result<(), Failure> {
     let end = now() + DURATION_MAX;
     let mut bar: Option<ProgressBar> = None;
     loop {
         match reports.recv_timeout(end.saturating_duration_since(now())) {
             Ok(Report::Moved { step, bytes, micros }) => {
                 move_bar(bar.get_or_insert_with(|| new_bar(&step)), bytes, micros);
+            }
+            Ok(Report::Listens) => {
+                // The guest says how it went.
+                std::thread::spawn(move || call(published));
             }
             Ok(Report::Done { step, micros, detail }) => {
                 clear(&mut bar);
@@ -200,6 +222,14 @@ fn show_reports(reports: &Receiver<Report>) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// Calls the guest from outside, and waits for its answer.
+fn call(published: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(published)?;
+    stream.set_read_timeout(Some(DURATION_MAX))?;
+    stream.write_all(guest::CALL)?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
 fn done(step: &str, took: Duration, detail: &str) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! beside it. Must not know namespaces.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use rustix::process::{Resource, Rlimit};
@@ -33,6 +34,11 @@ impl Online {
         network.try_start(runtime.handle().clone())?;
         tell_ports(&network);
         Ok(Self { network, _runtime: runtime })
+    }
+
+    /// Where the first published port is reached.
+    pub(super) fn published_port(&self) -> Option<SocketAddr> {
+        self.network.published_ports().first().map(|port| port.host)
     }
 
     /// The network's counters.

@@ -3,7 +3,10 @@
 //! are shown.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs,
+    UdpSocket,
+};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,8 +35,16 @@ pub(super) struct Itinerary {
     gateway_ipv4: Ipv4Addr,
     gateway_ipv6: Ipv6Addr,
     ports: Ports,
-    /// Where policy denies to go.
+    /// Where a rule of the policy denies to go.
     denied: SocketAddr,
+    /// Where no rule of the policy lets it go, at the port of HTTP.
+    unmatched: SocketAddr,
+    /// A name of the gateway's.
+    name: String,
+    /// A name that policy denies.
+    denied_name: String,
+    /// Where it is reached from outside.
+    published: SocketAddr,
 }
 
 impl Itinerary {
@@ -43,6 +54,10 @@ impl Itinerary {
             gateway_ipv6: interface.gateway_ipv6,
             ports: servers.ports.clone(),
             denied: METADATA,
+            unmatched: UNMATCHED,
+            name: "host.sluicegate.internal".to_owned(),
+            denied_name: DENIED_NAME.to_owned(),
+            published: (interface.ipv4, GUEST_PORT).into(),
         }
     }
 
@@ -60,19 +75,31 @@ pub(crate) struct DemoGuestArgs {
 
 type Step = fn(&Itinerary) -> Result<String, Failure>;
 
-const STEPS: [(&str, Step); 9] = [
+const STEPS: [(&str, Step); 13] = [
     ("ping IPv4", |to| ping(to.gateway_ipv4.into())),
     ("ping IPv6", |to| ping(to.gateway_ipv6.into())),
     ("HTTP fetch IPv4", |to| fetch(to.at_ipv4(to.ports.http_ipv4))),
     ("HTTP fetch IPv6", |to| fetch((to.gateway_ipv6, to.ports.http_ipv6).into())),
     ("UDP exchange", |to| exchange(to.at_ipv4(to.ports.echo))),
     ("refused connect", |to| be_refused(to.at_ipv4(to.ports.closed))),
+    ("a name", |to| resolve(&to.name)),
+    ("denied name", |to| be_unknown(&to.denied_name)),
     ("denied address", |to| be_refused(to.denied)),
+    ("denied HTTP", |to| be_told(to.unmatched)),
+    ("published port", |to| be_called(to.published)),
     (UP, |to| send(to.at_ipv4(to.ports.sink))),
     (DOWN, |to| receive(to.at_ipv4(to.ports.source))),
 ];
 /// Where clouds tell a machine its secrets.
 const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+/// An address of nobody's (RFC 5737).
+const UNMATCHED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 80);
+/// The name that the demonstration's policy denies.
+pub(super) const DENIED_NAME: &str = "secrets.demo.example";
+/// The port that the demonstration publishes.
+pub(super) const GUEST_PORT: u16 = 8080;
+/// What somebody outside says to it, and hears.
+pub(super) const CALL: &[u8] = b"from outside";
 const UP: &str = "throughput up";
 const DOWN: &str = "throughput down";
 
@@ -176,6 +203,50 @@ fn be_refused(server: SocketAddr) -> Result<String, Failure> {
     }
 }
 
+fn resolve(name: &str) -> Result<String, Failure> {
+    let mut addresses: Vec<IpAddr> =
+        (name, 0).to_socket_addrs()?.map(|address| address.ip()).collect();
+    addresses.dedup();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    Ok(format!("{name} is {}", addresses.join(" and ")))
+}
+
+fn be_unknown(name: &str) -> Result<String, Failure> {
+    match (name, 0).to_socket_addrs() {
+        Ok(_) => Err(format!("{name} was resolved, but should not").into()),
+        Err(_) => Ok(format!("{name} does not exist here, as it should not")),
+    }
+}
+
+/// A connection that policy denies, to a program that can read why.
+fn be_told(server: SocketAddr) -> Result<String, Failure> {
+    let mut stream = connect(server)?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")?;
+    let mut response = String::new();
+    stream.take(64 * 1024).read_to_string(&mut response).map_err(no_answer)?;
+    let (head, body) = response.split_once("\r\n\r\n").ok_or("the response has no end of head")?;
+    if !head.starts_with("HTTP/1.1 403 ") || !body.contains("network_policy_denied") {
+        return Err(format!("unexpected response {response:?}").into());
+    }
+    Ok(format!("403 {body}"))
+}
+
+/// Somebody outside comes to a port of the guest.
+fn be_called(at: SocketAddr) -> Result<String, Failure> {
+    let listener = TcpListener::bind(at)?;
+    socket2::SockRef::from(&listener).set_read_timeout(Some(WAIT_MAX))?;
+    report(&Report::Listens);
+    let (mut stream, from) = listener.accept().map_err(no_answer)?;
+    stream.set_read_timeout(Some(WAIT_MAX))?;
+    let mut heard = vec![0; CALL.len()];
+    stream.read_exact(&mut heard).map_err(no_answer)?;
+    stream.write_all(&heard)?;
+    if heard != CALL {
+        return Err("something else was said than what was".into());
+    }
+    Ok(format!("{at} answered a call, which came by way of {}", from.ip()))
+}
+
 fn send(server: SocketAddr) -> Result<String, Failure> {
     let mut stream = connect(server)?;
     let chunk = vec![0xa5; CHUNK_BYTES];
@@ -259,6 +330,10 @@ mod tests {
             gateway_ipv4: Ipv4Addr::LOCALHOST,
             gateway_ipv6: Ipv6Addr::LOCALHOST,
             denied: (Ipv4Addr::LOCALHOST, servers.ports.closed).into(),
+            unmatched: UNMATCHED,
+            name: "localhost".to_owned(),
+            denied_name: "name.invalid".to_owned(),
+            published: (Ipv4Addr::LOCALHOST, 0).into(),
             ports: servers.ports.clone(),
         }
     }
@@ -267,7 +342,9 @@ mod tests {
     fn every_step_without_a_link_in_between_works_on_loopback() {
         let servers = Servers::start().unwrap();
         let itinerary = itinerary(&servers);
-        for (name, step) in STEPS.into_iter().filter(|(name, _)| !name.starts_with("ping")) {
+        // What takes a link, or the engine's answer in place of a server.
+        let elsewhere = ["ping IPv4", "ping IPv6", "denied HTTP", "published port", "denied name"];
+        for (name, step) in STEPS.into_iter().filter(|(name, _)| !elsewhere.contains(name)) {
             step(&itinerary).unwrap_or_else(|why| panic!("{name}: {why}"));
         }
     }
