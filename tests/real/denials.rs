@@ -82,6 +82,7 @@ fn a_line_of_json_has_every_fact_of_a_denial() {
     let expected = json!({
         "event": "denied", "time": null, "protocol": "tcp",
         "guest": guest(slot).to_string(), "guest_port": null,
+        "direction": "egress",
         "destination": "169.254.169.254", "destination_port": 80,
         "group": "metadata", "name": null, "by": "default", "rule": null, "reason": "policy",
         "left_out": 0
