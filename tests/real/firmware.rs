@@ -1,6 +1,8 @@
 //! A firmware without an operating system (`core/examples/firmware`) under QEMU: it finds its
 //! addresses, fetches a page over the engine, and says so through defmt.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +14,7 @@ use crate::machine::{Gateway, make};
 use crate::needs;
 use crate::process::{self, Process};
 use crate::servers::{self, Family};
+use crate::waiting::{PATIENCE, until};
 
 /// What the firmware's exit makes of QEMU's: twice 0x10, and one.
 const PASSED: i32 = 33;
@@ -45,18 +48,19 @@ fn log(image: &[u8], bytes: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn a_firmware_finds_its_addresses_and_fetches_a_page() {
+fn a_firmware_finds_its_addresses_fetches_a_page_and_answers_one() {
     if !needs::are_met(&["qemu-system-x86_64"]) {
         return;
     }
     make(&mut cargo("build", &[]));
     let image = target().join("debug/firmware");
     for family in [Family::V4, Family::V6] {
-        let gateway = Gateway::new(json!({}), &[]);
+        let bind = if family == Family::V4 { "127.0.0.1:0:80" } else { "[::1]:0:80" };
+        let gateway = Gateway::new(json!({}), &["--publish", bind]);
         let port = servers::http(servers::listener(family));
         let told = process::succeed(sluicegate().args(["env", "--slot", "0"]));
         let host = if family == Family::V4 { "100.96.0.1" } else { "[fd42:6d73:62::1]" };
-        let words = format!("{} slot=0 fetch={host}:{port}", told.replace('\n', " "));
+        let words = format!("{} slot=0 fetch={host}:{port} answer=80", told.replace('\n', " "));
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-M", "microvm,acpi=off,rtc=off,pic=off", "-accel", "tcg", "-cpu", "qemu64"]);
         qemu.args(["-m", "32", "-nodefaults", "-no-user-config", "-display", "none"]);
@@ -65,11 +69,21 @@ fn a_firmware_finds_its_addresses_and_fetches_a_page() {
         qemu.args(["-device", "virtio-net-device,netdev=n0,mac=02:6d:73:00:00:02"]);
         let serial = target().join(format!("serial-{port}"));
         qemu.arg("-serial").arg(format!("file:{}", serial.display()));
-        let finished =
-            Process::start(qemu.arg("-kernel").arg(&image).args(["-append", &words])).finish();
-        let log = log(&std::fs::read(&image).unwrap(), &std::fs::read(&serial).unwrap());
+        let machine = Process::start(qemu.arg("-kernel").arg(&image).args(["-append", &words]));
+        let table = std::fs::read(&image).unwrap();
+        let log = || log(&table, &std::fs::read(&serial).unwrap_or_default());
+        until("it listens", || log().iter().any(|line| line == "listening on 80"));
+        let mut stream = TcpStream::connect(gateway.published()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        assert!(heard.ends_with("\r\n\r\nfrom the firmware\n"), "{heard}");
+        let finished = machine.finish();
+        let log = log();
         assert_eq!(finished.code, PASSED, "{log:?} {finished:?}");
         assert_eq!(log[0], "slot 0, mtu 1500", "{log:?}");
+        assert_eq!(log.last().unwrap(), "answered", "{log:?}");
         // The page is empty but for its head.
         assert!(log[1].starts_with("fetched ") && log[1].contains(" bytes, sum "), "{log:?}");
         std::fs::remove_file(&serial).unwrap();

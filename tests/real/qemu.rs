@@ -1,11 +1,15 @@
 //! A whole machine with a kernel of its own: Debian's, under QEMU's emulation, with busybox.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::machine::Gateway;
 use crate::needs;
 use crate::servers::{self, Family};
+use crate::waiting::PATIENCE;
 
 const NEEDS: &[&str] = &["qemu-system-x86_64", "busybox", "cpio", "dpkg-deb", "apt-cache", "rustc"];
 
@@ -43,7 +47,7 @@ fn a_machine_is_online_over_both_families_and_the_next_one_too_after_it_was_kill
     if !needs::are_met(NEEDS) {
         return;
     }
-    let gateway = Gateway::new(json!({}), &[]);
+    let gateway = Gateway::new(json!({}), &["--publish", "0:7000"]);
     let [v4, v6] = [Family::V4, Family::V6].map(|family| servers::http(servers::listener(family)));
     let [udp4, udp6] =
         [Family::V4, Family::V6].map(|family| servers::echo_datagrams(servers::datagrams(family)));
@@ -64,9 +68,20 @@ fn a_machine_is_online_over_both_families_and_the_next_one_too_after_it_was_kill
         ),
     ];
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-    let script = format!("{}echo DONE\nsleep 1000\n", steps(&all));
+    // What comes from outside is said back, once.
+    let listens = "n=0; until grep -q ':1B58 ' /proc/net/tcp* || [ $n -ge 300 ]; do \
+                   usleep 50000; n=$((n + 1)); done";
+    let script =
+        format!("{}nc -l -p 7000 -e cat &\n{listens}\necho DONE\nsleep 1000\n", steps(&all));
     let mut machine = gateway.boot(&script);
     machine.wait_for("DONE");
+    let mut stream = TcpStream::connect(gateway.published()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&[7; 100_000]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).unwrap();
+    assert!(heard == [7; 100_000], "{} bytes came back", heard.len());
     let said = machine.output();
     for name in names {
         assert!(said.contains(&format!("PASS {name}")), "{name}: {said}");

@@ -2,6 +2,7 @@
 //! `sluicegate serve`. Owns how they are started, and what they run; a machine's words come over
 //! its serial port.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -34,7 +35,7 @@ pub(crate) fn make(command: &mut Command) {
 
 /// An engine at a socket, and the folder that it is in.
 pub(crate) struct Gateway {
-    _engine: Process,
+    engine: Process,
     folder: PathBuf,
     _config: ConfigFile,
 }
@@ -47,12 +48,21 @@ impl Gateway {
         let name = format!("sluicegate-machine-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).unwrap();
-        let config = ConfigFile::new(&open_config(config));
+        let mut config = open_config(config);
+        config["policy"]["default_ingress"] = "allow".into();
+        let config = ConfigFile::new(&config);
         let mut command = sluicegate();
         command.arg("serve").arg("--socket").arg(folder.join("net.sock"));
         let mut engine = Process::start(command.arg("--config").arg(config.path()).args(more));
         engine.wait_for("ready\n");
-        Self { _engine: engine, folder, _config: config }
+        Self { engine, folder, _config: config }
+    }
+
+    /// Where the one port that is published is reached.
+    pub(crate) fn published(&self) -> SocketAddr {
+        let errors = self.engine.errors();
+        let place = errors.split_once("published ").and_then(|(_, rest)| rest.split_once(" -> "));
+        place.expect("a port is published").0.parse().unwrap()
     }
 
     /// The socket that a machine's card connects to, as QEMU is told of it.
