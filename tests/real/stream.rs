@@ -242,3 +242,27 @@ fn a_datagram_is_a_frame() {
     assert_eq!(engine.finish().code, 0);
     until("the path is gone", || !folder.socket().exists());
 }
+
+#[test]
+fn a_second_engine_that_asks_for_the_path_is_no_machine() {
+    let folder = Folder::new();
+    let engine = serve(&folder.socket(), &["--one-shot"]);
+    let second = process::run(sluicegate().arg("serve").arg("--socket").arg(folder.socket()));
+    assert!(second.errors.contains("another program listens there"), "{second:?}");
+    // The first still waits for its one machine.
+    let stream = connect(&folder.socket());
+    exchange(&stream);
+    drop(stream);
+    assert_eq!(engine.finish().code, 0);
+}
+
+#[test]
+fn as_many_as_knock_at_once_are_turned_away() {
+    let folder = Folder::new();
+    let _engine = serve(&folder.socket(), &[]);
+    let first = connect(&folder.socket());
+    exchange(&first);
+    let others: Vec<UnixStream> = (0..100).map(|_| connect(&folder.socket())).collect();
+    assert!(others.iter().all(is_closed));
+    exchange(&first);
+}

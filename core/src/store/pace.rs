@@ -132,6 +132,15 @@ mod tests {
     }
 
     #[test]
+    fn what_passes_unasked_is_owed_on_top() {
+        let mut pace = Pace::new(&bytes(1000, 1000, 0), at(0));
+        pace.take(1500, 1);
+        pace.take(100, 1);
+        let opens = pace.opens_at();
+        assert!((at(600_000)..=at(600_002)).contains(&opens), "{opens:?}");
+    }
+
+    #[test]
     fn a_burst_is_used_up_first_and_never_comes_back() {
         let mut pace = Pace::new(&bytes(100, 1, 500), at(0));
         pace.take(500, 1);

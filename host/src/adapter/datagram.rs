@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use sluicegate_core::{Cut, Offload, Piece, Record};
-use socket2::{SockAddr, SockRef};
+use socket2::{SockAddr, SockRef, Type};
 
 use super::GuestLink;
 use super::socket::{SocketPath, bind};
@@ -47,8 +47,8 @@ impl DatagramLink {
     /// # Errors
     /// The path is taken, or its folder may not be written.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let (socket, path) = bind(path, |path| UnixDatagram::bind(path))?;
-        socket.set_nonblocking(true)?;
+        let (socket, path) = bind(path, Type::DGRAM)?;
+        let socket = UnixDatagram::from(socket);
         // What the system gives is enough.
         let _ = SockRef::from(&socket).set_send_buffer_size(QUEUE_BYTES);
         let _ = SockRef::from(&socket).set_recv_buffer_size(QUEUE_BYTES);

@@ -1,9 +1,12 @@
 //! A Unix socket at a path: made for this user alone, and removed at the end.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The path of a socket of ours. It is removed with the value, unless another socket is there by
 /// then.
@@ -26,22 +29,21 @@ impl Drop for SocketPath {
     }
 }
 
-/// Binds a socket at `path` with mode 0600. A socket that is left there, and that nobody listens
-/// on, is replaced.
-pub(super) fn bind<S>(
-    path: &Path,
-    bind: impl Fn(&Path) -> io::Result<S>,
-) -> io::Result<(S, SocketPath)> {
-    let socket = match bind(path) {
+/// Binds a non-blocking socket at `path` with mode 0600. A socket that is left there, and that
+/// nobody has, is replaced.
+pub(super) fn bind(path: &Path, kind: Type) -> io::Result<(Socket, SocketPath)> {
+    let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
+    // The file is made with the socket's own mode, so that nobody else ever finds it open.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    let address = SockAddr::unix(path).map_err(|error| explain(path, &error))?;
+    let bound = match socket.bind(&address) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             remove_stale(path)?;
-            bind(path)
+            socket.bind(&address)
         }
         done => done,
     };
-    let socket = socket.map_err(|error| explain(path, &error))?;
-    // Between both calls the umask decides; a peer that came then is not let in yet.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    bound.map_err(|error| explain(path, &error))?;
     let file = std::fs::symlink_metadata(path)?;
     let path = SocketPath { path: path.to_owned(), device: file.dev(), inode: file.ino() };
     Ok((socket, path))
@@ -59,10 +61,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return in_use("something else than a socket is there");
     }
+    // A datagram socket is told apart from a stream's before anybody there hears of it.
     let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    let is_stale = UnixStream::connect(path).err().is_some_and(is_refused)
-        || UnixDatagram::unbound()?.connect(path).err().is_some_and(is_refused);
-    if !is_stale {
+    if !UnixDatagram::unbound()?.connect(path).err().is_some_and(is_refused) {
         return in_use("another program listens there");
     }
     std::fs::remove_file(path)

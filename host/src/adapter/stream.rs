@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use sluicegate_core::{Cut, Offload};
+use socket2::Type;
 
 use super::GuestLink;
 use super::socket::{SocketPath, bind};
@@ -29,6 +30,8 @@ use crate::rings::{RingConsumer, RingProducer};
 const LENGTH_BYTES: usize = 4;
 /// Bytes of the buffer each way: more than two of the longest frames.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// Peers that may wait to be let in, or turned away.
+const QUEUE_MAX: i32 = 16;
 /// Peers that one look at the listener takes or turns away.
 const ACCEPTS_MAX: usize = 16;
 
@@ -68,8 +71,9 @@ impl StreamLink {
     /// # Errors
     /// Somebody listens there, something else is there, or the folder may not be written.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        let (listener, path) = bind(path, |path| UnixListener::bind(path))?;
-        listener.set_nonblocking(true)?;
+        let (socket, path) = bind(path, Type::STREAM)?;
+        socket.listen(QUEUE_MAX)?;
+        let listener = UnixListener::from(socket);
         let mut link = Self::new(Some(path))?;
         epoll::add(&link.epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
         link.listener = Some(listener);
@@ -111,8 +115,8 @@ impl StreamLink {
         Arc::clone(&self.counts)
     }
 
-    /// Takes note of what the epoll has seen.
-    fn look(&mut self) -> io::Result<()> {
+    /// Takes note of what the epoll has seen. True: there may be more.
+    fn look(&mut self) -> io::Result<bool> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
         let (seen, _) =
             epoll::wait(&self.epoll, &mut events, Some(&rustix::time::Timespec::default()))?;
@@ -127,33 +131,30 @@ impl StreamLink {
         if news && let Some(peer) = &mut self.peer {
             (peer.is_readable, peer.is_writable) = (true, true);
         }
-        if knocks {
-            self.accept()?;
-        }
-        Ok(())
+        if knocks { self.accept() } else { Ok(false) }
     }
 
-    /// Lets the next peer in, and turns others away.
-    fn accept(&mut self) -> io::Result<()> {
+    /// Lets the next peer in, and turns others away. True: more may wait.
+    fn accept(&mut self) -> io::Result<bool> {
         for _ in 0..ACCEPTS_MAX {
             let accepted = self.listener.as_ref().map(UnixListener::accept);
             match accepted {
-                None => return Ok(()),
+                None => return Ok(false),
                 Some(Ok((stream, _))) if self.peer.is_none() => self.welcome(stream)?,
                 Some(Ok(_)) => {
                     self.counts.turned_away.fetch_add(1, Ordering::Relaxed);
-                    tracing::info!("a second peer was turned away: the link has one already");
+                    tracing::debug!("a second peer was turned away: the link has one already");
                 }
                 // Descriptors may be short for now; the listener stays.
                 Some(Err(error)) => {
                     if error.kind() != ErrorKind::WouldBlock {
                         tracing::warn!(%error, "a peer could not be let in");
                     }
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn welcome(&mut self, stream: UnixStream) -> io::Result<()> {
@@ -166,7 +167,7 @@ impl StreamLink {
     }
 
     /// The peer is gone, or is to go.
-    fn part(&mut self, why: Parted) -> io::Result<()> {
+    fn part(&mut self, why: Parted) -> io::Result<bool> {
         // Closing takes it off the epoll as well.
         self.peer = None;
         if let Parted::Offence(length) = why {
@@ -344,24 +345,23 @@ impl GuestLink for StreamLink {
     /// One `read(2)` for as many frames as are there, one that finds nothing, and a look at the
     /// epoll; a copy of each frame.
     fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
-        self.look()?;
-        let Some(peer) = &mut self.peer else { return Ok(false) };
-        match peer.receive(from_guest, frames_max) {
-            Ok(more) => {
-                from_guest.flush();
-                Ok(more)
-            }
-            Err(why) => {
-                from_guest.flush();
-                self.part(why)?;
-                Ok(self.peer.is_some())
-            }
+        let knocks = self.look()?;
+        let Some(peer) = &mut self.peer else { return Ok(knocks) };
+        let received = peer.receive(from_guest, frames_max);
+        from_guest.flush();
+        match received {
+            Ok(more) => Ok(more || knocks),
+            Err(why) => Ok(self.part(why)? || self.peer.is_some()),
         }
     }
 
     /// # Cost
-    /// One `write(2)` for as many frames as fit 256 KiB; a copy of each.
+    /// One `write(2)` for 64 KiB of frames or more; a copy of each.
     fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool> {
+        if self.peer.as_ref().is_some_and(|peer| !peer.is_writable) {
+            // Whether it takes more is not to wait until frames of its own are looked for.
+            self.look()?;
+        }
         let Some(peer) = &mut self.peer else {
             while let Some(record) = to_guest.read() {
                 let frames = record.offload.frames(record.len());
