@@ -294,14 +294,19 @@ impl Flows {
             };
             let known =
                 ports.flows.get(&(index, peer)).copied().filter(|flow| engine.is_live(*flow));
-            let Some(flow) = known.or_else(|| {
-                let flow = engine.open_inbound(now, &inbound(&port, peer)).ok()?;
-                ports.remember(flow, (index, peer));
-                Some(flow)
-            }) else {
-                continue;
+            let flow = match known {
+                Some(flow) => flow,
+                None => {
+                    let Ok(flow) = engine.open_inbound(now, &inbound(&port, peer)) else {
+                        continue;
+                    };
+                    ports.remember(flow, (index, peer));
+                    // Its slot may be that of a flow which gave way, whose socket is of no use.
+                    self.slots.get_mut(flow.index as usize).and_then(Option::take);
+                    flow
+                }
             };
-            engine.deliver(now, flow, ports.space.get(..len).unwrap_or(&[]));
+            engine.deliver(now, flow, self.ports.space.get(..len).unwrap_or(&[]));
         }
         Watch::Ready
     }
