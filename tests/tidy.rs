@@ -25,10 +25,11 @@ const CORE: &[&[&str]] = &[
 
 /// The floors of the host. `lib` and `main` stand above all.
 const HOST: &[&[&str]] = &[
-    &["error", "clock", "wake", "rings", "netns", "events"],
+    &["error", "clock", "wake", "rings", "netns", "events", "termination"],
     &["metrics", "memory"],
     &["config"],
     &["service"],
+    &["intercept"],
     &["flow"],
     &["adapter"],
     &["driver"],

@@ -117,6 +117,8 @@ pub const POLICY_NAME_BYTES_MAX: usize = 16_384;
 pub const DOMAIN_BYTES_MAX: usize = 253;
 /// Addresses of this host on the public Internet that a policy is told of.
 pub const OWN_ADDRESSES_MAX: usize = 256;
+/// Ports at which TLS is intercepted.
+pub const INTERCEPTED_PORTS_MAX: usize = 16;
 /// NAT64 prefixes beside the well-known one.
 pub const NAT64_PREFIXES_MAX: usize = 8;
 

@@ -64,20 +64,28 @@ use crate::error::{Error, LoadError};
 mod autoconf;
 mod dns;
 mod file;
+pub(crate) mod host;
 mod http;
 mod policy;
 mod ports;
 mod rate;
 mod rules;
+pub(crate) mod secrets;
 mod tenant;
+pub(crate) mod tls;
 
 pub use autoconf::AutoconfConfig;
 pub use dns::DnsConfig;
 use file::File;
+pub use host::HostPattern;
 pub use http::{DenyResponseFormat, HttpConfig};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub use ports::{PortConfig, PortProtocol};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
+pub use secrets::{
+    SecretConfig, SecretSource, SecretValue, SecretsConfig, SubstitutionConfig, ViolationAction,
+};
+pub use tls::{InterceptCaConfig, LeafCacheConfig, ScopedCaConfig, ScopedVerifyConfig, TlsConfig};
 
 /// A configuration file is at most this long.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -112,6 +120,10 @@ pub struct NetworkConfig {
     pub strict: bool,
     /// How denials are told to programs that speak HTTP.
     pub http: HttpConfig,
+    /// How TLS is intercepted.
+    pub tls: TlsConfig,
+    /// Credentials that the guest uses and never has.
+    pub secrets: SecretsConfig,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: Vec<Ipv6Addr>,
     /// How much may pass each way.
@@ -135,6 +147,8 @@ impl Default for NetworkConfig {
             dns: DnsConfig::default(),
             strict: true,
             http: HttpConfig::default(),
+            tls: TlsConfig::default(),
+            secrets: SecretsConfig::default(),
             nat64_prefixes: vec![],
             rate_limiter: None,
             profile: Profile::SingleTenant,
@@ -226,6 +240,7 @@ impl NetworkConfig {
             return Err(ConfigError::new("enabled", false, expected).into());
         }
         self.dns.check()?;
+        self.tls.check()?;
         ports::check(&self.ports, self.tcp_accept_queue_size)?;
         let a = self.addresses(slot)?;
         let prefixes = self.nat64_prefixes.as_slice();
@@ -267,6 +282,8 @@ impl NetworkConfig {
             policy,
             strict: self.strict,
             deny_page: self.http.to_core()?,
+            intercepted_ports: self.tls.ports()?,
+            refuses_quic: self.tls.block_quic_on_intercept,
             rebind_protection: self.dns.rebind_protection,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::events::Speaker;
 use crate::flow::ports::{Listener, Ports};
+use crate::flow::tls::Tls;
 use crate::flow::{Flows, HostEngine};
 use crate::memory::{Pages, map};
 use crate::metrics::Published;
@@ -83,6 +84,7 @@ pub(crate) struct Driver {
     pub(crate) speaker: Speaker,
     pub(crate) names: ResolverParts,
     pub(crate) listeners: Vec<Listener>,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
@@ -156,7 +158,7 @@ impl Driver {
         let resolver = Resolver::new(self.names);
         let ports = Ports::new(self.listeners, &for_flows, PORTS)
             .map_err(Error::machine("watching the published ports"))?;
-        let said = (self.speaker, resolver, ports);
+        let said = (self.speaker, resolver, ports, self.tls);
         let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, said);
         ready();
         Loop {

@@ -20,6 +20,9 @@ pub enum Error {
     /// A field of the configuration is out of its range; the text names field, value and limit.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
+    /// The authority for intercepted TLS, or one that servers are believed by.
+    #[error("tls: {0}")]
+    Authority(#[from] crate::service::certs::AuthorityError),
     /// A configuration could not be read.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -16,6 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use sluicegate_core::{By, DenialReason, Direction, Group, Protocol};
 
+mod intercepted;
+
+pub use intercepted::{Incident, Intercepted};
+
 /// Events that a subscriber may be behind.
 pub const EVENTS_BEHIND_MAX: usize = 1024;
 
@@ -25,6 +29,8 @@ pub const EVENTS_BEHIND_MAX: usize = 1024;
 pub enum NetworkEvent {
     /// Policy denied a flow of the guest.
     Denied(Denied),
+    /// Something on an intercepted connection went no further.
+    Intercepted(Intercepted),
 }
 
 /// A flow of the guest that policy denied.
@@ -103,6 +109,7 @@ impl fmt::Display for Denied {
             DenialReason::Policy => {}
             DenialReason::NameUnknown => f.write_str(", as its name is not known")?,
             DenialReason::Rebinding => f.write_str(", as the name leads inside")?,
+            DenialReason::Quic => f.write_str(", as QUIC is not intercepted")?,
             DenialReason::OtherNames => f.write_str(", as names are asked at port 53 only")?,
         }
         match self.left_out {

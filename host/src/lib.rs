@@ -22,21 +22,26 @@ mod driver;
 mod error;
 mod events;
 mod flow;
+mod intercept;
 mod memory;
 mod metrics;
 pub mod netns;
 mod network;
 mod rings;
 mod service;
+mod termination;
 mod wake;
 
 pub use config::NetworkConfig;
 pub use error::{Error, LoadError};
-pub use events::{Denied, EVENTS_BEHIND_MAX, Events, NetworkEvent};
+pub use events::{Denied, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent};
 pub use flow::ports::PublishedPort;
 pub use metrics::MetricsHandle;
-pub use network::{SmoltcpNetwork, TerminationHandle};
+pub use network::SmoltcpNetwork;
 pub use rings::{HeapRing, RingConsumer, RingProducer};
+pub use service::certs::AuthorityError;
+pub use service::secrets::SecretsHandle;
 pub use sluicegate_core::{
     By, Cidr, DenialReason, Direction, Group, Permission, PortRange, Profile, Protocol,
 };
+pub use termination::TerminationHandle;

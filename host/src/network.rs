@@ -1,7 +1,7 @@
 //! One guest's network, as a VMM author holds it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,16 +21,17 @@ use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
 use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
 use crate::flow::ports::{Listener, PublishedPort};
+use crate::flow::tls::{ReadyList, Tls};
+use crate::intercept::{Interceptor, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::service::dns::ResolverParts;
+use crate::service::secrets::{SecretsHandle, Vault};
+use crate::termination::TerminationHandle;
 use crate::wake::DriverWake;
 
 /// What frames are longer than the packets that an MTU bounds.
 const ETHERNET_HEADER_BYTES: u32 = 14;
-
-/// What runs when the network decides that the guest must end.
-type Hook = Arc<dyn Fn() + Send + Sync>;
 
 /// The host side of one guest's network card.
 ///
@@ -59,7 +60,9 @@ pub struct SmoltcpNetwork {
     link: Option<FrontEnd>,
     receive_frame_bytes_is_set: bool,
     driver: Option<JoinHandle<Result<(), Error>>>,
-    hook: Arc<Mutex<Option<Hook>>>,
+    termination: TerminationHandle,
+    vault: Arc<Vault>,
+    interceptor: Option<Arc<Interceptor>>,
 }
 
 impl SmoltcpNetwork {
@@ -86,6 +89,17 @@ impl SmoltcpNetwork {
             .map_err(|error| Error::machine("reading randomness")(error.into()))?;
         let core = config.to_core(slot, seed)?;
         let addresses = config.addresses(slot)?;
+        let audience = Arc::<Audience>::default();
+        let termination = TerminationHandle::default();
+        let vault = Arc::new(Vault::new(config.secrets)?);
+        let clock = Clock::new();
+        let interceptor = if config.tls.enabled {
+            let reporter = Reporter::new(Arc::clone(&audience), clock, termination.clone());
+            let vault = Arc::clone(&vault);
+            Some(Arc::new(Interceptor::new(&config.tls, config.http.clone(), vault, reporter)?))
+        } else {
+            None
+        };
         let rings = Arc::new(Rings::new());
         let poll = Poll::new().map_err(Error::machine("opening a poll"))?;
         let waker = mio::Waker::new(poll.registry(), WAKE)
@@ -95,7 +109,6 @@ impl SmoltcpNetwork {
         let (mut to_guest, guest_consumer) = FrameRing::split(Arc::clone(&rings.to_guest));
         from_guest.register(&wake.waker());
         to_guest.register(&wake.waker());
-        let clock = Clock::new();
         let worker = WorkerLink {
             #[cfg(feature = "krun")]
             doorbell: Arc::new(
@@ -112,7 +125,7 @@ impl SmoltcpNetwork {
             addresses,
             rings,
             published: Arc::default(),
-            audience: Arc::default(),
+            audience,
             clock,
             wake,
             stop: Arc::new(AtomicBool::new(false)),
@@ -122,7 +135,9 @@ impl SmoltcpNetwork {
             link: None,
             receive_frame_bytes_is_set: config.interface.receive_frame_bytes.is_some(),
             driver: None,
-            hook: Arc::default(),
+            termination,
+            vault,
+            interceptor,
         })
     }
 
@@ -227,6 +242,11 @@ impl SmoltcpNetwork {
             stop: Arc::clone(&self.stop),
             speaker: Speaker(Arc::clone(&self.audience)),
             listeners,
+            tls: self.interceptor.as_ref().map(|interceptor| Tls {
+                interceptor: Arc::clone(interceptor),
+                runtime: runtime.clone(),
+                ready: ReadyList::new(Arc::clone(&self.wake)),
+            }),
             names: ResolverParts {
                 runtime,
                 wake: Arc::clone(&self.wake),
@@ -300,22 +320,32 @@ impl SmoltcpNetwork {
         &self.addresses
     }
 
-    /// What the guest's agent reads: `MSB_NET`, `MSB_NET_IPV4`, `MSB_NET_IPV6`, in this order.
+    /// What the guest's agent reads: `MSB_NET`, `MSB_NET_IPV4`, `MSB_NET_IPV6`, then the secrets'
+    /// variables with their placeholders, in this order.
     #[must_use]
     pub fn guest_env_vars(&self) -> Vec<(String, String)> {
-        self.environment.clone()
+        let mut variables = self.environment.clone();
+        variables.extend(self.vault.environment());
+        variables
     }
 
-    /// The certificate of the authority that intercepts TLS, as PEM; `None`, as nothing does.
+    /// The certificate of the authority that intercepts TLS, as PEM, for the guest's trust store;
+    /// `None`: nothing does.
     #[must_use]
     pub fn ca_cert_pem(&self) -> Option<Vec<u8>> {
-        None
+        self.interceptor.as_ref().map(|tls| tls.authority_pem().as_bytes().to_vec())
+    }
+
+    /// Where secrets are changed while the network runs.
+    #[must_use]
+    pub fn secrets_handle(&self) -> SecretsHandle {
+        SecretsHandle(Arc::clone(&self.vault))
     }
 
     /// Where a VMM says how the guest is ended.
     #[must_use]
     pub fn termination_handle(&self) -> TerminationHandle {
-        TerminationHandle { hook: Arc::clone(&self.hook) }
+        self.termination.clone()
     }
 
     /// Subscribes to what the network tells of from now on: every flow that policy denies (of very
@@ -338,20 +368,6 @@ impl Drop for SmoltcpNetwork {
         if let Err(error) = self.shutdown() {
             tracing::warn!(%error, "a network ended with an error");
         }
-    }
-}
-
-/// Sets what runs when the network decides that the guest must end, as a violation of policy may
-/// ask for.
-#[derive(Clone)]
-pub struct TerminationHandle {
-    hook: Arc<Mutex<Option<Hook>>>,
-}
-
-impl TerminationHandle {
-    /// Sets the hook, in place of an earlier one. It must not block.
-    pub fn set_hook(&self, hook: Arc<dyn Fn() + Send + Sync>) {
-        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
     }
 }
 

@@ -20,6 +20,13 @@ pub enum Did {
         flow: FlowId,
         to: Outside,
     },
+    Intercept {
+        flow: FlowId,
+        to: Outside,
+        name: Option<String>,
+        is_veiled: bool,
+        is_denied: bool,
+    },
     Send {
         flow: FlowId,
     },
@@ -54,6 +61,10 @@ impl Did {
     pub fn of(action: &Action<'_>) -> Option<Self> {
         Some(match *action {
             Action::Connect { flow, to } => Self::Connect { flow, to },
+            Action::Intercept { flow, to, name, is_veiled, is_denied, .. } => {
+                let name = name.map(str::to_owned);
+                Self::Intercept { flow, to, name, is_veiled, is_denied }
+            }
             Action::Send { flow } => Self::Send { flow },
             Action::Finish { flow } => Self::Finish { flow },
             Action::Receive { flow } => Self::Receive { flow },
@@ -176,7 +187,9 @@ impl Peers {
     pub fn act<R: RingHandle>(&mut self, did: Did, engine: &mut Engine<'_, R>, now: Instant) {
         self.log.push(did.clone());
         match did {
-            Did::Connect { flow, to } => self.connect(flow, to, engine, now),
+            Did::Connect { flow, to } | Did::Intercept { flow, to, .. } => {
+                self.connect(flow, to, engine, now);
+            }
             Did::Send { flow } => {
                 let stream = self.live(flow);
                 let news = !stream.announced || stream.took;

@@ -34,6 +34,8 @@ pub fn default_config() -> Config {
         policy: Policy::new(Permission::Allow, Permission::Allow),
         strict: true,
         deny_page: None,
+        intercepted_ports: Default::default(),
+        refuses_quic: true,
         rebind_protection: true,
         own_addresses: Default::default(),
         nat64_prefixes: Default::default(),

@@ -42,6 +42,28 @@ pub enum Action<'e> {
         /// The destination.
         to: Outside,
     },
+    /// The guest has begun a TLS handshake at one of
+    /// [`Config::intercepted_ports`](super::Config::intercepted_ports), and policy was asked about
+    /// the name it said: answer it in the server's place, on a connection of the host's own to
+    /// `to`. To be answered as [`Action::Connect`]; the first bytes that come are the whole of what
+    /// the guest has said so far, from its hello on.
+    Intercept {
+        /// The flow.
+        flow: FlowId,
+        /// The destination.
+        to: Outside,
+        /// The guest's port.
+        guest_port: u16,
+        /// The server's name, in lower case and without a dot at its end: the only one for which
+        /// policy allows the flow. `None`: none was said that can be read.
+        name: Option<&'e str>,
+        /// There may be another name that nobody here can read, encrypted (RFC 9849): whoever does
+        /// not end the handshake itself does not know whom it is for.
+        is_veiled: bool,
+        /// Policy denies the flow, by default: nobody is to be connected to, and the guest is to be
+        /// told so in its own words, as by [`DenyPage`](super::DenyPage).
+        is_denied: bool,
+    },
     /// Bytes of the guest wait in `Engine::take_from_guest`: write them outside. Said once until
     /// the host takes some; a host whose socket is full comes back when it is writable.
     Send {

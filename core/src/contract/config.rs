@@ -78,6 +78,13 @@ pub struct Config {
     /// What an HTTP request at port 80 is answered where policy denies it by default; `None`: a
     /// reset, as elsewhere.
     pub deny_page: Option<DenyPage>,
+    /// TCP ports at which a TLS handshake is for the host to answer
+    /// ([`Action::Intercept`](super::Action::Intercept)). What is said there and is no TLS is as
+    /// anywhere else, but the guest must speak first.
+    pub intercepted_ports: heapless::Vec<u16, { limits::INTERCEPTED_PORTS_MAX }>,
+    /// QUIC (UDP) at these ports, which can't be intercepted, is refused as by a closed port, so
+    /// that a client takes TCP at once.
+    pub refuses_quic: bool,
     /// Answers of name servers may lead to public addresses only, but for those of which `policy`
     /// itself says that they may be reached.
     pub rebind_protection: bool,

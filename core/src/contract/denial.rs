@@ -29,6 +29,8 @@ pub enum DenialReason {
     NameUnknown,
     /// Names are asked there where nobody can judge them.
     OtherNames,
+    /// QUIC, at a port where TLS is intercepted.
+    Quic,
     /// A name that leads to an address which it must not lead to.
     Rebinding,
 }
@@ -41,6 +43,7 @@ impl DenialReason {
             Self::Policy => "policy",
             Self::NameUnknown => "name_unknown",
             Self::OtherNames => "other_names",
+            Self::Quic => "quic",
             Self::Rebinding => "rebinding",
         }
     }

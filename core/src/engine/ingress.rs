@@ -370,7 +370,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Some(slot) => Ok(slot),
             None => self.admit(now, key, kind),
         };
-        let slot = slot.inspect_err(|reason| {
+        let slot = slot.map_err(|(reason, refusal)| {
             let head = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
             let quote = Quote {
                 guest,
@@ -379,9 +379,8 @@ impl<R: RingHandle> Engine<'_, R> {
                 len: packet.at.len(),
                 head: head.first_chunk().copied().unwrap_or([0; 8]),
             };
-            let denied = *reason == Drop::Denied;
-            let refusal = if denied { Refusal::Forbidden } else { Refusal::Exhausted };
             self.out.icmp_error(now, refusal, &quote);
+            reason
         })?;
         let bytes = match packet.source {
             Source::Ring(record) => self.from_guest.bytes(&record),
@@ -414,15 +413,20 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow
     /// which was used least recently.
-    fn admit(&mut self, now: Instant, key: FlowKey, kind: DatagramKind) -> Result<u32, Drop> {
-        if !self.is_allowed(now, &key) {
-            return Err(Drop::Denied);
+    fn admit(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        kind: DatagramKind,
+    ) -> Result<u32, (Drop, Refusal)> {
+        if let Some(refusal) = self.refusal(now, &key) {
+            return Err((Drop::Denied, refusal));
         }
         let slot = match kind {
             DatagramKind::Udp => self.insert_or_evict(key),
             DatagramKind::Echo => self.flows.insert(key),
         };
-        let slot = slot.ok_or(Drop::FlowsFull)?;
+        let slot = slot.ok_or((Drop::FlowsFull, Refusal::Exhausted))?;
         match kind {
             DatagramKind::Udp => self.out.counters.udp_opened += 1,
             DatagramKind::Echo => self.out.counters.icmp_opened += 1,

@@ -7,20 +7,24 @@
 //! the outside may speak, and only what the guest says waits. A third kind of flow is denied
 //! already, and is heard only to be told so in its own words (HTTP).
 //!
+//! At a port where TLS is intercepted the SYN is answered first as well, and the hello is for the
+//! host to answer, whatever policy says of the address by itself; there the guest speaks first, or
+//! is reset, since what it says later might be a hello too.
+//!
 //! A flow waits for at most [`limits::TCP_LOOK_MS_MAX`](crate::limits::TCP_LOOK_MS_MAX), and its
 //! bytes in its own buffer; those of a protocol that is not known do not wait at all. Only the
 //! first request of a connection is read.
 
-use super::Engine;
 use super::judge::Admission;
+use super::{Engine, Interception, Step};
 use crate::contract::{Action, By, DenialReason, Instant};
 use crate::limits::HTTP_PORT;
 use crate::rule::policy::{Decision, Said, Verdict};
 use crate::stack::tcp::{self, Held};
-use crate::store::flows::FlowKey;
+use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::ring::RingHandle;
 use crate::wire::page;
-use crate::wire::said::{self, Heard, Opening};
+use crate::wire::said::{self, Heard, Opening, SaidName};
 
 impl<R: RingHandle> Engine<'_, R> {
     /// Begins the flow in `slot` as `admission` has it; returns what the host is to do.
@@ -52,7 +56,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// Looks at what the guest has said on the flow in `slot`.
-    pub(super) fn look(&mut self, now: Instant, slot: u32) -> Option<Action<'static>> {
+    pub(super) fn look(&mut self, now: Instant, slot: u32) -> Option<Step> {
         let (opening, is_all) = self.tcp.look(slot, said::read)?;
         if let Heard::More(wanted) = opening.heard
             && !is_all
@@ -66,68 +70,123 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// The guest has had its time to say a name.
-    pub(super) fn give_up_looking(&mut self, now: Instant, slot: u32) -> Option<Action<'static>> {
-        self.conclude(now, slot, &Opening { heard: Heard::More(0), http: None })
+    pub(super) fn give_up_looking(&mut self, now: Instant, slot: u32) -> Option<Step> {
+        let opening = Opening { heard: Heard::More(0), http: None, is_hello: false };
+        self.conclude(now, slot, &opening)
     }
 
     /// Does with the flow in `slot` what policy says to its first bytes.
-    fn conclude(&mut self, now: Instant, slot: u32, opening: &Opening) -> Option<Action<'static>> {
+    fn conclude(&mut self, now: Instant, slot: u32, opening: &Opening) -> Option<Step> {
         let key = self.flows.key(slot)?;
-        let flow = self.flows.id(slot);
-        let verdict = self.judge_heard(now, &key, &opening.heard);
         let held = self.tcp.held(slot);
+        let is_intercepted = held == Held::Unknown && self.is_intercepted(&key);
+        let ends_here = is_intercepted && opening.is_hello;
+        let name = match &opening.heard {
+            Heard::Name(name) => Some(name),
+            Heard::Veiled(name) if ends_here => Some(name),
+            Heard::Veiled(_)
+            | Heard::More(_)
+            | Heard::Nothing
+            | Heard::Unknown
+            | Heard::Malformed => None,
+        };
+        let mut verdict = self.judge_heard(now, &key, (&opening.heard, name));
+        // Who is silent until now may go on with the very hello that was to be intercepted.
+        let is_late = is_intercepted && !ends_here && matches!(opening.heard, Heard::More(_));
+        if is_late && verdict.decision == Decision::Allow {
+            verdict = Verdict { decision: Decision::WaitForName, by: By::Gateway };
+        }
         self.flows.needs_attention(slot);
         self.flows.needs_egress(slot);
+        let is_veiled = matches!(opening.heard, Heard::Veiled(_));
         if verdict.decision == Decision::Allow {
+            if ends_here {
+                return Some(self.intercept(now, (slot, &key), (name, is_veiled), false));
+            }
             if held == Held::Unknown {
                 self.tcp.hold(now, slot, Held::Dialling);
-                return Some(Action::Connect { flow, to: self.outside(&key) });
+                let flow = self.flows.id(slot);
+                return Some(Action::Connect { flow, to: self.outside(&key) }.into());
             }
             self.tcp.hold(now, slot, Held::No);
             return None;
         }
-        let name = match &opening.heard {
-            Heard::Name(name) => Some(name.as_str()),
-            Heard::More(_) | Heard::Nothing | Heard::Unknown | Heard::Malformed => None,
-        };
+        let name = name.map(SaidName::as_str);
         self.out.counters.tcp_denied_heard += 1;
         let awaited = self.judge(now, &key, Said::Awaited).decision;
         let reason = match (awaited, name) {
+            _ if is_late => DenialReason::NameUnknown,
             (Decision::WaitForName, None) => DenialReason::NameUnknown,
             (Decision::WaitForName | Decision::Allow | Decision::Deny, _) => DenialReason::Policy,
         };
         self.note_denial(now, &key, (verdict.by, reason), name);
-        if let Some(method) = opening.http.filter(|_| held == Held::Unknown)
-            && self.has_page_for(&key, verdict.by)
-            && let Some(deny) = &self.config.deny_page
-        {
-            let page = page::page(deny, name, method);
-            self.tcp.answer(now, slot, page.as_bytes());
-            return None;
+        if held == Held::Unknown && self.has_page_for(&key, verdict.by) {
+            if ends_here {
+                let name = name.and_then(|name| SaidName::try_from(name).ok());
+                return Some(self.intercept(now, (slot, &key), (name.as_ref(), is_veiled), true));
+            }
+            if let Some((method, deny)) = opening.http.zip(self.config.deny_page.as_ref()) {
+                let page = page::page(deny, name, method);
+                self.tcp.answer(now, slot, page.as_bytes());
+                return None;
+            }
         }
         self.out.counters.tcp_reset += 1;
+        let flow = self.flows.id(slot);
         self.abort(slot);
-        (held == Held::Dialled).then_some(Action::Reset { flow })
+        (held == Held::Dialled).then_some(Action::Reset { flow }.into())
     }
 
-    /// The verdict on a flow of whose first bytes `heard` was heard.
-    fn judge_heard(&self, now: Instant, key: &FlowKey, heard: &Heard) -> Verdict {
-        match heard {
-            Heard::Name(name) => self.judge(now, key, Said::Name(name)),
-            Heard::Nothing | Heard::Unknown | Heard::More(_) => self.judge(now, key, self.unsaid()),
+    /// The flow in `slot` said `name`, and is the host's to end.
+    fn intercept(
+        &mut self,
+        now: Instant,
+        (slot, key): (u32, &FlowKey),
+        (name, is_veiled): (Option<&SaidName>, bool),
+        is_denied: bool,
+    ) -> Step {
+        self.tcp.hold(now, slot, Held::Dialling);
+        self.heard = name.cloned().unwrap_or_default();
+        let (flow, to, guest_port) = (self.flows.id(slot), self.outside(key), key.guest_port);
+        Step::Intercept(Interception { flow, to, guest_port, is_veiled, is_denied })
+    }
+
+    /// The verdict on a flow of whose first bytes `heard` was heard, and `name` counts.
+    fn judge_heard(
+        &self,
+        now: Instant,
+        key: &FlowKey,
+        (heard, name): (&Heard, Option<&SaidName>),
+    ) -> Verdict {
+        match (heard, name) {
+            (_, Some(name)) => self.judge(now, key, Said::Name(name)),
             // Whoever reads it may read the very name that is denied.
-            Heard::Malformed => {
+            (Heard::Malformed, None) => {
                 let verdict = self.judge(now, key, Said::Awaited);
                 match verdict.decision {
                     Decision::WaitForName => Verdict { decision: Decision::Deny, ..verdict },
                     Decision::Allow | Decision::Deny => verdict,
                 }
             }
+            (
+                Heard::Name(_)
+                | Heard::Veiled(_)
+                | Heard::Nothing
+                | Heard::Unknown
+                | Heard::More(_),
+                None,
+            ) => self.judge(now, key, self.unsaid()),
         }
+    }
+
+    /// Whether TLS on a flow of `key` ends here.
+    pub(super) fn is_intercepted(&self, key: &FlowKey) -> bool {
+        key.kind == FlowKind::Tcp && self.config.intercepted_ports.contains(&key.outside_port)
     }
 
     /// Whether a flow of `key` that is denied by `by` is answered in its own words.
     pub(super) fn has_page_for(&self, key: &FlowKey, by: By) -> bool {
-        by == By::Default && key.outside_port == HTTP_PORT && self.config.deny_page.is_some()
+        let speaks_http = key.outside_port == HTTP_PORT || self.is_intercepted(key);
+        by == By::Default && speaks_http && self.config.deny_page.is_some()
     }
 }

@@ -13,6 +13,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use super::Engine;
+use super::names::OWN_NAMES;
 use crate::contract::{
     By, DatagramKind, Denial, DenialReason, Direction, Event, FlowId, Instant, Protocol, Refusal,
 };
@@ -103,7 +104,9 @@ impl<R: RingHandle> Engine<'_, R> {
             return None;
         }
         let verdict = self.judge(now, key, Said::Awaited);
+        let is_intercepted = self.is_intercepted(key);
         match verdict.decision {
+            Decision::Allow | Decision::WaitForName if is_intercepted => Some(Admission::Hear),
             Decision::Allow => Some(Admission::Connect),
             Decision::WaitForName => {
                 let otherwise = self.judge(now, key, self.unsaid()).decision;
@@ -118,25 +121,31 @@ impl<R: RingHandle> Engine<'_, R> {
         }
     }
 
-    /// Whether policy allows a datagram flow of `key`; if not, that is noted.
-    pub(super) fn is_allowed(&mut self, now: Instant, key: &FlowKey) -> bool {
+    /// How a datagram flow of `key` is refused, which is noted; `None`: policy allows it.
+    pub(super) fn refusal(&mut self, now: Instant, key: &FlowKey) -> Option<Refusal> {
         if is_for_names(key) {
-            return true;
+            return None;
         }
-        let denied = if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
+        let is_quic = key.kind == FlowKind::Udp
+            && self.config.refuses_quic
+            && self.config.intercepted_ports.contains(&key.outside_port);
+        let denied = if is_quic {
+            (By::Gateway, DenialReason::Quic)
+        } else if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
             (By::Gateway, DenialReason::OtherNames)
         } else {
             let is_quic = key.kind == FlowKind::Udp && key.outside_port == HTTPS_PORT;
             let said = if is_quic { self.unsaid() } else { Said::Never };
             let verdict = self.judge(now, key, said);
             match verdict.decision {
-                Decision::Allow => return true,
+                Decision::Allow => return None,
                 Decision::Deny => (verdict.by, DenialReason::Policy),
                 Decision::WaitForName => (verdict.by, DenialReason::NameUnknown),
             }
         };
         self.note_denial(now, key, denied, None);
-        false
+        // As by a closed port: browsers then take TCP at once.
+        Some(if is_quic { Refusal::Refused } else { Refusal::Forbidden })
     }
 
     /// What counts as said where nothing was that can be read.
@@ -193,10 +202,12 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// Whether the gateway has told the guest that `name` leads to `address`, and that still
-    /// counts. `name` is in lower case, without a dot at its end.
+    /// counts; of its own names and addresses it always does. `name` is in lower case, without a
+    /// dot at its end.
     #[must_use]
     pub fn is_bound(&self, now: Instant, address: IpAddr, name: &str) -> bool {
-        self.names.of(now, address).any(|bound| bound == name)
+        let is_own = OWN_NAMES.contains(&name) && self.site().gateways.contains(&address);
+        is_own || self.names.of(now, address).any(|bound| bound == name)
     }
 
     /// The same for an address that is known by names. Apart, as their list is long.

@@ -13,21 +13,21 @@ mod inspect;
 mod judge;
 mod memory;
 mod names;
+mod outside;
 mod run;
 mod turn;
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::ops::Range;
 
 use crate::contract::{
-    Action, Config, ConfigError, Counters, DatagramKind, Denial, Event, FlowId, Instant, Outside,
-    Refusal,
+    Action, Config, ConfigError, Counters, DatagramKind, Denial, FlowId, Instant, Outside, Refusal,
 };
 use crate::limits::{self, FRAME_BYTES_MAX, TURN_FRAMES_MAX};
 use crate::stack::autoconf::Autoconf;
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
-use crate::stack::tcp::{self, Held, Say, Tcp, TcpMemory};
+use crate::stack::tcp::{self, Say, Tcp, TcpMemory};
 use crate::store::flows::{FlowKey, FlowKind, FlowTable};
 use crate::store::fragments::Fragments;
 use crate::store::names::NameTable;
@@ -36,6 +36,7 @@ use crate::store::ring::{Consumer, Producer, Record, RingHandle};
 use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
+use crate::wire::said::SaidName;
 
 pub use inbound::Inbound;
 use judge::Denials;
@@ -62,6 +63,8 @@ pub struct Engine<'a, R: RingHandle> {
     /// How fast the guest may send, where that is limited.
     pace: Option<Pace>,
     denials: Denials,
+    /// The name that was said on the flow that is intercepted next; empty: none.
+    heard: SaidName,
     /// TCP flows that somebody outside opened.
     inbound_tcp: u32,
     /// The gateway's port of the next flow that somebody outside opens.
@@ -80,7 +83,23 @@ pub struct Engine<'a, R: RingHandle> {
 enum Step {
     Plain(Action<'static>),
     Denied(Denial),
+    Intercept(Interception),
     Datagram { slot: u32, kind: DatagramKind, to: Outside, payload: Payload, segment_bytes: u16 },
+}
+
+/// An [`Action::Intercept`] without the name.
+struct Interception {
+    flow: FlowId,
+    to: Outside,
+    guest_port: u16,
+    is_veiled: bool,
+    is_denied: bool,
+}
+
+impl From<Action<'static>> for Step {
+    fn from(action: Action<'static>) -> Self {
+        Self::Plain(action)
+    }
 }
 
 /// Where the payload of a datagram lies.
@@ -146,6 +165,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             turn_frames: 0,
             pace: config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now)),
             denials: Denials::default(),
+            heard: SaidName::new(),
             inbound_tcp: 0,
             next_gateway_port: *limits::GATEWAY_PORTS.start(),
             own_is_known: true,
@@ -169,6 +189,10 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         match self.step(now) {
             Step::Plain(action) => action,
             Step::Denied(denial) => Action::Denied { denial, name: self.denials.name() },
+            Step::Intercept(Interception { flow, to, guest_port, is_veiled, is_denied }) => {
+                let name = Some(self.heard.as_str()).filter(|name| !name.is_empty());
+                Action::Intercept { flow, to, guest_port, name, is_veiled, is_denied }
+            }
             Step::Datagram { slot, kind, to, payload, segment_bytes } => {
                 let flow = self.flows.id(slot);
                 let payload = match payload {
@@ -200,8 +224,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         }
         self.end_run(now);
         while let Some(slot) = self.timers.fire(now) {
-            let action = self.expire(now, slot);
-            if let Some(step) = action.map(Step::Plain).or_else(|| self.denied()) {
+            let step = self.expire(now, slot);
+            if let Some(step) = step.or_else(|| self.denied()) {
                 return step;
             }
         }
@@ -209,8 +233,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             autoconf.expire(now, &mut self.out);
         }
         while let Some(slot) = self.flows.attention() {
-            let action = self.attend(now, slot);
-            if let Some(step) = action.map(Step::Plain).or_else(|| self.denied()) {
+            let step = self.attend(now, slot);
+            if let Some(step) = step.or_else(|| self.denied()) {
                 return step;
             }
             self.flows.attended();
@@ -229,7 +253,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     }
 
     /// What the flow in `slot` has to tell the host.
-    fn attend(&mut self, now: Instant, slot: u32) -> Option<Action<'static>> {
+    fn attend(&mut self, now: Instant, slot: u32) -> Option<Step> {
         let say = self.tcp.say(now, slot)?;
         let flow = self.flows.id(slot);
         let is_known = self.tcp.is_known(slot);
@@ -250,11 +274,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         } else if self.tcp.is_lingering(slot) {
             self.flows.retire(slot);
         }
-        is_known.then_some(action)
+        is_known.then_some(action.into())
     }
 
     /// The timer of `slot` has come: a retransmission is due, or the flow's time is up.
-    fn expire(&mut self, now: Instant, slot: u32) -> Option<Action<'static>> {
+    fn expire(&mut self, now: Instant, slot: u32) -> Option<Step> {
         let key = self.flows.key(slot)?;
         let flow = self.flows.id(slot);
         let kind = match key.kind {
@@ -268,10 +292,10 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             return None;
         }
         self.remove(slot);
-        Some(Action::Close { flow })
+        Some(Action::Close { flow }.into())
     }
 
-    fn expire_tcp(&mut self, now: Instant, slot: u32, key: &FlowKey) -> Option<Action<'static>> {
+    fn expire_tcp(&mut self, now: Instant, slot: u32, key: &FlowKey) -> Option<Step> {
         let flow = self.flows.id(slot);
         if !self.tcp.is_overdue(now, slot) {
             let ends = tcp::ends(self.guest(key.outside), key);
@@ -304,7 +328,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         } else {
             self.abort(slot);
         }
-        is_known.then_some(Action::Reset { flow })
+        is_known.then_some(Action::Reset { flow }.into())
     }
 
     /// Ends a connection with a reset for the guest. Its slot is free once that is sent, but its
@@ -344,134 +368,6 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         }
     }
 
-    /// Takes note of what happened outside.
-    ///
-    /// # Cost
-    /// Constant.
-    pub fn handle(&mut self, now: Instant, event: Event) {
-        let flow = match event {
-            Event::Connected { flow }
-            | Event::ConnectFailed { flow, .. }
-            | Event::OutsideFinished { flow }
-            | Event::OutsideReset { flow }
-            | Event::DatagramFailed { flow, .. } => flow,
-        };
-        let Some(slot) = self.flows.slot(flow) else { return };
-        let Some(key) = self.flows.key(slot) else { return };
-        match (event, key.kind) {
-            (Event::Connected { .. }, FlowKind::Tcp) if self.tcp.held(slot) == Held::Dialling => {
-                self.tcp.hold(now, slot, Held::No);
-                self.flows.needs_attention(slot);
-            }
-            (Event::Connected { .. }, FlowKind::Tcp) => self.answer_syn(now, slot, &key),
-            (Event::ConnectFailed { refusal, .. }, FlowKind::Tcp) => {
-                self.refuse(now, slot, &key, refusal);
-            }
-            (Event::OutsideFinished { .. }, FlowKind::Tcp) => {
-                self.tcp.outside_finished(now, slot);
-                self.flows.needs_attention(slot);
-                self.flows.needs_egress(slot);
-            }
-            (Event::OutsideReset { .. }, FlowKind::Tcp) if self.tcp.connecting(slot).is_some() => {
-                self.refuse(now, slot, &key, Refusal::Refused);
-            }
-            // What lingers has ended in order, whatever the host sees afterwards.
-            (Event::OutsideReset { .. }, FlowKind::Tcp) if !self.tcp.is_open(slot) => {}
-            (Event::OutsideReset { .. }, FlowKind::Tcp) => {
-                self.out.counters.tcp_reset += 1;
-                // What came before the reset goes before it, as far as the guest takes it.
-                self.tcp.egress(now, slot, &mut self.out);
-                self.abort(slot);
-            }
-            (Event::DatagramFailed { refusal, .. }, FlowKind::Udp) => {
-                self.fail_datagram(now, slot, &key, (DatagramKind::Udp, refusal));
-            }
-            (Event::DatagramFailed { refusal, .. }, FlowKind::Echo) => {
-                self.fail_datagram(now, slot, &key, (DatagramKind::Echo, refusal));
-            }
-            (
-                Event::Connected { .. }
-                | Event::ConnectFailed { .. }
-                | Event::OutsideFinished { .. }
-                | Event::OutsideReset { .. },
-                FlowKind::Udp | FlowKind::Echo,
-            )
-            | (Event::DatagramFailed { .. }, FlowKind::Tcp) => {}
-        }
-    }
-
-    /// The host could not connect: the guest sees why.
-    fn refuse(&mut self, now: Instant, slot: u32, key: &FlowKey, refusal: Refusal) {
-        let syn = self.tcp.connecting(slot);
-        if syn.is_some() || self.tcp.held(slot) == Held::Dialling {
-            self.out.counters.tcp_refused += 1;
-        }
-        // What is accepted already, as a name was to be heard, can only be reset.
-        let Some(syn) = syn else {
-            if self.tcp.held(slot) == Held::Dialling {
-                self.abort(slot);
-            }
-            return;
-        };
-        match refusal {
-            Refusal::Refused | Refusal::Exhausted | Refusal::TooBig { .. } => {
-                self.reset_syn(key, syn.seq());
-            }
-            Refusal::HostUnreachable
-            | Refusal::NetUnreachable
-            | Refusal::TimedOut
-            | Refusal::Forbidden => {
-                let quote = self.quote_syn(key, syn.seq());
-                self.out.icmp_error(now, refusal, &quote);
-            }
-        }
-        self.tcp.forget(slot);
-        self.remove(slot);
-    }
-
-    /// Lets `take` have bytes of the guest, as [`Action::Send`] announced: the oldest that lie in
-    /// one piece. It returns how many it took, and must not be called again once it took none.
-    /// `None`: there are no more.
-    ///
-    /// # Cost
-    /// No copy.
-    pub fn take_from_guest(
-        &mut self,
-        now: Instant,
-        flow: FlowId,
-        take: impl FnOnce(&[u8]) -> usize,
-    ) -> Option<usize> {
-        let slot = self.tcp_slot(flow)?;
-        let taken = self.tcp.take(now, slot, take)?;
-        if taken > 0 {
-            self.flows.needs_attention(slot);
-            self.flows.needs_egress(slot);
-        }
-        Some(taken)
-    }
-
-    /// Lets `give` write bytes for the guest into free space, as much as lies in one piece; it
-    /// returns how many it wrote. `None`: no space; [`Action::Receive`] will say when.
-    ///
-    /// # Cost
-    /// No copy.
-    pub fn give_to_guest(
-        &mut self,
-        flow: FlowId,
-        give: impl FnOnce(&mut [u8]) -> usize,
-    ) -> Option<usize> {
-        let slot = self.tcp_slot(flow)?;
-        let given = self.tcp.give(slot, give)?;
-        if given > 0 {
-            self.flows.needs_egress(slot);
-        }
-        Some(given)
-    }
-
-    fn tcp_slot(&self, flow: FlowId) -> Option<u32> {
-        self.flows.slot(flow).filter(|slot| *slot < self.config.tcp_flows_max)
-    }
-
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> &Counters {
@@ -481,18 +377,5 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     /// The ring that guest frames come from: its owner sleeps on it between turns.
     pub fn from_guest(&mut self) -> &mut Consumer<R> {
         &mut self.from_guest
-    }
-
-    /// Where the flow of `key` goes.
-    fn outside(&self, key: &FlowKey) -> Outside {
-        let address = SocketAddr::new(key.outside, key.outside_port);
-        let link = &self.config.link;
-        if judge::is_for_names(key) {
-            Outside::Names(address)
-        } else if address.ip() == link.gateway_ipv4 || address.ip() == link.gateway_ipv6 {
-            Outside::HostLoopback(address)
-        } else {
-            Outside::Remote(address)
-        }
     }
 }

@@ -22,7 +22,7 @@ use crate::store::ring::RingHandle;
 use crate::wire::dns::{self, Extended, Query, Unfit, kind, rcode};
 
 /// The gateway's own names: as microsandbox-network has it, and as this program is called.
-const OWN_NAMES: [&str; 2] = ["host.microsandbox.internal", "host.sluicegate.internal"];
+pub(super) const OWN_NAMES: [&str; 2] = ["host.microsandbox.internal", "host.sluicegate.internal"];
 
 /// What is to be done with a query of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

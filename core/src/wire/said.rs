@@ -23,6 +23,9 @@ pub(crate) enum Heard {
     More(usize),
     /// The server's name.
     Name(SaidName),
+    /// The name in a hello beside one that is encrypted, or pretends to be: it counts only where the
+    /// connection ends, as nobody there can open the other (RFC 9849 6.1.6).
+    Veiled(SaidName),
     /// A protocol in which names are said, and none is, or none that can be trusted.
     Nothing,
     /// Not a protocol that is known here.
@@ -37,6 +40,8 @@ pub(crate) struct Opening {
     pub(crate) heard: Heard,
     /// It is an HTTP/1 request, whose answer may have a body.
     pub(crate) http: Option<Method>,
+    /// It begins as TLS does.
+    pub(crate) is_hello: bool,
 }
 
 /// What matters of a request's method: an answer to HEAD has no body (RFC 9110 9.3.2).
@@ -53,8 +58,10 @@ pub(crate) enum Method {
 /// A pass over a TLS hello; of an HTTP head over what is new, until its end is there.
 pub(crate) fn read(bytes: &[u8], seen: usize) -> Opening {
     match bytes.first() {
-        None => Opening { heard: Heard::More(1), http: None },
-        Some(&hello::HANDSHAKE) => Opening { heard: hello::read(bytes), http: None },
+        None => Opening { heard: Heard::More(1), http: None, is_hello: false },
+        Some(&hello::HANDSHAKE) => {
+            Opening { heard: hello::read(bytes), http: None, is_hello: true }
+        }
         Some(_) => request::read(bytes, seen),
     }
 }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use sluicegate_host::{By, Denied, Events, NetworkEvent};
+use sluicegate_host::{By, Denied, Events, Incident, Intercepted, NetworkEvent};
 
 /// How a denial is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,13 +50,44 @@ impl Log {
 
 /// The line of `event`, before which this log lost `gone` others.
 fn line(event: &NetworkEvent, format: LogFormat, gone: u64) -> String {
-    let NetworkEvent::Denied(denied) = event else { return String::new() };
-    let mut denied = denied.clone();
-    denied.left_out += gone;
+    let (text, object) = match event {
+        NetworkEvent::Denied(denied) => {
+            let mut denied = denied.clone();
+            denied.left_out += gone;
+            (denied.to_string(), object(&denied))
+        }
+        NetworkEvent::Intercepted(refused) => {
+            let mut refused = refused.clone();
+            refused.left_out += gone;
+            (refused.to_string(), refusal(&refused))
+        }
+        _ => return String::new(),
+    };
     match format {
-        LogFormat::Text => format!("sluicegate: {denied}\n"),
-        LogFormat::Json => format!("{}\n", object(&denied)),
+        LogFormat::Text => format!("sluicegate: {text}\n"),
+        LogFormat::Json => format!("{object}\n"),
     }
+}
+
+fn refusal(refused: &Intercepted) -> serde_json::Value {
+    let (env_var, place) = match &refused.incident {
+        Incident::Secret { env_var, place } => (env_var.as_deref(), Some(place)),
+        _ => (None, None),
+    };
+    json!({
+        "event": "refused",
+        "time": rfc_3339(refused.time),
+        "guest": refused.guest.ip(),
+        "guest_port": refused.guest.port(),
+        "destination": refused.destination.ip(),
+        "destination_port": refused.destination.port(),
+        "name": refused.name,
+        "reason": refused.incident.name(),
+        "secret": env_var,
+        "place": place,
+        "text": refused.incident.to_string(),
+        "left_out": refused.left_out,
+    })
 }
 
 fn object(denied: &Denied) -> serde_json::Value {

@@ -9,14 +9,6 @@
 //!
 //! | field | default | why it may be said |
 //! |---|---|---|
-//! | `tls.enabled` | `false` | with it off, the rest of `tls` does nothing |
-//! | `tls.intercepted_ports` | `[443]` | |
-//! | `tls.verify_upstream`, `.block_quic_on_intercept` | `true` | |
-//! | `tls.bypass`, `.upstream_ca_cert`, `.scoped_*` | `[]` | |
-//! | `tls.intercept_ca` (`ca`) | both paths `null` | |
-//! | `tls.cache` | `1000`, `24` | |
-//! | `secrets.secrets`, `.passthrough_hosts` | `[]`, `null` | none |
-//! | `secrets.violation_action` | `block-and-log` | no secrets, no violations |
 //! | `outbound_proxy` | `null` | none |
 //! | `trust_host_cas` | `false` | |
 
@@ -31,6 +23,7 @@ use super::ports::ACCEPT_QUEUE_DEFAULT;
 use super::rules::{PolicyFile, nat64};
 use super::{
     HttpConfig, InterfaceConfig, NetworkConfig, PolicyConfig, PortConfig, RateLimiterConfig,
+    SecretsConfig, TlsConfig,
 };
 use crate::error::LoadError;
 
@@ -57,9 +50,9 @@ pub(super) struct File {
     strict: Option<bool>,
     http: Option<HttpConfig>,
     rate_limiter: Option<RateLimiterConfig>,
+    tls: Option<TlsConfig>,
+    secrets: Option<SecretsConfig>,
     // Known, and not served yet.
-    tls: Option<Tls>,
-    secrets: Option<Secrets>,
     trust_host_cas: Value,
     outbound_proxy: Value,
 }
@@ -67,45 +60,6 @@ pub(super) struct File {
 /// A file that says nothing of it wants a network.
 fn enabled() -> bool {
     true
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct Tls {
-    enabled: Value,
-    intercepted_ports: Value,
-    bypass: Value,
-    verify_upstream: Value,
-    block_quic_on_intercept: Value,
-    upstream_ca_cert: Value,
-    #[serde(alias = "scoped_upstream_ca_certs")]
-    scoped_upstream_ca_cert: Value,
-    scoped_verify_upstream: Value,
-    #[serde(alias = "ca")]
-    intercept_ca: Option<InterceptCa>,
-    cache: Option<Cache>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct InterceptCa {
-    cert_path: Value,
-    key_path: Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct Cache {
-    capacity: Value,
-    validity_hours: Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct Secrets {
-    secrets: Value,
-    violation_action: Value,
-    passthrough_hosts: Value,
 }
 
 impl File {
@@ -117,8 +71,6 @@ impl File {
         ] {
             refuse(field, &value, &default)?;
         }
-        self.tls.unwrap_or_default().check()?;
-        self.secrets.unwrap_or_default().check()?;
         Ok(NetworkConfig {
             enabled: self.enabled,
             interface: self.interface,
@@ -136,41 +88,11 @@ impl File {
             nat64_prefixes: self.nat64_prefixes,
             strict: self.strict.unwrap_or(true),
             http: self.http.unwrap_or_default(),
+            tls: self.tls.unwrap_or_default(),
+            secrets: self.secrets.unwrap_or_default(),
             rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
         })
-    }
-}
-
-impl Tls {
-    fn check(self) -> Result<(), LoadError> {
-        let ca = self.intercept_ca.unwrap_or_default();
-        let cache = self.cache.unwrap_or_default();
-        for (field, value, default) in [
-            ("tls.enabled", self.enabled, json!(false)),
-            ("tls.intercepted_ports", self.intercepted_ports, json!([443])),
-            ("tls.bypass", self.bypass, json!([])),
-            ("tls.verify_upstream", self.verify_upstream, json!(true)),
-            ("tls.block_quic_on_intercept", self.block_quic_on_intercept, json!(true)),
-            ("tls.upstream_ca_cert", self.upstream_ca_cert, json!([])),
-            ("tls.scoped_upstream_ca_cert", self.scoped_upstream_ca_cert, json!([])),
-            ("tls.scoped_verify_upstream", self.scoped_verify_upstream, json!([])),
-            ("tls.intercept_ca.cert_path", ca.cert_path, Value::Null),
-            ("tls.intercept_ca.key_path", ca.key_path, Value::Null),
-            ("tls.cache.capacity", cache.capacity, json!(1000)),
-            ("tls.cache.validity_hours", cache.validity_hours, json!(24)),
-        ] {
-            refuse(field, &value, &default)?;
-        }
-        Ok(())
-    }
-}
-
-impl Secrets {
-    fn check(&self) -> Result<(), LoadError> {
-        refuse("secrets.secrets", &self.secrets, &json!([]))?;
-        refuse("secrets.violation_action", &self.violation_action, &json!("block-and-log"))?;
-        refuse("secrets.passthrough_hosts", &self.passthrough_hosts, &Value::Null)
     }
 }
 

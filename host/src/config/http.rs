@@ -5,6 +5,10 @@ use sluicegate_core::{ConfigError, DenyFormat, DenyPage};
 
 /// What the JSON says where the user says nothing.
 const NETWORK_MESSAGE: &str = "Request blocked by network policy.";
+/// What it says of a secret.
+const SECRET_MESSAGE: &str = "Request blocked by secret policy.";
+/// Bytes of the longest message.
+const MESSAGE_MAX: usize = 256;
 /// What the text says likewise.
 const TEXT: &str = "Access to {host} is blocked by the network policy of this sandbox.\n";
 
@@ -51,25 +55,39 @@ impl Default for HttpConfig {
 impl HttpConfig {
     /// The page that the engine answers with.
     pub(super) fn to_core(&self) -> Result<Option<DenyPage>, ConfigError> {
-        if let Some(message) = &self.secret_deny_message {
-            let expected = "null, as there are no secrets yet";
-            return Err(ConfigError::new("http.secret_deny_message", message.len(), expected));
+        for (field, message) in [
+            ("http.deny_message", &self.deny_message),
+            ("http.network_deny_message", &self.network_deny_message),
+            ("http.secret_deny_message", &self.secret_deny_message),
+        ] {
+            if let Some(len) = message.as_ref().map(String::len).filter(|len| *len > MESSAGE_MAX) {
+                return Err(ConfigError::new(field, len, "at most 256 bytes"));
+            }
         }
         if !self.deny_response {
             return Ok(None);
         }
-        let (format, field, message, default) = match self.deny_response_format {
-            DenyResponseFormat::Json => {
-                let message = &self.network_deny_message;
-                (DenyFormat::Json, "http.network_deny_message", message, NETWORK_MESSAGE)
-            }
-            DenyResponseFormat::Text => {
-                (DenyFormat::Text, "http.deny_message", &self.deny_message, TEXT)
-            }
+        let (format, message) = match self.deny_response_format {
+            DenyResponseFormat::Json => (DenyFormat::Json, self.network_message()),
+            DenyResponseFormat::Text => (DenyFormat::Text, self.text()),
         };
-        let message = message.as_deref().unwrap_or(default);
-        let too_long = |_| ConfigError::new(field, message.len(), "at most 256 bytes");
+        let too_long = |_| ConfigError::new("http", message.len(), "at most 256 bytes");
         Ok(Some(DenyPage { format, message: message.try_into().map_err(too_long)? }))
+    }
+
+    /// The message of the JSON where policy denies a host.
+    pub(crate) fn network_message(&self) -> &str {
+        self.network_deny_message.as_deref().unwrap_or(NETWORK_MESSAGE)
+    }
+
+    /// The message of the JSON where a secret was to go where it may not.
+    pub(crate) fn secret_message(&self) -> &str {
+        self.secret_deny_message.as_deref().unwrap_or(SECRET_MESSAGE)
+    }
+
+    /// The text, in which `{host}` is the name.
+    pub(crate) fn text(&self) -> &str {
+        self.deny_message.as_deref().unwrap_or(TEXT)
     }
 }
 

@@ -7,7 +7,9 @@
 
 use sluicegate_core::Profile;
 
-use super::{DnsConfig, InterfaceConfig, NetworkConfig};
+use super::{
+    DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, SecretsConfig, TlsConfig,
+};
 
 /// TCP and UDP flows of a tenant who asks for no number.
 const TENANT_FLOWS_DEFAULT: u32 = 1024;
@@ -20,6 +22,8 @@ impl NetworkConfig {
     ///   gateway's port 53.
     /// - `interface` and `nat64_prefixes` are dropped: addresses follow from the slot. So is `dns`:
     ///   the platform's name servers are asked, and rebinding is looked at.
+    /// - Of `tls` the files are dropped, as they are this host's; and so are `secrets`, which are
+    ///   held against a tenant, not by one.
     /// - There are 1024 TCP and 1024 UDP flows where the tenant says no other number; `0`, as many
     ///   as can be, is none.
     #[must_use]
@@ -38,6 +42,8 @@ impl NetworkConfig {
             dns: _,
             strict: _,
             http,
+            tls,
+            secrets: _,
             nat64_prefixes: _,
             rate_limiter,
             profile: _,
@@ -56,6 +62,14 @@ impl NetworkConfig {
             dns: DnsConfig::default(),
             strict: true,
             http,
+            tls: TlsConfig {
+                // Paths of this host are not a tenant's to read.
+                upstream_ca_cert: vec![],
+                scoped_upstream_ca_cert: vec![],
+                intercept_ca: InterceptCaConfig::default(),
+                ..tls
+            },
+            secrets: SecretsConfig::default(),
             nat64_prefixes: vec![],
             rate_limiter,
             profile: Profile::MultiTenant,

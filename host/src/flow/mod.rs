@@ -10,6 +10,7 @@ pub(crate) mod ports;
 mod row;
 mod socket;
 mod tcp;
+pub(crate) mod tls;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use names::{NameStream, Names};
 use ports::Ports;
 use row::{Association, Inbox, Outbox};
 use tcp::TcpFlow;
+use tls::{Said, Tls, TlsFlow};
 
 /// The engine as the host holds it.
 pub(crate) type HostEngine<'a> = Engine<'a, Arc<HeapRing>>;
@@ -41,6 +43,7 @@ enum Flow {
     Tcp(TcpFlow),
     Datagram(DatagramFlow),
     Names(NameStream),
+    Tls(Box<TlsFlow>),
 }
 
 struct Slot {
@@ -79,6 +82,8 @@ pub(crate) struct Flows {
     names: Names,
     /// What of the guest is reached from outside.
     ports: Ports,
+    /// Ends TLS, if anybody does.
+    tls: Option<Tls>,
     ping_warned: bool,
     /// The ring to the guest was full for the flow at the front.
     is_stalled: bool,
@@ -89,7 +94,7 @@ impl Flows {
         registry: Registry,
         published: Arc<Published>,
         pages: Pages,
-        (speaker, resolver, ports): (Speaker, Resolver, Ports),
+        (speaker, resolver, ports, tls): (Speaker, Resolver, Ports, Option<Tls>),
     ) -> Self {
         Self {
             pages,
@@ -102,6 +107,7 @@ impl Flows {
             speaker,
             names: Names::new(resolver),
             ports,
+            tls,
             ping_warned: false,
             is_stalled: false,
         }
@@ -133,8 +139,17 @@ impl Flows {
                     self.accept_names(engine, now, flow);
                 }
                 Action::Connect { flow, to } => self.connect(engine, now, flow, to),
+                Action::Intercept { flow, to, guest_port, name, is_veiled, is_denied } => {
+                    let name = name.map(str::to_owned);
+                    let said = Said { to, guest_port, name, is_veiled, is_denied };
+                    self.intercept(engine, now, flow, &said);
+                }
                 Action::Send { flow } => {
                     self.with_tcp(flow, |tcp| tcp.send(engine, now));
+                    if self.with_tls(flow, |tls| tls.send(engine, now)) == Some(false) {
+                        // The flow says so itself when it is served.
+                        self.enqueue(flow.index);
+                    }
                     self.listen_to_names(engine, now, flow);
                 }
                 Action::Finish { flow } => self.finish(flow),
@@ -151,6 +166,7 @@ impl Flows {
                     if let Err(failed) = self.send_gathered() {
                         engine.handle(now, failed);
                     }
+                    self.with_tls(flow, TlsFlow::close);
                     self.close(flow);
                 }
                 Action::Denied { denial, name } => {
@@ -198,7 +214,7 @@ impl Flows {
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
         match &mut slot.flow {
             Flow::Tcp(tcp) => tcp.note(event),
-            Flow::Datagram(_) | Flow::Names(_) => {}
+            Flow::Datagram(_) | Flow::Names(_) | Flow::Tls(_) => {}
         }
         let index = slot.id.index;
         self.enqueue(index);
@@ -221,6 +237,7 @@ impl Flows {
     /// Serves the flows that have something, each within its budget.
     pub(crate) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
         self.serve_names(engine, now);
+        self.serve_pipes();
         let has_room = self.serve_ports(engine, now);
         // The flow at the front may have datagrams that there was no room for.
         self.is_stalled = !self.inbox.deliver(engine, now) || !has_room;
@@ -236,6 +253,7 @@ impl Flows {
                 Flow::Tcp(tcp) => tcp.serve(engine, now, &self.registry),
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.inbox),
                 Flow::Names(stream) => stream.serve((engine, now), &mut self.names),
+                Flow::Tls(tls) => tls.serve(engine, now),
             };
             match served {
                 Served::Waits => {}
@@ -268,8 +286,16 @@ impl Flows {
         }
     }
 
+    fn with_tls<T>(&mut self, flow: FlowId, act: impl FnOnce(&mut TlsFlow) -> T) -> Option<T> {
+        match self.slots.get_mut(flow.index as usize)? {
+            Some(Slot { id, flow: Flow::Tls(tls), .. }) if *id == flow => Some(act(tls)),
+            Some(_) | None => None,
+        }
+    }
+
     /// The guest has finished, and all of what it said was taken.
     fn finish(&mut self, flow: FlowId) {
+        self.with_tls(flow, TlsFlow::finish);
         self.with_tcp(flow, |tcp| {
             tcp.finish();
             Ok(())

@@ -1,4 +1,6 @@
 //! Leaf services: what flows ask of the host besides sockets. Ignorant of flows and of each other.
 
 pub(crate) mod addresses;
+pub(crate) mod certs;
 pub(crate) mod dns;
+pub(crate) mod secrets;

@@ -2,8 +2,8 @@
 //!
 //! A hello is a handshake message of up to 64 KiB, cut into records of any length, which TCP cuts
 //! again; it is read byte for byte, across both. Encrypted ClientHello (RFC 9849) hides the name
-//! that counts: the one outside may be anybody's, so where the extension is, no name is heard. It
-//! can't be told from the one that browsers send to keep it usual (GREASE).
+//! that counts: the one outside may be anybody's, so where the extension is, the name is said to be
+//! veiled. It can't be told from the one that browsers send to keep it usual (GREASE).
 
 use super::{Heard, SaidName};
 
@@ -108,7 +108,8 @@ pub(super) fn read(bytes: &[u8]) -> Heard {
     let mut left = None;
     match hello(&mut flight, &mut names, &mut left) {
         Ok(()) => match names.said {
-            Some(Some(name)) if !names.is_encrypted => Heard::Name(name),
+            Some(Some(name)) if names.is_encrypted => Heard::Veiled(name),
+            Some(Some(name)) => Heard::Name(name),
             Some(_) | None => Heard::Nothing,
         },
         Err(Stop::Malformed) => Heard::Malformed,

@@ -16,7 +16,7 @@ pub(super) fn read(bytes: &[u8], seen: usize) -> Opening {
     // Empty lines before a request are ignored (RFC 9112 2.2).
     let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let head = bytes.get(blank..).unwrap_or(&[]);
-    let not_yet = |heard| Opening { heard, http: None };
+    let not_yet = |heard| Opening { heard, http: None, is_hello: false };
     match line(head) {
         Line::Other => return not_yet(Heard::Unknown),
         Line::Request => {}
@@ -70,11 +70,11 @@ fn whole(head: &[u8]) -> Opening {
     let ends = head.windows(2).filter(|pair| pair == b"\r\n").count();
     let returns = head.iter().filter(|byte| **byte == b'\r').count();
     if !is_whole || lines != ends || returns != ends {
-        return Opening { heard: Heard::Malformed, http: None };
+        return Opening { heard: Heard::Malformed, http: None, is_hello: false };
     }
     let method = if request.method == Some("HEAD") { Method::Head } else { Method::Other };
     let connects = request.method == Some("CONNECT");
-    Opening { heard: authority(&request, connects), http: Some(method) }
+    Opening { heard: authority(&request, connects), http: Some(method), is_hello: false }
 }
 
 /// Whom the request is for (RFC 9112 3.2).

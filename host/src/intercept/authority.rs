@@ -1,0 +1,123 @@
+//! Whom a request is for (RFC 9110 7.2), which must be whom the handshake was for: a server that
+//! answers for many names would otherwise give those that policy denies.
+
+use std::net::IpAddr;
+
+use hyper::header::HOST;
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+
+use super::Call;
+
+/// What is wrong with a request's authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// There is none, or several that may differ, or none that can be read.
+    Unclear,
+    /// It is for somebody else.
+    Elsewhere(String),
+}
+
+/// Checks that `request` is for the server of `call`.
+pub(super) fn check(call: &Call, request: &Parts) -> Result<(), Wrong> {
+    let mut hosts = request.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Wrong::Unclear);
+    }
+    let host = match host {
+        Some(value) => {
+            let text = value.to_str().map_err(|_| Wrong::Unclear)?;
+            Some(text.parse::<Authority>().map_err(|_| Wrong::Unclear)?)
+        }
+        None => None,
+    };
+    let target = request.uri.authority();
+    if host.is_none() && target.is_none() {
+        return Err(Wrong::Unclear);
+    }
+    host.iter().chain(target).try_for_each(|said| same(call, said))
+}
+
+fn same(call: &Call, said: &Authority) -> Result<(), Wrong> {
+    let elsewhere = || Wrong::Elsewhere(said.host().to_owned());
+    // `user@host` is read differently by different servers.
+    if said.as_str().contains('@') {
+        return Err(Wrong::Unclear);
+    }
+    if said.port_u16().is_some_and(|port| port != call.destination.port()) {
+        return Err(elsewhere());
+    }
+    let host = said.host().to_ascii_lowercase();
+    let is_same = match &call.name {
+        Some(name) => host.strip_suffix('.').unwrap_or(&host) == name,
+        None => {
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let address = bare.unwrap_or(&host).parse::<IpAddr>();
+            address
+                .is_ok_and(|address| address.to_canonical() == call.destination.ip().to_canonical())
+        }
+    };
+    if is_same { Ok(()) } else { Err(elsewhere()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    fn call(name: Option<&str>) -> Call {
+        Call {
+            guest: "100.96.0.2:4000".parse().unwrap(),
+            destination: "93.184.216.34:443".parse().unwrap(),
+            to: ("93.184.216.34:443".parse().unwrap(), None),
+            name: name.map(str::to_owned),
+            is_bound: true,
+            is_denied: false,
+        }
+    }
+
+    fn checked(name: Option<&str>, uri: &str, hosts: &[&str]) -> Result<(), Wrong> {
+        let mut request = Request::builder().uri(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        check(&call(name), &request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn a_request_is_for_whom_the_handshake_was_for() {
+        let good = Some("good.test");
+        for (uri, hosts, expected) in [
+            ("/", &["good.test"][..], true),
+            ("/", &["GOOD.test"], true),
+            ("/", &["good.test."], true),
+            ("/", &["good.test:443"], true),
+            ("/", &["good.test:8443"], false),
+            ("/", &["evil.test"], false),
+            ("/", &["a.good.test"], false),
+            ("/", &["good.test@evil.test"], false),
+            ("/", &["evil.test@good.test"], false),
+            ("/", &["good.test", "good.test"], false),
+            ("/", &["good.test evil.test"], false),
+            ("/", &[""], false),
+            ("/", &[], false),
+            ("https://good.test/", &[], true),
+            ("https://good.test/", &["good.test"], true),
+            ("https://good.test/", &["evil.test"], false),
+            ("https://evil.test/", &["good.test"], false),
+        ] {
+            assert_eq!(checked(good, uri, hosts).is_ok(), expected, "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_name_the_address_is_whom_it_is_for() {
+        assert_eq!(checked(None, "/", &["93.184.216.34"]), Ok(()));
+        assert_eq!(checked(None, "/", &["93.184.216.34:443"]), Ok(()));
+        assert_eq!(checked(None, "/", &["[::ffff:93.184.216.34]"]), Ok(()));
+        let elsewhere = checked(None, "/", &["good.test"]).unwrap_err();
+        assert_eq!(elsewhere, Wrong::Elsewhere("good.test".to_owned()));
+    }
+}

@@ -1,0 +1,167 @@
+//! The handshakes: the guest's hello first, the server's next, the guest's last.
+//!
+//! So the guest gets the protocol (ALPN, RFC 7301) that the server has chosen of those it offered,
+//! and learns in an alert why a server could not be spoken to. A server that nobody can connect to
+//! makes the guest's connection end with a reset, as it would have seen without us.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::AlertDescription;
+use sluicegate_core::limits::TCP_CONNECT_MS_MAX;
+use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, client, server};
+
+use super::http::Exchange;
+use super::pipe::Broken;
+use super::{Call, Interceptor, alert, http, sniff};
+use crate::events::Incident;
+use crate::service::certs::Identity;
+
+/// A handshake takes so long at most.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A server is connected to by then.
+const CONNECT_MAX: Duration = Duration::from_millis(TCP_CONNECT_MS_MAX);
+/// Protocols that a guest may offer; who offers more has but these.
+const PROTOCOLS_MAX: usize = 32;
+
+/// HTTP/2 in a handshake (RFC 9113 3.2).
+pub(super) const H2: &[u8] = b"h2";
+/// HTTP/1.1 likewise (RFC 7301 6).
+pub(super) const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// The guest's side of a connection.
+pub(super) type Guest = server::TlsStream<DuplexStream>;
+/// The server's side.
+pub(super) type Server = client::TlsStream<TcpStream>;
+
+/// A certificate for one handshake.
+#[derive(Debug)]
+struct Leaf(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Leaf {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// Serves one connection of the guest.
+pub(super) async fn run(
+    interceptor: Arc<Interceptor>,
+    call: Call,
+    guest: DuplexStream,
+) -> Result<(), Broken> {
+    let accept = LazyConfigAcceptor::new(Acceptor::default(), guest);
+    let hello = timeout(HANDSHAKE_MAX, accept).await.map_err(|_| Broken)??;
+    let (name, offered) = read(&hello.client_hello());
+    // The engine has read the same bytes. Whoever makes two readers differ gets to nobody.
+    if name != call.name {
+        return refuse(hello, AlertDescription::UnrecognisedName).await;
+    }
+    if call.is_denied {
+        let chosen = offered.into_iter().find(|offer| offer == HTTP_1_1 || offer == H2);
+        let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
+        return http::deny(&interceptor, &call, guest).await;
+    }
+    let upstream = dial(&call).await?;
+    let checked = interceptor.trust.of(&call.identity());
+    let is_verified = checked.is_verified;
+    let mut config = checked.config;
+    config.alpn_protocols = offered;
+    let connector = TlsConnector::from(Arc::new(config));
+    let connecting = connector.connect(server_name(&call.identity())?, upstream);
+    let connected = timeout(HANDSHAKE_MAX, connecting).await;
+    let upstream = match connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            let problem = error.to_string();
+            interceptor.reporter.tell(&call, Incident::Server { problem });
+            return refuse(hello, alert::of(&error)).await;
+        }
+    };
+    let chosen = upstream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
+    let exchange = Arc::new(Exchange::new(interceptor, call, is_verified));
+    match chosen.as_deref() {
+        Some(H2) => http::h2(exchange, guest, upstream).await,
+        Some(HTTP_1_1) => http::h1(exchange, guest, upstream).await,
+        Some(_) | None => sniff::serve(exchange, guest, upstream).await,
+    }
+}
+
+/// The name of a hello, and the protocols it offers.
+fn read(hello: &ClientHello<'_>) -> (Option<String>, Vec<Vec<u8>>) {
+    let name = hello.server_name().map(|name| {
+        let name = name.to_ascii_lowercase();
+        name.strip_suffix('.').map_or_else(|| name.clone(), str::to_owned)
+    });
+    let offered = hello.alpn().into_iter().flatten();
+    (name, offered.take(PROTOCOLS_MAX).map(<[u8]>::to_vec).collect())
+}
+
+fn server_name(identity: &Identity) -> Result<ServerName<'static>, Broken> {
+    match identity {
+        Identity::Name(name) => ServerName::try_from(name.clone()).map_err(|_| Broken),
+        Identity::Address(address) => Ok(ServerName::IpAddress((*address).into())),
+    }
+}
+
+/// Tells the guest that there will be no handshake, and ends in order.
+async fn refuse(
+    mut hello: StartHandshake<DuplexStream>,
+    description: AlertDescription,
+) -> Result<(), Broken> {
+    hello.io.write_all(&alert::record(description)).await?;
+    hello.io.shutdown().await?;
+    Ok(())
+}
+
+/// Ends the guest's handshake with a certificate for whom it called.
+async fn accept_guest(
+    interceptor: &Interceptor,
+    call: &Call,
+    hello: StartHandshake<DuplexStream>,
+    protocol: Option<&[u8]>,
+) -> Result<Guest, Broken> {
+    let leaf = match interceptor.leaves.of(&call.identity()) {
+        Ok(leaf) => leaf,
+        Err(error) => {
+            tracing::warn!(%error, "no certificate for the guest");
+            refuse(hello, AlertDescription::InternalError).await?;
+            return Err(Broken);
+        }
+    };
+    let mut config = interceptor.server.clone();
+    config.cert_resolver = Arc::new(Leaf(leaf));
+    config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+    let accepted = timeout(HANDSHAKE_MAX, hello.into_stream(Arc::new(config))).await;
+    let accepted = accepted.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    Ok(accepted.inspect_err(|error| {
+        let name = call.name.as_deref();
+        tracing::debug!(%error, name, "the guest did not agree; does it trust our authority?");
+    })?)
+}
+
+/// Connects to the server, or where that fails to the other address.
+async fn dial(call: &Call) -> Result<TcpStream, Broken> {
+    let (first, fallback) = call.to;
+    let stream = match connect(first).await {
+        Ok(stream) => stream,
+        Err(error) => connect(fallback.ok_or(error)?).await?,
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn connect(to: std::net::SocketAddr) -> io::Result<TcpStream> {
+    let connected = timeout(CONNECT_MAX, TcpStream::connect(to)).await;
+    let stream = connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))?;
+    socket2::SockRef::from(&stream).set_keepalive(true)?;
+    Ok(stream)
+}

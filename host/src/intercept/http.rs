@@ -1,0 +1,223 @@
+//! HTTP between a guest and its server: each request is looked at and handed on, each response
+//! handed back, as their bytes come.
+//!
+//! Owns what may pass: a request that is for whom the handshake was for, and that carries no
+//! placeholder whose secret this server may not have. What may have its secret carries that
+//! instead. Messages are read and written by hyper, so what one server could read in two ways
+//! (RFC 9112 11.2) reaches none.
+//!
+//! One connection of the guest is one of the server's: when one ends, so does the other, and
+//! nothing is sent twice. A request whose body is short is held until it is whole and was looked at,
+//! so that of one that may not pass nothing leaves; of a longer one only the rest does not.
+
+mod forward;
+mod page;
+mod tunnel;
+
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, client, server};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use super::body::Body;
+use super::handshake::Guest;
+use super::pipe::Broken;
+use super::{Call, Interceptor};
+use crate::service::secrets::{Peer, Scope, Violation};
+use tunnel::Tunnels;
+
+/// Bytes of the longest head of a message.
+const HEAD_BYTES_MAX: usize = 256 * 1024;
+/// Header fields of a message.
+const FIELDS_MAX: usize = 256;
+/// Streams of one connection that a guest may have open (RFC 9113 5.1.2 wants 100 at least).
+const STREAMS_MAX: u32 = 256;
+/// Bytes of a stream and of a connection that may be under way (RFC 9113 5.2).
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// A connection whose guest has gone has so long to say so to its server.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// One connection, and what is known of its server.
+pub(super) struct Exchange {
+    interceptor: Arc<Interceptor>,
+    call: Call,
+    /// The server has proven its name.
+    is_verified: bool,
+    tunnels: Tunnels,
+}
+
+impl Exchange {
+    pub(super) fn new(interceptor: Arc<Interceptor>, call: Call, is_verified: bool) -> Self {
+        Self { interceptor, call, is_verified, tunnels: Tunnels::default() }
+    }
+
+    /// What a request that is sent now may carry.
+    pub(super) fn scope(&self) -> Arc<Scope> {
+        let peer = Peer {
+            name: self.call.name.as_deref(),
+            is_tls_verified: self.is_verified,
+            is_bound: self.call.is_bound,
+        };
+        self.interceptor.vault.current().scope(&peer)
+    }
+
+    /// Tells of a violation on this connection.
+    pub(super) fn report(&self, violation: &Violation) {
+        self.interceptor.reporter.violation(&self.call, violation);
+    }
+}
+
+/// Serves HTTP/1.
+pub(super) async fn h1<G, S>(exchange: Arc<Exchange>, guest: G, upstream: S) -> Result<(), Broken>
+where
+    G: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = client::conn::http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(FIELDS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .handshake::<_, Body>(TokioIo::new(upstream))
+        .await?;
+    // A server sends one response at a time, so one request at a time is asked.
+    let sender = Arc::new(Mutex::new(sender));
+    let service = service_fn({
+        let exchange = Arc::clone(&exchange);
+        move |request: Request<Incoming>| {
+            let (exchange, sender) = (Arc::clone(&exchange), Arc::clone(&sender));
+            async move {
+                let send = async |request| {
+                    let lock = || sender.lock().unwrap_or_else(PoisonError::into_inner);
+                    std::future::poll_fn(|context| lock().poll_ready(context)).await?;
+                    let response = lock().send_request(request);
+                    response.await
+                };
+                forward::answer(&exchange, request, send).await
+            }
+        }
+    });
+    let server = server::conn::http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .half_close(true)
+        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .max_headers(FIELDS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(guest), service)
+        .with_upgrades();
+    let ended = drive(server, connection.with_upgrades(), |server| server.graceful_shutdown());
+    ended.await?;
+    exchange.tunnels.end().await
+}
+
+/// Serves HTTP/2.
+pub(super) async fn h2<G, S>(exchange: Arc<Exchange>, guest: G, upstream: S) -> Result<(), Broken>
+where
+    G: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .handshake::<_, Body>(TokioIo::new(upstream))
+        .await?;
+    let service = service_fn({
+        let exchange = Arc::clone(&exchange);
+        move |request: Request<Incoming>| {
+            let (exchange, sender) = (Arc::clone(&exchange), sender.clone());
+            async move {
+                let send = async |request| {
+                    let mut sender = sender;
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                };
+                forward::answer(&exchange, request, send).await
+            }
+        }
+    });
+    let server = server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(guest), service);
+    drive(server, connection, |server| server.graceful_shutdown()).await?;
+    exchange.tunnels.end().await
+}
+
+/// Drives both connections until the guest's has ended. Once the server's has, the guest's ends in
+/// order behind what is under way.
+async fn drive<S, C>(
+    server: S,
+    connection: C,
+    shut_down: impl Fn(Pin<&mut S>),
+) -> Result<(), Broken>
+where
+    S: Future<Output = hyper::Result<()>>,
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut server = Box::pin(server);
+    let mut connection = pin!(connection);
+    let mut has_ended = false;
+    let ended = std::future::poll_fn(|context| {
+        if !has_ended && let Poll::Ready(ended) = connection.as_mut().poll(context) {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a server's connection broke");
+            }
+            has_ended = true;
+            shut_down(server.as_mut());
+        }
+        server.as_mut().poll(context)
+    });
+    let ended = ended.await;
+    // With it goes whoever could ask for more, and so the other connection ends.
+    drop(server);
+    if !has_ended {
+        let _ = timeout(FAREWELL_MAX, connection).await;
+    }
+    Ok(ended?)
+}
+
+/// Tells a guest whose connection policy denies so.
+pub(super) async fn deny(
+    interceptor: &Arc<Interceptor>,
+    call: &Call,
+    guest: Guest,
+) -> Result<(), Broken> {
+    let is_h2 = guest.get_ref().1.alpn_protocol() == Some(super::handshake::H2);
+    let denied = page::policy(&interceptor.page, call.name.as_deref());
+    let service = service_fn(move |_: Request<Incoming>| {
+        let denied = denied.clone();
+        async move { Ok::<Response<Body>, hyper::Error>(denied.response()) }
+    });
+    let guest = TokioIo::new(guest);
+    let served = async {
+        if is_h2 {
+            let builder = server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.serve_connection(guest, service).await
+        } else {
+            let mut builder = server::conn::http1::Builder::new();
+            builder.keep_alive(false).header_read_timeout(None);
+            builder.serve_connection(guest, service).await
+        }
+    };
+    // Whoever was let in to be told why has little time to ask.
+    Ok(timeout(DENIED_MAX, served).await.map_err(|_| Broken)??)
+}
+
+/// A guest that is told of a denial has so long.
+const DENIED_MAX: Duration = Duration::from_secs(5);

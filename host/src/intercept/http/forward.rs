@@ -1,0 +1,166 @@
+//! One request and its response.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Version};
+
+use super::super::authority::{self, Wrong};
+use super::super::body::Body;
+use super::tunnel::Tunnels;
+use super::{Exchange, page};
+use crate::events::Incident;
+use crate::service::secrets::{BodyFilter, Scope, Violation};
+
+/// A body that is no longer than this is held until it is whole.
+const HELD_BODY_BYTES_MAX: u64 = 256 * 1024;
+
+/// Hands `request` on with `send`, and the response back.
+pub(super) async fn answer(
+    exchange: &Arc<Exchange>,
+    request: Request<Incoming>,
+    send: impl AsyncFnOnce(Request<Body>) -> hyper::Result<Response<Incoming>>,
+) -> hyper::Result<Response<Body>> {
+    let version = request.version();
+    let (mut parts, body) = request.into_parts();
+    if let Err(page) = check(exchange, &parts) {
+        return Ok(page.answer(version));
+    }
+    let is_connect = parts.method == Method::CONNECT;
+    let is_head = parts.method == Method::HEAD;
+    let scope = exchange.scope();
+    let found = Arc::new(OnceLock::new());
+    let looked = look(exchange, &scope, &mut parts, body, &found).await;
+    let body = match looked {
+        Ok(body) => body,
+        Err(Stopped::Violation(violation)) => return Ok(refuse(exchange, &violation, version)),
+        Err(Stopped::Broken(error)) => return Err(error),
+    };
+    let mut request = Request::from_parts(parts, body);
+    let on_guest = hyper::upgrade::on(&mut request);
+    let mut response = match send(request).await {
+        Ok(response) => response,
+        // Its own body ended it.
+        Err(error) => {
+            return match found.get() {
+                Some(violation) => Ok(refuse(exchange, violation, version)),
+                None => Err(error),
+            };
+        }
+    };
+    let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (is_connect && response.status().is_success());
+    if is_tunnel {
+        Tunnels::begin(exchange, on_guest, hyper::upgrade::on(&mut response));
+        return Ok(response.map(Body::Passing));
+    }
+    Ok(redact(exchange, &scope, response, (version, is_head)))
+}
+
+/// Whether the request is for whom the handshake was for.
+fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
+    let name = exchange.call.name.as_deref();
+    authority::check(&exchange.call, parts).map_err(|wrong| match wrong {
+        Wrong::Unclear => page::unclear(name),
+        Wrong::Elsewhere(said) => {
+            let incident = Incident::Authority { said };
+            exchange.interceptor.reporter.tell(&exchange.call, incident);
+            page::misdirected(name)
+        }
+    })
+}
+
+/// Why a request goes no further.
+enum Stopped {
+    Violation(Violation),
+    Broken(hyper::Error),
+}
+
+/// Looks at a request, and puts secrets into it; returns its body.
+async fn look(
+    exchange: &Exchange,
+    scope: &Arc<Scope>,
+    parts: &mut Parts,
+    body: Incoming,
+    found: &Arc<OnceLock<Violation>>,
+) -> Result<Body, Stopped> {
+    if scope.is_empty() {
+        return Ok(Body::Passing(body));
+    }
+    scope.head(parts).map_err(Stopped::Violation)?;
+    if scope.redacts() && parts.headers.contains_key(ACCEPT_ENCODING) {
+        // What comes back is looked at, too; so it is asked for as it can be read.
+        parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, identity"));
+    }
+    if body.is_end_stream() {
+        return Ok(Body::Passing(body));
+    }
+    let filter = scope.body(&parts.headers).map_err(Stopped::Violation)?;
+    if filter.is_pass() {
+        return Ok(Body::Passing(body));
+    }
+    let len = body.size_hint().exact().filter(|len| *len <= HELD_BODY_BYTES_MAX);
+    let held = len.and_then(|len| u32::try_from(len).ok());
+    if let Some(len) = held
+        && let Ok(_held) = exchange.interceptor.held.try_acquire_many(len)
+    {
+        return hold(scope, parts, body, filter).await;
+    }
+    if filter.may_change_length() {
+        parts.headers.remove(CONTENT_LENGTH);
+    }
+    Ok(Body::filtered(body, filter, Arc::clone(scope), Arc::clone(found)))
+}
+
+/// Takes in the whole of `body`, and what the filter makes of it.
+async fn hold(
+    scope: &Arc<Scope>,
+    parts: &mut Parts,
+    body: Incoming,
+    mut filter: BodyFilter,
+) -> Result<Body, Stopped> {
+    let whole = body.collect().await.map_err(Stopped::Broken)?;
+    if let Some(trailers) = whole.trailers() {
+        let mut trailers = trailers.clone();
+        filter.trailers(scope, &mut trailers).map_err(Stopped::Violation)?;
+    }
+    let passed = filter.push(whole.to_bytes()).map_err(Stopped::Violation)?;
+    let rest = filter.finish().map_err(Stopped::Violation)?;
+    let whole = if rest.is_empty() { passed } else { Bytes::from([passed, rest].concat()) };
+    if parts.headers.contains_key(CONTENT_LENGTH) {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+    }
+    Ok(Body::of(whole))
+}
+
+/// Answers a request that must not pass, and tells who wants to know.
+fn refuse(exchange: &Exchange, violation: &Violation, version: Version) -> Response<Body> {
+    exchange.report(violation);
+    page::secret(&exchange.interceptor.page, exchange.call.name.as_deref()).answer(version)
+}
+
+/// The response as the guest may have it.
+fn redact(
+    exchange: &Exchange,
+    scope: &Arc<Scope>,
+    response: Response<Incoming>,
+    (version, is_head): (Version, bool),
+) -> Response<Body> {
+    if !scope.redacts() {
+        return response.map(Body::Passing);
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(filter) = scope.response(&mut parts.headers) else {
+        return page::unreadable(exchange.call.name.as_deref()).answer(version);
+    };
+    if is_head || body.is_end_stream() {
+        return Response::from_parts(parts, Body::Passing(body));
+    }
+    parts.headers.remove(CONTENT_LENGTH);
+    let found = Arc::new(OnceLock::new());
+    Response::from_parts(parts, Body::filtered(body, filter, Arc::clone(scope), found))
+}

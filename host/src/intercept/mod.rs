@@ -1,0 +1,132 @@
+//! TLS that ends here: a task for each connection, between a guest that is shown a certificate of
+//! the gateway's and the server that it wants.
+//!
+//! Owns the order of things: the guest's hello, whose name the engine has judged; the connection to
+//! the server and its handshake; then the guest's, with the protocol that the server has chosen; then
+//! HTTP, or bytes. Must not know the engine, nor sockets of flows: what comes from the guest comes
+//! through a [`Pipe`], whose other end the driver holds.
+//!
+//! What crosses: of the guest's hello its name and protocols go to the server; of the server's
+//! failures what it failed of goes to the guest, as a TLS alert. Placeholders become values on the
+//! way to the server, and values placeholders on the way back (`service/secrets`); no value is in
+//! anything that this module tells or logs.
+//!
+//! Bounded: each handshake has ten seconds, each pipe 64 KiB a way, a network so many bytes of
+//! requests that wait to be whole. A task ends with its flow.
+
+mod alert;
+mod authority;
+mod body;
+mod handshake;
+mod http;
+mod pipe;
+mod relay;
+mod report;
+mod sniff;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+
+use rustls::ServerConfig;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::config::{HostPattern, HttpConfig, TlsConfig};
+use crate::error::Error;
+use crate::service::certs::{Authority, Identity, Leaves, Trust, provider};
+use crate::service::secrets::Vault;
+pub(crate) use pipe::{Pipe, Read, Write};
+pub(crate) use report::Reporter;
+
+/// Bytes of requests that a network holds back until they are whole, and were looked at.
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Where the guest wants to be connected to, and what is known of that.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// The guest's end.
+    pub(crate) guest: SocketAddr,
+    /// The server, as the guest addressed it.
+    pub(crate) destination: SocketAddr,
+    /// Where the host connects to, and where that fails.
+    pub(crate) to: (SocketAddr, Option<SocketAddr>),
+    /// The name that the guest said, which policy was asked about.
+    pub(crate) name: Option<String>,
+    /// The gateway has told the guest that the name leads to the address.
+    pub(crate) is_bound: bool,
+    /// Nobody is connected to: the guest is told that policy denies it.
+    pub(crate) is_denied: bool,
+}
+
+impl Call {
+    /// Who the server must be.
+    fn identity(&self) -> Identity {
+        match &self.name {
+            Some(name) => Identity::Name(name.clone()),
+            None => Identity::Address(self.destination.ip().to_canonical()),
+        }
+    }
+}
+
+/// Ends TLS for one network.
+pub(crate) struct Interceptor {
+    leaves: Leaves,
+    trust: Trust,
+    bypass: Vec<HostPattern>,
+    /// The guest's side of a handshake, but for certificate and protocol.
+    server: ServerConfig,
+    vault: Arc<Vault>,
+    page: HttpConfig,
+    reporter: Reporter,
+    held: Semaphore,
+}
+
+impl Interceptor {
+    /// As `tls` has it; reads its files.
+    ///
+    /// # Errors
+    /// A file of it, or no certificate can be made.
+    pub(crate) fn new(
+        tls: &TlsConfig,
+        page: HttpConfig,
+        vault: Arc<Vault>,
+        reporter: Reporter,
+    ) -> Result<Self, Error> {
+        let authority = match (&tls.intercept_ca.cert_path, &tls.intercept_ca.key_path) {
+            (Some(cert_path), Some(key_path)) => Authority::of_files(cert_path, key_path)?,
+            (_, None) | (None, _) => Authority::make()?,
+        };
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::Bug(error.to_string()))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        Ok(Self {
+            leaves: Leaves::new(authority, tls.cache)?,
+            trust: Trust::new(tls)?,
+            bypass: tls.bypass.clone(),
+            server,
+            vault,
+            page,
+            reporter,
+            held: Semaphore::new(HELD_BYTES_MAX),
+        })
+    }
+
+    /// The authority's certificate, as PEM.
+    pub(crate) fn authority_pem(&self) -> &str {
+        self.leaves.authority_pem()
+    }
+
+    /// Whether the handshake with `name` passes untouched.
+    pub(crate) fn bypasses(&self, name: Option<&str>) -> bool {
+        name.is_some_and(|name| self.bypass.iter().any(|pattern| pattern.matches(name)))
+    }
+
+    /// Begins to serve `call` on `runtime`; `waker` is called when the pipe has, or takes, more.
+    pub(crate) fn begin(self: &Arc<Self>, call: Call, runtime: &Handle, waker: Waker) -> Pipe {
+        let interceptor = Arc::clone(self);
+        Pipe::new(runtime, waker, |guest| handshake::run(interceptor, call, guest))
+    }
+}

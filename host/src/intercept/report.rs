@@ -1,0 +1,81 @@
+//! What an operator is told of intercepted connections, within a budget.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Call;
+use crate::clock::Clock;
+use crate::events::{Audience, Incident, Intercepted, NetworkEvent};
+use crate::service::secrets::{Violation, ViolationAction};
+use crate::termination::TerminationHandle;
+
+/// Events of a second that are told; a guest must not fill anybody's log.
+const PER_SECOND_MAX: u32 = 100;
+
+/// Tells of what was refused.
+pub(crate) struct Reporter {
+    audience: Arc<Audience>,
+    clock: Clock,
+    termination: TerminationHandle,
+    budget: Mutex<Budget>,
+}
+
+#[derive(Default)]
+struct Budget {
+    second: u64,
+    told: u32,
+    left_out: u64,
+}
+
+impl Budget {
+    /// How many were left out before the next that is told; `None`: it is left out, too.
+    fn take(&mut self, second: u64) -> Option<u64> {
+        if self.second != second {
+            (self.second, self.told) = (second, 0);
+        }
+        if self.told >= PER_SECOND_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        self.told += 1;
+        Some(core::mem::take(&mut self.left_out))
+    }
+}
+
+impl Reporter {
+    pub(crate) fn new(
+        audience: Arc<Audience>,
+        clock: Clock,
+        termination: TerminationHandle,
+    ) -> Self {
+        Self { audience, clock, termination, budget: Mutex::default() }
+    }
+
+    /// Tells what there was on `call`.
+    pub(super) fn tell(&self, call: &Call, incident: Incident) {
+        let second = self.clock.now().as_millis() / 1000;
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(left_out) = budget.take(second) else { return };
+        drop(budget);
+        self.audience.tell(|| {
+            NetworkEvent::Intercepted(Intercepted {
+                time: Clock::time_of_day(),
+                guest: call.guest,
+                destination: call.destination,
+                name: call.name.clone(),
+                incident,
+                left_out,
+            })
+        });
+    }
+
+    /// Tells of a placeholder that was to go where it may not, as its secret wants that told.
+    pub(super) fn violation(&self, call: &Call, violation: &Violation) {
+        if violation.action != ViolationAction::Block {
+            let Violation { env_var, place, .. } = violation;
+            self.tell(call, Incident::Secret { env_var: env_var.clone(), place });
+        }
+        if violation.action == ViolationAction::BlockAndTerminate {
+            self.termination.fire();
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What a connection carries on which no protocol was agreed on: HTTP if the guest begins so, and
+//! bytes otherwise. A server that speaks first is heard at once.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::handshake::{Guest, Server};
+use super::http::{self, Exchange};
+use super::pipe::Broken;
+use super::relay;
+
+/// How every connection of HTTP/2 begins (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Of the longest method that is believed to be one.
+const METHOD_BYTES_MAX: usize = 20;
+
+/// What first bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Http1,
+    Http2,
+    Other,
+    /// Too few to tell.
+    Unknown,
+}
+
+fn kind(bytes: &[u8]) -> Kind {
+    if PREFACE.starts_with(bytes) {
+        return if bytes.len() == PREFACE.len() { Kind::Http2 } else { Kind::Unknown };
+    }
+    if bytes.starts_with(PREFACE) {
+        return Kind::Http2;
+    }
+    let is_of_method = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
+    let method = bytes.iter().take_while(|byte| is_of_method(byte)).count();
+    match bytes.get(method) {
+        Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method) => Kind::Http1,
+        None if method <= METHOD_BYTES_MAX => Kind::Unknown,
+        Some(_) | None => Kind::Other,
+    }
+}
+
+/// Serves a connection as what it begins as.
+pub(super) async fn serve(
+    exchange: Arc<Exchange>,
+    mut guest: Guest,
+    mut server: Server,
+) -> Result<(), Broken> {
+    let mut heard = Vec::new();
+    let mut piece = [0; 4096];
+    let mut reply = [0; 4096];
+    loop {
+        tokio::select! {
+            len = guest.read(&mut piece) => {
+                let len = len?;
+                heard.extend_from_slice(piece.get(..len).unwrap_or(&[]));
+                let kind = if len == 0 { Kind::Other } else { kind(&heard) };
+                if kind == Kind::Unknown {
+                    continue;
+                }
+                // With nothing heard, its end is what there is to be relayed.
+                let guest = Heard { heard, at: 0, stream: guest };
+                return match kind {
+                    Kind::Http1 => http::h1(exchange, guest, server).await,
+                    Kind::Http2 => http::h2(exchange, guest, server).await,
+                    Kind::Other | Kind::Unknown => relay::run(&exchange, guest, server).await,
+                };
+            }
+            len = server.read(&mut reply) => {
+                let len = len?;
+                guest.write_all(reply.get(..len).unwrap_or(&[])).await?;
+                guest.flush().await?;
+                if len == 0 {
+                    guest.shutdown().await?;
+                }
+                let guest = Heard { heard, at: 0, stream: guest };
+                return relay::run(&exchange, guest, server).await;
+            }
+        }
+    }
+}
+
+/// A stream of which something was read already.
+struct Heard<S> {
+    heard: Vec<u8>,
+    at: usize,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let rest = self.heard.get(self.at..).unwrap_or(&[]);
+        if rest.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, space);
+        }
+        let len = rest.len().min(space.remaining());
+        space.put_slice(rest.get(..len).unwrap_or(&[]));
+        self.at += len;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell_what_a_connection_carries_as_soon_as_they_can() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Kind::Http1),
+            (b"GET ", Kind::Http1),
+            (b"PRI ", Kind::Unknown),
+            (b"PRI x", Kind::Http1),
+            (b"M-SEARCH * HTTP/1.1", Kind::Http1),
+            (PREFACE, Kind::Http2),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0", Kind::Http2),
+            (b"EHL", Kind::Unknown),
+            (b"EHLO x", Kind::Http1),
+            (b"SSH-2.0-", Kind::Other),
+            (b"\x16\x03", Kind::Other),
+            (b" GET", Kind::Other),
+            (&[b'A'; 21], Kind::Other),
+        ] {
+            assert_eq!(kind(bytes), expected, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The bodies of requests and responses.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
+use hyper::HeaderMap;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+
+use super::codec::Codec;
+use super::head::InPlace;
+use super::pattern::Found;
+use super::stream::{Replace, Rewriter, StreamScan};
+use super::{Scope, Secret, Stand, Violation, ViolationAction};
+
+/// An encoded body may be this many times longer than it is on the way, beside the first MiB: more
+/// than texts are, and less than what is made to keep somebody busy.
+const RATIO_MAX: u64 = 256;
+const FREE_BYTES: u64 = 1024 * 1024;
+
+/// Looks at a body, and changes it, as it comes.
+pub(crate) struct BodyFilter(Kind);
+
+enum Kind {
+    /// Nothing is looked for.
+    Pass,
+    Plain(Stage),
+    /// Through a decoder, and an encoder if it may change.
+    Encoded(Box<Encoded>),
+}
+
+/// What becomes of a body's own bytes.
+struct Stage {
+    scope: Arc<Scope>,
+    scan: Option<StreamScan>,
+    rewriter: Option<Rewriter>,
+    /// The values become placeholders, rather than placeholders values.
+    redacts: bool,
+}
+
+/// Placeholders for the values of a response.
+struct Redaction<'s>(&'s Scope);
+
+impl Replace for Redaction<'_> {
+    fn replace(&self, found: &Found) -> Option<&[u8]> {
+        let secret = self.0.secret(*self.0.snapshot.value_of.get(found.index)?)?;
+        Some(secret.placeholder.as_bytes())
+    }
+}
+
+impl Stage {
+    fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+        if let Some(scan) = &mut self.scan {
+            scan.push(&bytes)?;
+        }
+        let Some(rewriter) = &mut self.rewriter else { return Ok(bytes) };
+        let snapshot = &self.scope.snapshot;
+        Ok(if self.redacts {
+            rewriter.push(bytes, &snapshot.values, &Redaction(&self.scope))
+        } else {
+            let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
+            rewriter.push(bytes, &snapshot.placeholders, &replace)
+        })
+    }
+
+    fn finish(&mut self) -> Result<Bytes, Violation> {
+        if let Some(scan) = &mut self.scan {
+            scan.finish()?;
+        }
+        let Some(rewriter) = &mut self.rewriter else { return Ok(Bytes::new()) };
+        let snapshot = &self.scope.snapshot;
+        Ok(if self.redacts {
+            rewriter.finish(&snapshot.values, &Redaction(&self.scope))
+        } else {
+            let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
+            rewriter.finish(&snapshot.placeholders, &replace)
+        })
+    }
+}
+
+/// A content encoding (RFC 9110 8.4.1) that is looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Gzip,
+    Deflate,
+}
+
+/// The coding of a body with `headers`; `Err`: one that is not known here, or several.
+fn coding(headers: &HeaderMap) -> Result<Option<Coding>, ()> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let Some(value) = codings.next() else { return Ok(None) };
+    if codings.next().is_some() {
+        return Err(());
+    }
+    match value.as_bytes().trim_ascii().to_ascii_lowercase().as_slice() {
+        b"" | b"identity" => Ok(None),
+        b"gzip" | b"x-gzip" => Ok(Some(Coding::Gzip)),
+        b"deflate" => Ok(Some(Coding::Deflate)),
+        _ => Err(()),
+    }
+}
+
+/// How texts are written in a body with `headers`.
+fn codec(headers: &HeaderMap) -> Codec {
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or(&[]);
+    let kind = kind.trim_ascii().to_ascii_lowercase();
+    if kind == b"application/x-www-form-urlencoded" {
+        Codec::Form
+    } else if kind.ends_with(b"/json") || kind.ends_with(b"+json") {
+        Codec::Json
+    } else {
+        Codec::Raw
+    }
+}
+
+impl Scope {
+    /// What looks at the body of a request with `headers`, and puts values into it.
+    ///
+    /// # Errors
+    /// Its encoding can't be looked into.
+    pub(crate) fn body(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
+        let pairs = self.snapshot.secrets.iter().zip(&self.stands);
+        let mut rewritten =
+            pairs.filter(|(secret, stand)| secret.in_body && **stand == Stand::Allowed);
+        let rewrites = rewritten.next().is_some();
+        if !rewrites && !self.has(Stand::Forbidden) {
+            return Ok(BodyFilter(Kind::Pass));
+        }
+        let stage = Stage {
+            scope: Arc::clone(self),
+            scan: Some(StreamScan::new(Arc::clone(self), "body")),
+            rewriter: rewrites.then(|| Rewriter::new(codec(headers))),
+            redacts: false,
+        };
+        match coding(headers) {
+            Ok(None) => Ok(BodyFilter(Kind::Plain(stage))),
+            Ok(Some(coding)) => Ok(BodyFilter(Kind::Encoded(Encoded::new(coding, stage)))),
+            Err(()) => Err(unreadable()),
+        }
+    }
+
+    /// What puts placeholders into the body of a response with `headers`, which are changed
+    /// likewise.
+    ///
+    /// # Errors
+    /// Its encoding can't be looked into.
+    pub(crate) fn response(
+        self: &Arc<Self>,
+        headers: &mut HeaderMap,
+    ) -> Result<BodyFilter, Violation> {
+        for value in headers.values_mut() {
+            let values = &self.snapshot.values;
+            if values.find(value.as_bytes(), 0).is_none() {
+                continue;
+            }
+            let redaction = Redaction(self);
+            let all = (values, true);
+            let (new, _) = super::stream::rewrite(value.as_bytes(), Codec::Raw, all, &redaction);
+            // A placeholder may hold what a header may not.
+            *value = HeaderValue::from_bytes(&new)
+                .unwrap_or_else(|_| HeaderValue::from_static("redacted"));
+        }
+        let stage = Stage {
+            scope: Arc::clone(self),
+            scan: None,
+            rewriter: Some(Rewriter::new(Codec::Raw)),
+            redacts: true,
+        };
+        match coding(headers) {
+            Ok(None) => Ok(BodyFilter(Kind::Plain(stage))),
+            Ok(Some(coding)) => Ok(BodyFilter(Kind::Encoded(Encoded::new(coding, stage)))),
+            Err(()) => Err(unreadable()),
+        }
+    }
+}
+
+/// What can't be looked into may hide anything.
+fn unreadable() -> Violation {
+    Violation { env_var: None, place: "encoded body", action: ViolationAction::BlockAndLog }
+}
+
+impl BodyFilter {
+    /// Whether it lets everything pass as it is.
+    pub(crate) fn is_pass(&self) -> bool {
+        matches!(self.0, Kind::Pass)
+    }
+
+    /// Whether what passes may be longer or shorter than what came.
+    pub(crate) fn may_change_length(&self) -> bool {
+        match &self.0 {
+            Kind::Pass => false,
+            Kind::Plain(stage) => stage.rewriter.is_some(),
+            Kind::Encoded(encoded) => encoded.is_rewritten,
+        }
+    }
+
+    /// What may pass now of the body, with these bytes.
+    ///
+    /// # Errors
+    /// A placeholder, or what might hide one, that must not pass.
+    pub(crate) fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+        match &mut self.0 {
+            Kind::Pass => Ok(bytes),
+            Kind::Plain(stage) => stage.push(bytes),
+            Kind::Encoded(encoded) => encoded.push(bytes),
+        }
+    }
+
+    /// What is left of the body, which has ended.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub(crate) fn finish(&mut self) -> Result<Bytes, Violation> {
+        match &mut self.0 {
+            Kind::Pass => Ok(Bytes::new()),
+            Kind::Plain(stage) => stage.finish(),
+            Kind::Encoded(encoded) => encoded.finish(),
+        }
+    }
+
+    /// Looks at the trailers of a request, or changes those of a response.
+    ///
+    /// # Errors
+    /// A placeholder that must not pass.
+    pub(crate) fn trailers(
+        &self,
+        scope: &Arc<Scope>,
+        trailers: &mut HeaderMap,
+    ) -> Result<(), Violation> {
+        let redacts = match &self.0 {
+            Kind::Pass => false,
+            Kind::Plain(stage) => stage.redacts,
+            Kind::Encoded(encoded) => encoded.redacts,
+        };
+        if redacts { scope.response(trailers).map(drop) } else { scope.trailers(trailers) }
+    }
+}
+
+/// A body in a content encoding.
+struct Encoded {
+    decoder: Decoder,
+    is_rewritten: bool,
+    redacts: bool,
+    encoded: u64,
+}
+
+enum Decoder {
+    Gzip(MultiGzDecoder<Sink>),
+    Deflate(ZlibDecoder<Sink>),
+}
+
+/// Where decoded bytes go.
+struct Sink {
+    stage: Stage,
+    encoder: Option<Encoder>,
+    decoded: u64,
+    violation: Option<Violation>,
+}
+
+enum Encoder {
+    Gzip(GzEncoder<Vec<u8>>),
+    Deflate(ZlibEncoder<Vec<u8>>),
+}
+
+impl Encoder {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Gzip(gzip) => gzip.write_all(bytes),
+            Self::Deflate(deflate) => deflate.write_all(bytes),
+        }
+    }
+
+    /// What is there, up to the last byte that was written.
+    fn take(&mut self) -> io::Result<Vec<u8>> {
+        Ok(core::mem::take(match self {
+            Self::Gzip(gzip) => {
+                gzip.flush()?;
+                gzip.get_mut()
+            }
+            Self::Deflate(deflate) => {
+                deflate.flush()?;
+                deflate.get_mut()
+            }
+        }))
+    }
+
+    fn finish(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Gzip(gzip) => gzip.finish(),
+            Self::Deflate(deflate) => deflate.finish(),
+        }
+    }
+}
+
+impl Sink {
+    fn pass(&mut self, passed: Result<Bytes, Violation>) -> io::Result<()> {
+        match passed {
+            Ok(passed) => self.encoder.as_mut().map_or(Ok(()), |encoder| encoder.write(&passed)),
+            Err(violation) => {
+                self.violation = Some(violation);
+                Err(io::Error::other("not to pass"))
+            }
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.decoded += bytes.len() as u64;
+        let passed = self.stage.push(Bytes::copy_from_slice(bytes));
+        self.pass(passed)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Encoded {
+    fn new(coding: Coding, stage: Stage) -> Box<Self> {
+        let (is_rewritten, redacts) = (stage.rewriter.is_some(), stage.redacts);
+        let level = Compression::fast();
+        let encoder = is_rewritten.then(|| match coding {
+            Coding::Gzip => Encoder::Gzip(GzEncoder::new(vec![], level)),
+            Coding::Deflate => Encoder::Deflate(ZlibEncoder::new(vec![], level)),
+        });
+        let sink = Sink { stage, encoder, decoded: 0, violation: None };
+        let decoder = match coding {
+            Coding::Gzip => Decoder::Gzip(MultiGzDecoder::new(sink)),
+            Coding::Deflate => Decoder::Deflate(ZlibDecoder::new(sink)),
+        };
+        Box::new(Self { decoder, is_rewritten, redacts, encoded: 0 })
+    }
+
+    fn sink(&mut self) -> &mut Sink {
+        match &mut self.decoder {
+            Decoder::Gzip(gzip) => gzip.get_mut(),
+            Decoder::Deflate(deflate) => deflate.get_mut(),
+        }
+    }
+
+    /// `done`, or what stands behind its failure.
+    fn checked<T>(&mut self, done: io::Result<T>) -> Result<T, Violation> {
+        done.map_err(|_| self.sink().violation.take().unwrap_or_else(unreadable))
+    }
+
+    fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+        // In small pieces, so that it is seen early what they grow to.
+        for piece in bytes.chunks(1024) {
+            self.encoded += piece.len() as u64;
+            let written = match &mut self.decoder {
+                Decoder::Gzip(gzip) => gzip.write_all(piece).and_then(|()| gzip.flush()),
+                Decoder::Deflate(deflate) => {
+                    deflate.write_all(piece).and_then(|()| deflate.flush())
+                }
+            };
+            self.checked(written)?;
+            let limit = FREE_BYTES + self.encoded * RATIO_MAX;
+            if self.sink().decoded > limit {
+                return Err(unreadable());
+            }
+        }
+        let taken = self.sink().encoder.as_mut().map(Encoder::take);
+        match taken {
+            None => Ok(bytes),
+            Some(taken) => self.checked(taken).map(Bytes::from),
+        }
+    }
+
+    fn finish(&mut self) -> Result<Bytes, Violation> {
+        // What ends before its end was not looked at to its end.
+        let ended = match &mut self.decoder {
+            Decoder::Gzip(gzip) => gzip.try_finish(),
+            Decoder::Deflate(deflate) => deflate.try_finish(),
+        };
+        self.checked(ended)?;
+        let sink = self.sink();
+        let rest = sink.stage.finish();
+        let passed = sink.pass(rest);
+        self.checked(passed)?;
+        match self.sink().encoder.take().map(Encoder::finish) {
+            None => Ok(Bytes::new()),
+            Some(finished) => self.checked(finished).map(Bytes::from),
+        }
+    }
+}

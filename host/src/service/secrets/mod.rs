@@ -1,0 +1,322 @@
+//! Secrets: what the guest has in their place, who may have them, and where.
+//!
+//! A guest holds a *placeholder*; the gateway puts the *value* in its place on the way to a server
+//! that may have it, and the placeholder in the value's on the way back. A placeholder that is on
+//! its way to anybody else is a *violation*: what carries it goes no further.
+//!
+//! Owns all of that as rules over heads, bodies and bytes; must not know connections or tasks. Only
+//! this folder sees values: they are wiped when they go, are shown by no `Debug`, and leave it in
+//! requests to servers that are allowed them, and in nothing else. (What is wiped is what this
+//! folder holds. A request on its way lies in buffers of hyper, rustls and the kernel.)
+//!
+//! Bounded: of what streams by, so much is held as could still become the longest placeholder,
+//! encoded at its longest; where one placeholder begins another, the longer one counts.
+
+mod body;
+mod codec;
+mod head;
+mod pattern;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use hyper::HeaderMap;
+use hyper::header::HeaderName;
+use sluicegate_core::ConfigError;
+use zeroize::Zeroizing;
+
+use crate::config::HostPattern;
+use crate::config::secrets::{SecretConfig, SecretsConfig, check_value};
+
+pub(crate) use crate::config::ViolationAction;
+pub(crate) use body::BodyFilter;
+use pattern::Patterns;
+pub(crate) use stream::StreamScan;
+
+/// Values shorter than this are not looked for in responses: they would be found everywhere.
+const REDACTED_BYTES_MIN: usize = 8;
+
+/// One secret.
+struct Secret {
+    env_var: String,
+    value: Zeroizing<Vec<u8>>,
+    placeholder: String,
+    allowed: Vec<HostPattern>,
+    passthrough: Vec<HostPattern>,
+    action: ViolationAction,
+    requires_tls: bool,
+    in_headers: bool,
+    /// Empty: all.
+    fields: Vec<HeaderName>,
+    in_query: bool,
+    in_body: bool,
+}
+
+/// All secrets as they are at one time.
+pub(crate) struct Snapshot {
+    /// As they were configured; changed for the next snapshot.
+    config: SecretsConfig,
+    secrets: Vec<Secret>,
+    /// The placeholders, in the order of the secrets.
+    placeholders: Patterns,
+    /// What is looked for in responses, and whose value it is a form of.
+    values: Patterns,
+    value_of: Vec<usize>,
+}
+
+impl Snapshot {
+    fn new(config: SecretsConfig) -> Self {
+        let secrets: Vec<Secret> =
+            config.secrets.iter().map(|secret| Secret::new(secret, &config)).collect();
+        let texts = secrets.iter().map(|secret| secret.placeholder.clone().into_bytes());
+        let placeholders = Patterns::of_texts(texts.map(Zeroizing::new).collect());
+        let (mut values, mut value_of) = (vec![], vec![]);
+        for (index, secret) in secrets.iter().enumerate() {
+            if secret.value.len() < REDACTED_BYTES_MIN || !config.redact_responses {
+                continue;
+            }
+            let escaped = codec::json(&secret.value);
+            if escaped != secret.value {
+                values.push(escaped);
+                value_of.push(index);
+            }
+            values.push(secret.value.clone());
+            value_of.push(index);
+        }
+        let values = Patterns::of_values(values);
+        Self { config, secrets, placeholders, values, value_of }
+    }
+}
+
+impl Secret {
+    fn new(secret: &SecretConfig, all: &SecretsConfig) -> Self {
+        let places = &secret.substitution;
+        let mut passthrough = secret.passthrough_hosts.clone();
+        // Whoever says what a violation leads to does not want it passed over.
+        if secret.violation_action.is_none() {
+            passthrough.extend(all.passthrough_hosts.iter().flatten().cloned());
+        }
+        Self {
+            env_var: secret.env_var.clone(),
+            value: Zeroizing::new(secret.value.reveal().as_bytes().to_vec()),
+            placeholder: secret.placeholder(),
+            allowed: secret.allowed_hosts.clone(),
+            passthrough,
+            action: secret.violation_action.unwrap_or(all.violation_action),
+            requires_tls: secret.require_tls_identity,
+            in_headers: places.headers,
+            // They were checked when they were configured.
+            fields: places.header_fields.iter().filter_map(|field| field.parse().ok()).collect(),
+            in_query: places.query,
+            in_body: places.body,
+        }
+    }
+
+    fn stand(&self, peer: &Peer<'_>) -> Stand {
+        let is = |pattern: &HostPattern| match pattern {
+            HostPattern::Any => true,
+            HostPattern::Exact(_) | HostPattern::Wildcard(_) => {
+                peer.is_bound && peer.name.is_some_and(|name| pattern.matches(name))
+            }
+        };
+        let is_proven = peer.is_tls_verified || !self.requires_tls;
+        if is_proven && self.allowed.iter().any(is) {
+            return Stand::Allowed;
+        }
+        let is_passed = |pattern: &HostPattern| pattern.matches(peer.name.unwrap_or(""));
+        if self.passthrough.iter().any(is_passed) { Stand::Passed } else { Stand::Forbidden }
+    }
+}
+
+/// The secrets of a network, which may change while it runs.
+pub(crate) struct Vault {
+    current: RwLock<Arc<Snapshot>>,
+    /// Held by who changes them.
+    changes: Mutex<()>,
+}
+
+impl Vault {
+    /// The secrets of `config`.
+    ///
+    /// # Errors
+    /// A field that is out of its range, or a value that is not to be had.
+    pub(crate) fn new(config: SecretsConfig) -> Result<Self, ConfigError> {
+        let snapshot = Snapshot::new(config.resolve()?);
+        Ok(Self { current: RwLock::new(Arc::new(snapshot)), changes: Mutex::default() })
+    }
+
+    /// The secrets as they are now.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the guest's environment has of them: variable and placeholder.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let current = self.current();
+        let pair = |secret: &Secret| (secret.env_var.clone(), secret.placeholder.clone());
+        current.secrets.iter().map(pair).collect()
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut SecretsConfig) -> Result<(), ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = self.current().config.clone();
+        change(&mut config)?;
+        let snapshot = Arc::new(Snapshot::new(config.resolve()?));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        Ok(())
+    }
+}
+
+/// Changes the secrets of a network while it runs. Requests that begin afterwards have the new
+/// ones, also on connections that are open already; those under way keep what they began with.
+#[derive(Clone)]
+pub struct SecretsHandle(pub(crate) Arc<Vault>);
+
+impl SecretsHandle {
+    /// Gives the secret of `env_var` a new value.
+    ///
+    /// # Errors
+    /// There is no such secret, or the value can't be one.
+    pub fn rotate(&self, env_var: &str, value: String) -> Result<(), ConfigError> {
+        let value = crate::config::SecretValue::new(value);
+        self.0.change(|config| {
+            let secret = find(config, env_var)?;
+            check_value(env_var, value.reveal(), secret.substitution.headers)?;
+            secret.value = value;
+            Ok(())
+        })
+    }
+
+    /// Removes the secret of `env_var`; its placeholder is a text like any other from now on.
+    ///
+    /// # Errors
+    /// There is no such secret.
+    pub fn remove(&self, env_var: &str) -> Result<(), ConfigError> {
+        self.0.change(|config| {
+            find(config, env_var)?;
+            config.secrets.retain(|secret| secret.env_var != env_var);
+            Ok(())
+        })
+    }
+
+    /// Lets these hosts have the secret of `env_var`, and no others.
+    ///
+    /// # Errors
+    /// There is no such secret, or no host.
+    pub fn set_allowed_hosts(
+        &self,
+        env_var: &str,
+        hosts: Vec<HostPattern>,
+    ) -> Result<(), ConfigError> {
+        self.0.change(|config| {
+            find(config, env_var)?.allowed_hosts = hosts;
+            Ok(())
+        })
+    }
+}
+
+fn find<'c>(
+    config: &'c mut SecretsConfig,
+    env_var: &str,
+) -> Result<&'c mut SecretConfig, ConfigError> {
+    let found = config.secrets.iter_mut().find(|secret| secret.env_var == env_var);
+    found.ok_or_else(|| ConfigError::new("env_var", env_var, "that of a secret"))
+}
+
+/// Who a request is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer<'a> {
+    /// The name of the handshake; in lower case.
+    pub(crate) name: Option<&'a str>,
+    /// The server has proven that the name is its own.
+    pub(crate) is_tls_verified: bool,
+    /// The gateway has told the guest that the name leads to the server's address.
+    pub(crate) is_bound: bool,
+}
+
+/// What becomes of one secret's placeholder on the way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    /// The peer may have the value.
+    Allowed,
+    /// It may have the placeholder.
+    Passed,
+    /// Neither.
+    Forbidden,
+}
+
+/// A placeholder, or what could hide one, was on its way to somebody who may not have its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// The secret's variable; `None`: it can't be told, as nobody here can read what it is in.
+    pub(crate) env_var: Option<String>,
+    /// Where it was.
+    pub(crate) place: &'static str,
+    /// What follows.
+    pub(crate) action: ViolationAction,
+}
+
+/// What one request to one peer may carry.
+pub(crate) struct Scope {
+    snapshot: Arc<Snapshot>,
+    /// In the order of the secrets.
+    stands: Vec<Stand>,
+}
+
+impl Snapshot {
+    /// What a request to `peer` may carry.
+    pub(crate) fn scope(self: &Arc<Self>, peer: &Peer<'_>) -> Arc<Scope> {
+        let stands = self.secrets.iter().map(|secret| secret.stand(peer)).collect();
+        Arc::new(Scope { snapshot: Arc::clone(self), stands })
+    }
+}
+
+impl Scope {
+    /// Whether there is nothing to look for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stands.is_empty()
+    }
+
+    /// Whether responses are looked at.
+    pub(crate) fn redacts(&self) -> bool {
+        !self.snapshot.values.is_empty() && self.stands.contains(&Stand::Allowed)
+    }
+
+    /// What a stream that is not HTTP is looked at with.
+    pub(crate) fn stream(self: &Arc<Self>) -> StreamScan {
+        StreamScan::new(Arc::clone(self), "stream")
+    }
+
+    fn stand(&self, index: usize) -> Stand {
+        self.stands.get(index).copied().unwrap_or(Stand::Forbidden)
+    }
+
+    fn has(&self, stand: Stand) -> bool {
+        self.stands.contains(&stand)
+    }
+
+    fn secret(&self, index: usize) -> Option<&Secret> {
+        self.snapshot.secrets.get(index)
+    }
+
+    /// The violation of secret `index`'s placeholder in `place`.
+    fn violation(&self, index: usize, place: &'static str) -> Violation {
+        let secret = self.secret(index);
+        Violation {
+            env_var: secret.map(|secret| secret.env_var.clone()),
+            place,
+            action: secret.map_or(ViolationAction::BlockAndLog, |secret| secret.action),
+        }
+    }
+
+    /// Looks at trailers, which never carry a value.
+    pub(crate) fn trailers(&self, trailers: &HeaderMap) -> Result<(), Violation> {
+        trailers.iter().try_for_each(|(name, value)| self.look_at_field(name, value.as_bytes()))
+    }
+}
