@@ -122,6 +122,9 @@ pub struct NetworkConfig {
     pub http: HttpConfig,
     /// How TLS is intercepted.
     pub tls: TlsConfig,
+    /// Whether the guest is to trust the authorities that this host trusts
+    /// ([`host_cas_cert_pem`](crate::SmoltcpNetwork::host_cas_cert_pem)).
+    pub trust_host_cas: bool,
     /// Credentials that the guest uses and never has.
     pub secrets: SecretsConfig,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
@@ -148,6 +151,7 @@ impl Default for NetworkConfig {
             strict: true,
             http: HttpConfig::default(),
             tls: TlsConfig::default(),
+            trust_host_cas: false,
             secrets: SecretsConfig::default(),
             nat64_prefixes: vec![],
             rate_limiter: None,
@@ -241,6 +245,10 @@ impl NetworkConfig {
         }
         self.dns.check()?;
         self.tls.check()?;
+        if !self.secrets.secrets.is_empty() && !self.tls.enabled {
+            let (count, expected) = (self.secrets.secrets.len(), "of use without tls.enabled");
+            return Err(ConfigError::new("secrets.secrets", count, expected).into());
+        }
         ports::check(&self.ports, self.tcp_accept_queue_size)?;
         let a = self.addresses(slot)?;
         let prefixes = self.nat64_prefixes.as_slice();

@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_denial_is_shown_in_one_line() {
-        let NetworkEvent::Denied(mut shown) = denied(4711);
+        let NetworkEvent::Denied(mut shown) = denied(4711) else { unreachable!() };
         assert_eq!(
             shown.to_string(),
             "denied tcp 100.96.0.2:4711 -> 169.254.169.254:80 (metadata) by rule 3"

@@ -25,6 +25,7 @@ use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Interceptor, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
+use crate::service::certs::host_roots_pem;
 use crate::service::dns::ResolverParts;
 use crate::service::secrets::{SecretsHandle, Vault};
 use crate::termination::TerminationHandle;
@@ -61,6 +62,7 @@ pub struct SmoltcpNetwork {
     receive_frame_bytes_is_set: bool,
     driver: Option<JoinHandle<Result<(), Error>>>,
     termination: TerminationHandle,
+    trust_host_cas: bool,
     vault: Arc<Vault>,
     interceptor: Option<Arc<Interceptor>>,
 }
@@ -136,6 +138,7 @@ impl SmoltcpNetwork {
             receive_frame_bytes_is_set: config.interface.receive_frame_bytes.is_some(),
             driver: None,
             termination,
+            trust_host_cas: config.trust_host_cas,
             vault,
             interceptor,
         })
@@ -334,6 +337,21 @@ impl SmoltcpNetwork {
     #[must_use]
     pub fn ca_cert_pem(&self) -> Option<Vec<u8>> {
         self.interceptor.as_ref().map(|tls| tls.authority_pem().as_bytes().to_vec())
+    }
+
+    /// The authorities that this host trusts, as PEM, for a guest that is to trust them as well;
+    /// `None`: the configuration does not say that it is (`trust_host_cas`).
+    #[must_use]
+    pub fn host_cas_cert_pem(&self) -> Option<Vec<u8>> {
+        self.trust_host_cas.then(|| host_roots_pem().into_bytes())
+    }
+
+    /// What a program that runs beside this host's others is to trust: the authorities of this
+    /// host, and the one that intercepts; as PEM. `None`: nothing is intercepted.
+    #[must_use]
+    pub fn trust_bundle_pem(&self) -> Option<Vec<u8>> {
+        let own = self.interceptor.as_ref()?.authority_pem();
+        Some([host_roots_pem().as_bytes(), own.as_bytes()].concat())
     }
 
     /// Where secrets are changed while the network runs.

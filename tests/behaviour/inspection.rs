@@ -25,7 +25,7 @@ fn room<'a>(default: Permission, lines: &[&str]) -> Room<'a> {
 }
 
 /// The gateway tells the guest that `name` leads to `to`.
-fn bind(world: &mut World<'_>, name: &str, to: IpAddr) {
+pub(crate) fn bind(world: &mut World<'_>, name: &str, to: IpAddr) {
     world.send(&frame::udp(1000, at(ip("9.9.9.9"), 53), b"ask"));
     let flow = world.peers.datagrams[&world.datagram()].id;
     let kind = if to.is_ipv4() { kind::A } else { kind::AAAA };

@@ -12,6 +12,7 @@ mod drops;
 mod fragments;
 mod http_denied;
 mod inspection;
+mod intercepted;
 mod memory;
 mod names;
 mod offload;

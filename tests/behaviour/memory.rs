@@ -17,6 +17,7 @@ fn given_back(world: &World<'_>) -> Vec<(Range<usize>, bool)> {
     let unused = |did: &Did| match did {
         Did::Unused { bytes, is_ended } => Some((bytes.clone(), *is_ended)),
         Did::Connect { .. }
+        | Did::Intercept { .. }
         | Did::Send { .. }
         | Did::Finish { .. }
         | Did::Receive { .. }

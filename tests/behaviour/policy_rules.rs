@@ -112,7 +112,9 @@ fn way(world: &mut World<'_>, protocol: &str, opening: &[u8], outside: IpAddr) -
     let known = world.peers.log.len();
     let reason = world.dropped(opening);
     let way = world.peers.log[known..].iter().find_map(|did| match did {
-        Did::Connect { to, .. } | Did::SendDatagram { to, .. } => Some(*to),
+        Did::Connect { to, .. } | Did::Intercept { to, .. } | Did::SendDatagram { to, .. } => {
+            Some(*to)
+        }
         Did::Send { .. }
         | Did::Finish { .. }
         | Did::Receive { .. }

@@ -93,7 +93,7 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let itinerary = guest::Itinerary::new(&interface, &servers);
     let nothing = File::open("/dev/null")?;
     let command = guest_command(&itinerary)?;
-    let mut inside = Inside::start(&interface, &command, nothing.as_fd(), Stdio::piped())?;
+    let mut inside = Inside::start(&interface, (&command, &[]), nothing.as_fd(), Stdio::piped())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     LinkArgs::default().prepare(&mut tap);
     let dropped = tap.dropped_frames();

@@ -8,9 +8,10 @@ use sluicegate_host::NetworkConfig;
 
 use super::failure::{Failure, complain};
 
-/// Print the environment of a guest: its addresses, as its agent reads them
+/// Print the environment of a guest: its addresses, as its agent reads them, and the placeholders of
+/// the config's secrets
 ///
-/// One NAME=value a line; no value has a blank or a quote, so a shell can eval them.
+/// One NAME=value a line, as env(1) takes it; the values of secrets are not in it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,6 +50,9 @@ fn print(args: &EnvArgs) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     for (name, value) in config.addresses(args.slot)?.environment() {
         writeln!(out, "{name}={value}")?;
+    }
+    for secret in &config.secrets.secrets {
+        writeln!(out, "{}={}", secret.env_var, secret.placeholder())?;
     }
     Ok(())
 }

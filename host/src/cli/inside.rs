@@ -54,11 +54,11 @@ pub(super) struct Inside {
 }
 
 impl Inside {
-    /// Starts `command` up to the point where it needs its network. It will have `input` and
-    /// `output` as standard input and output.
+    /// Starts `command` up to the point where it needs its network. It will have `variables` in its
+    /// environment, and `input` and `output` as standard input and output.
     pub(super) fn start(
         interface: &Interface,
-        command: &[OsString],
+        (command, variables): (&[OsString], &[(String, OsString)]),
         input: BorrowedFd<'_>,
         output: Stdio,
     ) -> Result<Self, Failure> {
@@ -70,6 +70,7 @@ impl Inside {
             .arg(serde_json::to_string(interface)?)
             .arg("--")
             .args(command)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(inner.into_descriptor())
             .stdout(output)
             .spawn()

@@ -10,6 +10,7 @@ use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
 use super::failure::{Failure, warn};
+use super::guest_env;
 use super::log::{Log, LogFormat};
 
 /// What the guest's network is like.
@@ -50,6 +51,10 @@ pub(crate) struct LinkArgs {
     /// advertisements [default: the config's, else on for `attach` and `serve`, else off]
     #[arg(long, value_name = "SWITCH")]
     autoconf: Option<Autoconf>,
+    /// Write the authority that signs in the servers' place where TLS is intercepted to this file
+    /// (PEM), for the guest's trust store
+    #[arg(long, value_name = "FILE")]
+    ca_out: Option<PathBuf>,
 }
 
 /// Whether a guest is told its addresses, on the command line.
@@ -144,7 +149,11 @@ impl LinkArgs {
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         let enabled = &mut config.interface.autoconf.enabled;
         *enabled = Some(self.tells_addresses(*enabled, autoconf));
-        Ok(SmoltcpNetwork::try_new(config, self.slot.into())?)
+        let network = SmoltcpNetwork::try_new(config, self.slot.into())?;
+        if let Some(path) = &self.ca_out {
+            guest_env::write_authority(&network, path)?;
+        }
+        Ok(network)
     }
 
     /// Whether the guest is told its addresses: the arguments' word, else that of the `file`, else

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod env;
 mod failure;
+mod guest_env;
 pub(crate) mod inside;
 mod link;
 mod log;

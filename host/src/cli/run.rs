@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use sluicegate_core::addr::INTERFACE_NAME;
 
 use super::failure::{Failure, complain, warn};
+use super::guest_env::GuestEnv;
 use super::inside::{Inside, SET_UP_FAILED};
 use super::link::{self, Autoconf, LinkArgs};
 use super::online::Online;
@@ -21,7 +22,10 @@ use super::signals::{Occurrence, Signals};
 /// Run a command in a network of its own, whose only way out is the engine
 ///
 /// The command keeps its user, files, terminal, directory and environment; only the network is new:
-/// one interface, eth0, served in user space, and an /etc/resolv.conf that names the gateway. Works
+/// one interface, eth0, served in user space, and an /etc/resolv.conf that names the gateway. Where
+/// TLS is intercepted, the usual variables (SSL_CERT_FILE, CURL_CA_BUNDLE, REQUESTS_CA_BUNDLE,
+/// NODE_EXTRA_CA_CERTS and more) name a file with the gateway's authority beside this host's, and
+/// those of the config's secrets hold their placeholders. Works
 /// as root, or as anyone where unprivileged user namespaces are allowed. It confines well-behaved
 /// commands: one that runs as root can leave a namespace, and Unix sockets are files.
 #[derive(Debug, clap::Args)]
@@ -32,6 +36,7 @@ up, 126 if the command cannot be executed, 127 if it is not found.
 Examples:
   sluicegate run --egress allow -- curl https://example.com
   sluicegate run --config policy.json --log -- npm install
+  sluicegate run --config secrets.json -- sh -c 'curl -u me:$KEY https://a.example'
   sluicegate run -- ping -c 1 100.96.0.1        # the gateway of slot 0
   sluicegate run --slot 7 --mtu 65520 -- bash")]
 pub(crate) struct RunArgs {
@@ -60,7 +65,9 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let network = args.link.network(Autoconf::Off)?;
     let interface = link::interface(INTERFACE_NAME, &network);
     let input = std::io::stdin();
-    let mut inside = Inside::start(&interface, &args.command, input.as_fd(), Stdio::inherit())?;
+    let environment = GuestEnv::of(&network)?;
+    let command = (args.command.as_slice(), environment.variables.as_slice());
+    let mut inside = Inside::start(&interface, command, input.as_fd(), Stdio::inherit())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     args.link.prepare(&mut tap);
     let log = args.link.log(&network)?;

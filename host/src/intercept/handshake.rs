@@ -8,10 +8,10 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::AlertDescription;
 use sluicegate_core::limits::TCP_CONNECT_MS_MAX;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;

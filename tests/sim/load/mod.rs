@@ -105,7 +105,9 @@ impl<'a> Rig<'a> {
     pub fn turn(&mut self, host: &mut impl Host) {
         loop {
             let fact = match self.engine.poll(self.now) {
-                Action::Connect { flow, to } => Fact::Connect(flow, to),
+                Action::Connect { flow, to } | Action::Intercept { flow, to, .. } => {
+                    Fact::Connect(flow, to)
+                }
                 Action::Send { flow } => Fact::Send(flow),
                 Action::Receive { flow } => Fact::Receive(flow),
                 Action::Finish { flow } => Fact::Finish(flow),

@@ -15,7 +15,7 @@ use rustls::crypto::CryptoProvider;
 pub(crate) use authority::Authority;
 pub use authority::AuthorityError;
 pub(crate) use leaves::{Identity, Leaves};
-pub(crate) use trust::Trust;
+pub(crate) use trust::{Trust, host_roots_pem};
 
 /// The algorithms of all handshakes, towards guests and servers.
 pub(crate) fn provider() -> Arc<CryptoProvider> {

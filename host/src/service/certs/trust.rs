@@ -4,9 +4,12 @@
 //! makes exceptions, for all servers or for some. Sessions are kept, so that the next connection to
 //! a server takes fewer round trips.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -44,7 +47,7 @@ impl Trust {
     /// # Errors
     /// A file that can't be read, or is none of certificates.
     pub(crate) fn new(config: &TlsConfig) -> Result<Self, AuthorityError> {
-        let mut roots = host_roots().clone();
+        let mut roots = host_roots().store.clone();
         for path in &config.upstream_ca_cert {
             add(&mut roots, path)?;
         }
@@ -106,23 +109,44 @@ fn covers(wide: &HostPattern, narrow: &HostPattern) -> bool {
     }
 }
 
+/// What this host trusts, as certificates and as what they are checked with.
+struct HostRoots {
+    certificates: Vec<CertificateDer<'static>>,
+    store: RootCertStore,
+}
+
+/// The authorities that this host trusts, as one text of PEM, each once.
+pub(crate) fn host_roots_pem() -> String {
+    let certificates: BTreeSet<&[u8]> =
+        host_roots().certificates.iter().map(|certificate| certificate.as_ref()).collect();
+    certificates.into_iter().fold(String::new(), |mut text, certificate| {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in BASE64_STANDARD.encode(certificate).as_bytes().chunks(64) {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+        text
+    })
+}
+
 /// What this host trusts; read once by a process, as it takes milliseconds.
-fn host_roots() -> &'static RootCertStore {
-    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+fn host_roots() -> &'static HostRoots {
+    static ROOTS: OnceLock<HostRoots> = OnceLock::new();
     ROOTS.get_or_init(|| {
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
             tracing::warn!(%error, "a part of this host's trust store can't be read");
         }
-        let mut roots = RootCertStore::empty();
-        let (_, unfit) = roots.add_parsable_certificates(found.certs);
+        let mut store = RootCertStore::empty();
+        let (_, unfit) = store.add_parsable_certificates(found.certs.iter().cloned());
         if unfit > 0 {
             tracing::debug!(unfit, "certificates of this host's trust store are not understood");
         }
-        if roots.is_empty() {
+        if store.is_empty() {
             tracing::warn!("this host trusts no authority, so no server can prove its name");
         }
-        roots
+        HostRoots { certificates: found.certs, store }
     })
 }
 

@@ -71,11 +71,7 @@ fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
 }
 
 /// What `filter` makes of `body`, cut as `dice` says.
-fn through(
-    mut filter: BodyFilter,
-    body: &[u8],
-    dice: &mut Dice,
-) -> Result<Vec<u8>, Violation> {
+fn through(mut filter: BodyFilter, body: &[u8], dice: &mut Dice) -> Result<Vec<u8>, Violation> {
     let (mut out, mut rest) = (vec![], body);
     while !rest.is_empty() {
         let (piece, behind) = rest.split_at(1 + dice.below(rest.len().min(40)));
@@ -180,9 +176,7 @@ fn who_has_not_proven_its_name_or_was_not_led_there_has_nothing() {
 fn whoever_may_have_placeholders_gets_them_as_they_are() {
     let mut config = config();
     config.passthrough_hosts = Some(vec!["log.test".parse().unwrap()]);
-    let scope = |config: &SecretsConfig| {
-        vault(config.clone()).current().scope(&peer("log.test"))
-    };
+    let scope = |config: &SecretsConfig| vault(config.clone()).current().scope(&peer("log.test"));
     let field = [("x", "$MSB_KEY $MSB_KEYS")];
     assert_eq!(head(&scope(&config), "/", &field).unwrap().1, ["$MSB_KEY $MSB_KEYS"]);
     config.secrets[1].violation_action = Some(ViolationAction::Block);
@@ -232,7 +226,10 @@ fn bodies_have_values_written_as_they_are_read() {
     let escaped = "sk-live/+ \\\"quoted\\\" \u{fc}";
     assert_eq!(json(r#"{"a": "$MSB_KEY"}"#).unwrap(), format!(r#"{{"a": "{escaped}"}}"#));
     assert_eq!(json(r#"{"a": "\u0024MSB_KEY\n"}"#).unwrap(), format!(r#"{{"a": "{escaped}\n"}}"#));
-    assert_eq!(json(r#""$MSB_KE\u0059 \ud83d\ude00""#).unwrap(), format!(r#""{escaped} \ud83d\ude00""#));
+    assert_eq!(
+        json(r#""$MSB_KE\u0059 \ud83d\ude00""#).unwrap(),
+        format!(r#""{escaped} \ud83d\ude00""#)
+    );
     let form = body(&good, "application/x-www-form-urlencoded", b"a=%24MSB_KEY&b=1+2&c=$MSB_KE");
     let expected = "a=sk-live%2F%2B%20%22quoted%22%20%C3%BC&b=1+2&c=$MSB_KE";
     assert_eq!(String::from_utf8(form.unwrap()).unwrap(), expected);
@@ -311,8 +308,25 @@ fn a_value_that_comes_back_is_a_placeholder_again() {
 #[test]
 fn whatever_is_sent_no_placeholder_passes_and_no_other_byte_changes() {
     let alphabet: Vec<&[u8]> = vec![
-        b"$", b"$MSB_", b"KEY", b"KEYS", b"$MSB_KEY", b"$MSB_KE", b"%24", b"%2", b"%", b"\\u0024",
-        b"\\u00", b"\\", b"\\ud83d", b"\\ude00", b"x", b"\xff", b"+", b"\"", VALUE.as_bytes(),
+        b"$",
+        b"$MSB_",
+        b"KEY",
+        b"KEYS",
+        b"$MSB_KEY",
+        b"$MSB_KE",
+        b"%24",
+        b"%2",
+        b"%",
+        b"\\u0024",
+        b"\\u00",
+        b"\\",
+        b"\\ud83d",
+        b"\\ude00",
+        b"x",
+        b"\xff",
+        b"+",
+        b"\"",
+        VALUE.as_bytes(),
     ];
     let good = scope_of("good.test");
     let evil = scope_of("evil.test");
@@ -410,7 +424,13 @@ fn what_is_wrong_with_a_secret_is_said_by_field() {
     let table: &[(&dyn Fn(&mut SecretConfig), &str)] = &[
         (&|s| s.env_var.clear(), "secrets.secrets[].env_var"),
         (&|s| s.env_var = "A=B".to_owned(), "A=B"),
-        (&|s| s.env_var = "KEYS".to_owned(), "the name of one secret only"),
+        (
+            &|s| {
+                s.env_var = "KEYS".to_owned();
+                s.placeholder = Some("other".to_owned());
+            },
+            "the name of one secret only",
+        ),
         (&|s| s.allowed_hosts.clear(), "allowed_hosts: KEY"),
         (&|s| s.placeholder = Some(String::new()), "placeholder: KEY"),
         (&|s| s.placeholder = Some("a\nb".to_owned()), "placeholder: KEY"),

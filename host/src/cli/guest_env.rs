@@ -1,0 +1,74 @@
+//! What a command in a network of its own must know of it: whom to trust, and what it has in place
+//! of secrets.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sluicegate_host::SmoltcpNetwork;
+
+use super::failure::Failure;
+
+/// By these programs are told whom to trust, instead of whom they would: OpenSSL and what is built
+/// on it, curl, Python's requests, Node.js (beside its own), and, as they look at none of those,
+/// git, pip, cargo, Deno, and the AWS tools.
+const TRUST_VARIABLES: [&str; 9] = [
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "DENO_CERT",
+    "AWS_CA_BUNDLE",
+];
+
+/// The environment of a command, and the file that it names, which goes with the value.
+pub(super) struct GuestEnv {
+    pub(super) variables: Vec<(String, OsString)>,
+    bundle: Option<PathBuf>,
+}
+
+impl GuestEnv {
+    /// What a command on `network` must know: nothing, where nothing is intercepted.
+    pub(super) fn of(network: &SmoltcpNetwork) -> Result<Self, Failure> {
+        let Some(bundle) = network.trust_bundle_pem() else {
+            return Ok(Self { variables: vec![], bundle: None });
+        };
+        let path = std::env::temp_dir().join(format!("sluicegate-{}-ca.pem", std::process::id()));
+        // Whoever left a file or a link there decides nothing.
+        let _ = std::fs::remove_file(&path);
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path)?;
+        file.write_all(&bundle)?;
+        let trusts = TRUST_VARIABLES.map(|name| (name.to_owned(), path.clone().into()));
+        let secrets = network.guest_env_vars().into_iter().filter(|(name, _)| !is_address(name));
+        let secrets = secrets.map(|(name, placeholder)| (name, placeholder.into()));
+        Ok(Self { variables: trusts.into_iter().chain(secrets).collect(), bundle: Some(path) })
+    }
+}
+
+/// The command's interface is configured already; these are for agents that do that.
+fn is_address(name: &str) -> bool {
+    matches!(name, "MSB_NET" | "MSB_NET_IPV4" | "MSB_NET_IPV6")
+}
+
+impl Drop for GuestEnv {
+    fn drop(&mut self) {
+        if let Some(bundle) = &self.bundle {
+            // It may be gone, with all else that was temporary.
+            let _ = std::fs::remove_file(bundle);
+        }
+    }
+}
+
+/// Writes the authority of `network` to `path`, for a guest's trust store.
+pub(super) fn write_authority(network: &SmoltcpNetwork, path: &Path) -> Result<(), Failure> {
+    let Some(pem) = network.ca_cert_pem() else {
+        let why = "--ca-out: there is no authority, as tls.enabled is not true in the config";
+        return Err(why.into());
+    };
+    std::fs::write(path, pem).map_err(|error| format!("{}: {error}", path.display()).into())
+}
