@@ -66,7 +66,7 @@ enum Engine {
     /// The command.
     Command(Process),
     /// The library, in this process. The runtime outlives the network.
-    Library { metrics: MetricsHandle, _network: Box<Mutex<SmoltcpNetwork>>, _runtime: Runtime },
+    Library { metrics: MetricsHandle, network: Box<Mutex<SmoltcpNetwork>>, _runtime: Runtime },
 }
 
 /// A guest that is online.
@@ -115,12 +115,17 @@ impl Guest {
     /// One that the library serves, in this process, where its counters can be read. Its traffic
     /// may go everywhere.
     pub(crate) fn embedded() -> Self {
+        let mut config = NetworkConfig::default();
+        config.policy.default_egress = Permission::Allow;
+        Self::embedded_with(config)
+    }
+
+    /// The same under `config`.
+    pub(crate) fn embedded_with(config: NetworkConfig) -> Self {
         allow_many_descriptors();
         let namespace = Namespace::new();
         namespace.set("ipv6/conf/default/router_solicitations", "0");
         let slot = free_slot();
-        let mut config = NetworkConfig::default();
-        config.policy.default_egress = Permission::Allow;
         let mut network = SmoltcpNetwork::try_new(config, slot.into()).unwrap();
         let addresses = network.addresses();
         let interface = Interface {
@@ -137,15 +142,25 @@ impl Guest {
             sluicegate_host::netns::configure(&interface).unwrap();
             tap
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
         network.attach_link(Box::new(tap)).unwrap();
         network.start(runtime.handle().clone());
         let engine = Engine::Library {
             metrics: network.metrics_handle(),
-            _network: Box::new(Mutex::new(network)),
+            network: Box::new(Mutex::new(network)),
             _runtime: runtime,
         };
         Self { engine, namespace, slot, _config: None }
+    }
+
+    /// Lets `see` see the library's network that serves it.
+    pub(crate) fn network<T>(&self, see: impl FnOnce(&SmoltcpNetwork) -> T) -> T {
+        match &self.engine {
+            Engine::Library { network, .. } => see(&network.lock().unwrap()),
+            Engine::Command(_) => panic!("no library serves this guest"),
+        }
     }
 
     /// The command that serves it.

@@ -43,6 +43,7 @@ mod refusals;
 mod rows;
 mod run;
 mod stream;
+mod tls;
 mod transfers;
 #[cfg(feature = "krun")]
 mod vm;

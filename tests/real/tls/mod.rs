@@ -1,0 +1,80 @@
+//! TLS that ends at the gateway, with real clients inside and a server outside that keeps every
+//! byte it hears.
+
+mod authority;
+mod hostile;
+mod http;
+mod secrets;
+mod site;
+mod taint;
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::guest::{ConfigFile, free_slot, open_config, sluicegate};
+use crate::process::{self, Finished};
+use site::{EVIL, Flaw, GOOD, Site};
+
+/// The secret's value, which nobody but the good server may see.
+const VALUE: &str = "sk-live-0123456789abcdef";
+
+/// A configuration under which TLS with `site` ends at the gateway, and the fields of `more`.
+fn config(site: &Site, more: Value) -> Value {
+    let mut config = open_config(json!({
+        "tls": {
+            "enabled": true,
+            "intercepted_ports": [site.port],
+            "upstream_ca_cert": [site.authority()],
+        },
+        "secrets": {"secrets": [{
+            "env_var": "API_KEY",
+            "value": VALUE,
+            "allowed_hosts": [{"exact": GOOD}],
+            "substitution": {"headers": true, "query": true, "body": true},
+        }]},
+    }));
+    for section in ["tls", "secrets"] {
+        if let Some(fields) = more.get(section).and_then(Value::as_object) {
+            for (name, value) in fields {
+                config[section][name] = value.clone();
+            }
+        }
+    }
+    if let Some(policy) = more.get("policy") {
+        config["policy"] = policy.clone();
+    }
+    config
+}
+
+/// `script`, a shell's, in a guest under `config`.
+fn command(file: &ConfigFile, script: &str) -> Command {
+    let mut command = sluicegate();
+    command
+        .args(["run", "--log=json", "--slot", &free_slot().to_string(), "--config"])
+        .arg(file.path())
+        .args(["--", "sh", "-c", script]);
+    command
+}
+
+fn run(config: &Value, script: &str) -> Finished {
+    process::run(&mut command(&ConfigFile::new(config), script))
+}
+
+/// The last line of `finished` as JSON.
+fn told(finished: &Finished) -> Value {
+    let line = finished.output.lines().next_back();
+    let line = line.unwrap_or_else(|| panic!("something was said: {finished:?}"));
+    serde_json::from_str(line).unwrap_or_else(|_| panic!("it is JSON: {finished:?}"))
+}
+
+/// The events that were logged.
+fn events(finished: &Finished) -> Vec<Value> {
+    let lines = finished.errors.lines();
+    lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Whether `bytes` are somewhere in `all`.
+fn has(all: &[u8], bytes: &[u8]) -> bool {
+    memchr::memmem::find(all, bytes).is_some()
+}
