@@ -22,7 +22,7 @@ pub enum Error {
     Config(#[from] ConfigError),
     /// The authority for intercepted TLS, or one that servers are believed by.
     #[error("tls: {0}")]
-    Authority(#[from] crate::service::certs::AuthorityError),
+    Authority(#[from] AuthorityError),
     /// A configuration could not be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -110,4 +110,40 @@ pub enum LoadError {
         /// What may be said in its place.
         instead: &'static str,
     },
+}
+
+/// What is wrong with an authority.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthorityError {
+    /// A file can't be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// One file of two is there.
+    #[error(
+        "{} is there and {} is not; give both, or neither to have them made",
+        there.display(), missing.display()
+    )]
+    Half {
+        /// The file that is there.
+        there: PathBuf,
+        /// The other.
+        missing: PathBuf,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// No key could be made, or nothing be signed.
+    #[error("making certificates: {0}")]
+    Signing(String),
 }

@@ -33,13 +33,12 @@ mod termination;
 mod wake;
 
 pub use config::NetworkConfig;
-pub use error::{Error, LoadError};
+pub use error::{AuthorityError, Error, LoadError};
 pub use events::{Denied, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent};
 pub use flow::ports::PublishedPort;
 pub use metrics::MetricsHandle;
 pub use network::SmoltcpNetwork;
 pub use rings::{HeapRing, RingConsumer, RingProducer};
-pub use service::certs::AuthorityError;
 pub use service::secrets::SecretsHandle;
 pub use sluicegate_core::{
     By, Cidr, DenialReason, Direction, Group, Permission, PortRange, Profile, Protocol,

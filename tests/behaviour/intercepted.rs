@@ -16,18 +16,16 @@ fn room<'a>(default: Permission, lines: &[&str]) -> Room<'a> {
     Room::with(|config| {
         config.policy = Policy::new(default, Permission::Deny);
         lines.iter().for_each(|line| push(&mut config.policy, line));
-        config.intercepted_ports = [443, 8443].as_slice().try_into().unwrap();
+        config.intercepted_ports = [443, 8443].as_slice().try_into().expect("because it is short");
     })
 }
 
 /// What the host was told of the first interception: name, whether there is another that is
 /// hidden, whether it is denied.
 fn told(world: &World<'_>) -> Option<(Option<String>, bool, bool)> {
-    world.peers.log.iter().find_map(|did| match did {
-        Did::Intercept { name, is_veiled, is_denied, .. } => {
-            Some((name.clone(), *is_veiled, *is_denied))
-        }
-        _ => None,
+    world.peers.log.iter().find_map(|did| {
+        let Did::Intercept { name, is_veiled, is_denied, .. } = did else { return None };
+        Some((name.clone(), *is_veiled, *is_denied))
     })
 }
 
@@ -126,9 +124,11 @@ fn a_denial_by_default_is_the_hosts_to_tell_in_tls() {
     let mut room = Room::with(|config| {
         config.policy = Policy::new(Permission::Deny, Permission::Deny);
         push(&mut config.policy, "deny tcp all 9.9.9.9/32");
-        config.intercepted_ports = [443].as_slice().try_into().unwrap();
-        config.deny_page =
-            Some(DenyPage { format: DenyFormat::Json, message: "no".try_into().unwrap() });
+        config.intercepted_ports = [443].as_slice().try_into().expect("because it is short");
+        config.deny_page = Some(DenyPage {
+            format: DenyFormat::Json,
+            message: "no".try_into().expect("because it is short"),
+        });
     });
     let mut world = room.world();
     said(&mut world, 443, &tls::hello("evil.test"));
@@ -147,7 +147,8 @@ fn whoever_is_silent_at_such_a_port_gets_to_nobody() {
         for bytes in [&b""[..], &tls::hello("good.test")[..40]] {
             let mut room = Room::with(|config| {
                 config.strict = strict;
-                config.intercepted_ports = [443].as_slice().try_into().unwrap();
+                config.intercepted_ports =
+                    [443].as_slice().try_into().expect("because it is short");
             });
             let mut world = room.world();
             let mut script = said(&mut world, 443, bytes);
@@ -168,9 +169,9 @@ fn a_server_that_cannot_be_reached_resets_what_was_accepted() {
     world.peers.answer = sim::Answer::Refuse(Refusal::Refused);
     let script = said(&mut world, 443, &tls::hello("good.test"));
     assert!(script.reset);
-    let flow = world.peers.log.iter().find_map(|did| match did {
-        Did::Intercept { flow, .. } => Some(*flow),
-        _ => None,
+    let flow = world.peers.log.iter().find_map(|did| {
+        let Did::Intercept { flow, .. } = did else { return None };
+        Some(*flow)
     });
     assert!(!world.engine.is_live(flow.unwrap_or(FlowId { index: 0, generation: 0 })));
 }
@@ -181,7 +182,8 @@ fn quic_is_refused_there_as_by_a_closed_port() {
         [(true, 443, true), (true, 8443, true), (true, 4433, false), (false, 443, false)]
     {
         let mut room = Room::with(|config| {
-            config.intercepted_ports = [443, 8443].as_slice().try_into().unwrap();
+            config.intercepted_ports =
+                [443, 8443].as_slice().try_into().expect("because it is short");
             config.refuses_quic = refuses;
         });
         let mut world = room.world();

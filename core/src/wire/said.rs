@@ -23,8 +23,8 @@ pub(crate) enum Heard {
     More(usize),
     /// The server's name.
     Name(SaidName),
-    /// The name in a hello beside one that is encrypted, or pretends to be: it counts only where the
-    /// connection ends, as nobody there can open the other (RFC 9849 6.1.6).
+    /// The name in a hello beside one that is encrypted, or pretends to be: it counts only where
+    /// the connection ends, as nobody there can open the other (RFC 9849 6.1.6).
     Veiled(SaidName),
     /// A protocol in which names are said, and none is, or none that can be trusted.
     Nothing,

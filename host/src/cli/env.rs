@@ -8,8 +8,8 @@ use sluicegate_host::NetworkConfig;
 
 use super::failure::{Failure, complain};
 
-/// Print the environment of a guest: its addresses, as its agent reads them, and the placeholders of
-/// the config's secrets
+/// Print the environment of a guest: its addresses, as its agent reads them, and the placeholders
+/// of the config's secrets
 ///
 /// One NAME=value a line, as env(1) takes it; the values of secrets are not in it.
 #[derive(Debug, clap::Args)]

@@ -70,9 +70,10 @@ fn line(event: &NetworkEvent, format: LogFormat, gone: u64) -> String {
 }
 
 fn refusal(refused: &Intercepted) -> serde_json::Value {
-    let (env_var, place) = match &refused.incident {
-        Incident::Secret { env_var, place } => (env_var.as_deref(), Some(place)),
-        _ => (None, None),
+    let secret = if let Incident::Secret { env_var, place } = &refused.incident {
+        Some((env_var.as_deref(), *place))
+    } else {
+        None
     };
     json!({
         "event": "refused",
@@ -83,8 +84,8 @@ fn refusal(refused: &Intercepted) -> serde_json::Value {
         "destination_port": refused.destination.port(),
         "name": refused.name,
         "reason": refused.incident.name(),
-        "secret": env_var,
-        "place": place,
+        "secret": secret.and_then(|(env_var, _)| env_var),
+        "place": secret.map(|(_, place)| place),
         "text": refused.incident.to_string(),
         "left_out": refused.left_out,
     })

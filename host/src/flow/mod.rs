@@ -13,11 +13,12 @@ mod tcp;
 pub(crate) mod tls;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mio::{Registry, Token};
-use sluicegate_core::{Action, Engine, Event, FlowId, Instant, Outside, Refusal};
+use sluicegate_core::{Action, Denial, Engine, Event, FlowId, Instant, Outside, Refusal};
 
 use crate::clock::Clock;
 use crate::events::{Denied, NetworkEvent, Speaker};
@@ -146,10 +147,7 @@ impl Flows {
                 }
                 Action::Send { flow } => {
                     self.with_tcp(flow, |tcp| tcp.send(engine, now));
-                    if self.with_tls(flow, |tls| tls.send(engine, now)) == Some(false) {
-                        // The flow says so itself when it is served.
-                        self.enqueue(flow.index);
-                    }
+                    self.send_tls(engine, now, flow);
                     self.listen_to_names(engine, now, flow);
                 }
                 Action::Finish { flow } => self.finish(flow),
@@ -171,14 +169,7 @@ impl Flows {
                 }
                 Action::Denied { denial, name } => {
                     let name = name.map(str::to_owned);
-                    let guest = engine.guest(denial.destination.ip());
-                    self.speaker.0.tell(|| {
-                        NetworkEvent::Denied(Denied::new(
-                            (denial, name.as_deref()),
-                            guest,
-                            Clock::time_of_day(),
-                        ))
-                    });
+                    self.tell(engine.guest(denial.destination.ip()), denial, name.as_deref());
                 }
                 Action::Unused { bytes, is_ended } => self.pages.give_back(bytes, is_ended),
                 Action::SendDatagram {
@@ -207,6 +198,13 @@ impl Flows {
                 }
             }
         }
+    }
+
+    /// Tells who wants to know of a denial.
+    fn tell(&self, guest: IpAddr, denial: Denial, name: Option<&str>) {
+        self.speaker.0.tell(|| {
+            NetworkEvent::Denied(Denied::new((denial, name), guest, Clock::time_of_day()))
+        });
     }
 
     /// Notes that the socket of the flow in slot `index` has something for us.
@@ -281,6 +279,13 @@ impl Flows {
         if let Flow::Tcp(tcp) = &mut slot.flow
             && act(tcp).is_err()
         {
+            // The flow says so itself when it is served.
+            self.enqueue(flow.index);
+        }
+    }
+
+    fn send_tls(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
+        if self.with_tls(flow, |tls| tls.send(engine, now)) == Some(false) {
             // The flow says so itself when it is served.
             self.enqueue(flow.index);
         }

@@ -16,8 +16,8 @@ pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body.
 pub(super) enum Body {
-    /// One that is there.
-    Whole(Full<Bytes>),
+    /// One that is there, and the trailers behind it.
+    Whole(Full<Bytes>, Option<HeaderMap>),
     /// One that comes, as it is.
     Passing(Incoming),
     /// One that comes through a filter.
@@ -38,7 +38,11 @@ pub(super) struct Filtered {
 
 impl Body {
     pub(super) fn of(bytes: impl Into<Bytes>) -> Self {
-        Self::Whole(Full::new(bytes.into()))
+        Self::whole(bytes, None)
+    }
+
+    pub(super) fn whole(bytes: impl Into<Bytes>, trailers: Option<HeaderMap>) -> Self {
+        Self::Whole(Full::new(bytes.into()), trailers)
     }
 
     /// `inner` through `filter`, which says in `found` what it found.
@@ -62,8 +66,10 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         match &mut *self {
-            Self::Whole(whole) => {
-                Pin::new(whole).poll_frame(context).map_err(|never| match never {})
+            Self::Whole(whole, trailers) => {
+                let frame = ready!(Pin::new(whole).poll_frame(context));
+                let frame = frame.map(|frame| frame.map_err(|never| match never {}));
+                Poll::Ready(frame.or_else(|| Some(Ok(Frame::trailers(trailers.take()?)))))
             }
             Self::Passing(inner) => Pin::new(inner).poll_frame(context).map_err(Fault::from),
             Self::Filtered(filtered) => filtered.poll(context),
@@ -72,7 +78,7 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Whole(whole, trailers) => whole.is_end_stream() && trailers.is_none(),
             Self::Passing(inner) => inner.is_end_stream(),
             Self::Filtered(filtered) => filtered.is_over,
         }
@@ -80,7 +86,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(whole) => whole.size_hint(),
+            Self::Whole(whole, _) => whole.size_hint(),
             Self::Passing(inner) => inner.size_hint(),
             Self::Filtered(filtered) if filtered.filter.may_change_length() => SizeHint::default(),
             Self::Filtered(filtered) => filtered.inner.size_hint(),

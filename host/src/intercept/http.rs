@@ -7,8 +7,8 @@
 //! (RFC 9112 11.2) reaches none.
 //!
 //! One connection of the guest is one of the server's: when one ends, so does the other, and
-//! nothing is sent twice. A request whose body is short is held until it is whole and was looked at,
-//! so that of one that may not pass nothing leaves; of a longer one only the rest does not.
+//! nothing is sent twice. A request whose body is short is held until it is whole and was looked
+//! at, so that of one that may not pass nothing leaves; of a longer one only the rest does not.
 
 mod forward;
 mod page;

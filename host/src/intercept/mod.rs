@@ -2,9 +2,9 @@
 //! the gateway's and the server that it wants.
 //!
 //! Owns the order of things: the guest's hello, whose name the engine has judged; the connection to
-//! the server and its handshake; then the guest's, with the protocol that the server has chosen; then
-//! HTTP, or bytes. Must not know the engine, nor sockets of flows: what comes from the guest comes
-//! through a [`Pipe`], whose other end the driver holds.
+//! the server and its handshake; then the guest's, with the protocol that the server has chosen;
+//! then HTTP, or bytes. Must not know the engine, nor sockets of flows: what comes from the guest
+//! comes through a [`Pipe`], whose other end the driver holds.
 //!
 //! What crosses: of the guest's hello its name and protocols go to the server; of the server's
 //! failures what it failed of goes to the guest, as a TLS alert. Placeholders become values on the

@@ -4,27 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use super::{GOOD, Site, config, run, told};
+use super::{GOOD, Scratch, Site, config, run, told};
 use crate::guest::{ConfigFile, sluicegate};
 use crate::needs;
 use crate::process;
-
-/// A directory that goes with the value.
-struct Scratch(std::path::PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("sluicegate-{name}-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 #[test]
 fn one_with_files_is_made_once_and_then_used() {

@@ -8,7 +8,9 @@ mod secrets;
 mod site;
 mod taint;
 
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 
@@ -77,4 +79,24 @@ fn events(finished: &Finished) -> Vec<Value> {
 /// Whether `bytes` are somewhere in `all`.
 fn has(all: &[u8], bytes: &[u8]) -> bool {
     memchr::memmem::find(all, bytes).is_some()
+}
+
+/// A directory that goes with the value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        static COUNT: AtomicU16 = AtomicU16::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sluicegate-{name}-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

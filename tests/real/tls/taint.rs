@@ -42,9 +42,10 @@ def request(name):
         if place == 1: fields["Authorization"] = "Bearer " + text
         if place == 2: fields["Authorization"] = "Basic " + base64.b64encode(text.encode()).decode()
         if place == 3: target += "?q=" + urllib.parse.quote(text, safe="$%{}")
-        if place == 4: body, fields["Content-Type"] = text.encode(), "text/plain"
-        if place == 5: body, fields["Content-Type"] = json.dumps({"k": text}).encode(), "application/json"
-        if place == 6: body, fields["Content-Type"] = text.encode(), "application/x-www-form-urlencoded"
+        if place == 4: body, kind = text.encode(), "text/plain"
+        if place == 5: body, kind = json.dumps({"k": text}).encode(), "application/json"
+        if place == 6: body, kind = text.encode(), "application/x-www-form-urlencoded"
+    if body: fields["Content-Type"] = kind
     if body and dice.random() < .3:
         body, fields["Content-Encoding"] = gzip.compress(body), "gzip"
     if body and dice.random() < .3:

@@ -124,9 +124,9 @@ async fn hold(
     mut filter: BodyFilter,
 ) -> Result<Body, Stopped> {
     let whole = body.collect().await.map_err(Stopped::Broken)?;
-    if let Some(trailers) = whole.trailers() {
-        let mut trailers = trailers.clone();
-        filter.trailers(scope, &mut trailers).map_err(Stopped::Violation)?;
+    let mut trailers = whole.trailers().cloned();
+    if let Some(trailers) = &mut trailers {
+        filter.trailers(scope, trailers).map_err(Stopped::Violation)?;
     }
     let passed = filter.push(whole.to_bytes()).map_err(Stopped::Violation)?;
     let rest = filter.finish().map_err(Stopped::Violation)?;
@@ -134,7 +134,7 @@ async fn hold(
     if parts.headers.contains_key(CONTENT_LENGTH) {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
     }
-    Ok(Body::of(whole))
+    Ok(Body::whole(whole, trailers))
 }
 
 /// Answers a request that must not pass, and tells who wants to know.

@@ -6,7 +6,7 @@
 //! an error, and never replaced: somebody trusts it.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::provider;
 use crate::clock::Clock;
 use crate::config::tls::read_pem;
+use crate::error::AuthorityError;
 
 /// Guests may have a clock that is slow by this.
 pub(super) const CLOCK_SLACK: Duration = Duration::from_secs(24 * 3600);
@@ -31,42 +32,6 @@ pub(super) const CLOCK_SLACK: Duration = Duration::from_secs(24 * 3600);
 const VALIDITY: Duration = Duration::from_secs(3653 * 24 * 3600);
 /// Who it says it is.
 const NAME: &str = "Sluicegate interception authority";
-
-/// What is wrong with an authority.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AuthorityError {
-    /// A file can't be read or written.
-    #[error("{}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// One file of two is there.
-    #[error(
-        "{} is there and {} is not; give both, or neither to have them made",
-        there.display(), missing.display()
-    )]
-    Half {
-        /// The file that is there.
-        there: PathBuf,
-        /// The other.
-        missing: PathBuf,
-    },
-    /// A file is not what it should be.
-    #[error("{}: {problem}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// No key could be made, or nothing be signed.
-    #[error("making certificates: {0}")]
-    Signing(String),
-}
 
 impl From<rcgen::Error> for AuthorityError {
     fn from(error: rcgen::Error) -> Self {

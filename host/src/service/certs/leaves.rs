@@ -15,9 +15,10 @@ use rcgen::{
 use rustls::sign::CertifiedKey;
 
 use super::Authority;
-use super::authority::{AuthorityError, CLOCK_SLACK, LeafKey};
+use super::authority::{CLOCK_SLACK, LeafKey};
 use crate::clock::Clock;
 use crate::config::tls::LeafCacheConfig;
+use crate::error::AuthorityError;
 
 /// A certificate that ends sooner is made anew.
 const REST: Duration = Duration::from_secs(300);

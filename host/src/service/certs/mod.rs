@@ -13,7 +13,6 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub(crate) use authority::Authority;
-pub use authority::AuthorityError;
 pub(crate) use leaves::{Identity, Leaves};
 pub(crate) use trust::{Trust, host_roots_pem};
 

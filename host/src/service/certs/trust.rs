@@ -5,7 +5,7 @@
 //! a server takes fewer round trips.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
@@ -17,10 +17,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::authority::AuthorityError;
 use super::{Identity, provider};
 use crate::config::host::HostPattern;
 use crate::config::tls::{TlsConfig, read_pem};
+use crate::error::AuthorityError;
 
 /// How servers are checked.
 pub(crate) struct Trust {
@@ -151,10 +151,10 @@ fn host_roots() -> &'static HostRoots {
 }
 
 /// Adds the certificates of `path`.
-fn add(roots: &mut RootCertStore, path: &PathBuf) -> Result<(), AuthorityError> {
-    let wrong = |problem: String| AuthorityError::Content { path: path.clone(), problem };
+fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), AuthorityError> {
+    let wrong = |problem: String| AuthorityError::Content { path: path.to_owned(), problem };
     let pem =
-        read_pem(path).map_err(|source| AuthorityError::File { path: path.clone(), source })?;
+        read_pem(path).map_err(|source| AuthorityError::File { path: path.to_owned(), source })?;
     let mut count = 0;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| wrong(error.to_string()))?;

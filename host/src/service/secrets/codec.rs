@@ -66,7 +66,7 @@ impl Codec {
             let rest = bytes.get(at..).unwrap_or(&[]);
             let unit = match (self, byte) {
                 (Self::Percent | Self::Form, b'%') => percent(rest),
-                (Self::Form, b'+') => Unit::Some(&[b' '], 1),
+                (Self::Form, b'+') => Unit::Some(b" ", 1),
                 (Self::Json, b'\\') => match escape(rest) {
                     Escape::Char(character, len) => {
                         let text = character.encode_utf8(&mut [0; 4]).as_bytes().to_vec();
@@ -150,7 +150,7 @@ fn escape(rest: &[u8]) -> Escape {
     Escape::Char(character, 2)
 }
 
-/// The number of `\uXXXX` at the beginning of `rest`; `None`: it is not whole.
+/// The number of the four digits behind `\u`, which `rest` begins with; `None`: it is not whole.
 fn four(rest: &[u8]) -> Option<Result<u32, ()>> {
     let digits = rest.get(2..rest.len().min(6)).unwrap_or(&[]);
     let mut number = 0;
