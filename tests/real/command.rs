@@ -269,6 +269,8 @@ fn demo_shows_every_step_in_under_15_seconds() {
         "denied address",
         "network_policy_denied",
         "published port",
+        "\"welcome\" from host.sluicegate.internal over TLS, asked with $MSB_DEMO_TOKEN",
+        "secret_policy_denied",
         "throughput",
         "tcp_opened",
     ] {
@@ -279,6 +281,8 @@ fn demo_shows_every_step_in_under_15_seconds() {
         " secrets.demo.example (host) by rule 0\n",
         " -> 169.254.169.254:80 (metadata) by rule 1\n",
         " -> 198.51.100.7:80 shop.example by default\n",
+        " host.microsandbox.internal: the placeholder of DEMO_TOKEN in its header\n",
+        "was asked with \"Bearer the-real-token-of-this-demo\".\n",
     ] {
         assert!(finished.output.contains(event), "{event}: {}", finished.output);
     }

@@ -5,6 +5,7 @@
 //! and reports line by line. Must not know how any step is done.
 
 pub(crate) mod guest;
+mod secret;
 mod servers;
 
 use std::ffi::OsString;
@@ -87,10 +88,12 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let began = now();
     say("A guest in its own network namespace goes online; the engine is its only way out.\n")?;
     let servers = Servers::start()?;
-    let network = SmoltcpNetwork::try_new(config(args.mtu), 0)?;
+    let network = SmoltcpNetwork::try_new(config(args.mtu, &servers)?, 0)?;
     let events = network.events();
     let interface = link::interface(INTERFACE_NAME, &network);
-    let itinerary = guest::Itinerary::new(&interface, &servers);
+    let authority = network.ca_cert_pem().ok_or("nothing is intercepted")?;
+    let trust = (String::from_utf8(authority)?, secret::secret()?.placeholder());
+    let itinerary = guest::Itinerary::new(&interface, &servers, trust);
     let nothing = File::open("/dev/null")?;
     let command = guest_command(&itinerary)?;
     let mut inside = Inside::start(&interface, (&command, &[]), nothing.as_fd(), Stdio::piped())?;
@@ -105,14 +108,17 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     // A dead network explains failed steps better than they do.
     online.stop()?;
     outcome?;
+    for token in servers.vendor.asked_with() {
+        say(&format!("\nThe server of the secret was asked with {token:?}."))?;
+    }
     denials(events)?;
     table(&counters, dropped.load(Ordering::Relaxed))?;
     Ok(say(&format!("\nAll of it took {:.1} s.", began.elapsed().as_secs_f64()))?)
 }
 
 /// A network whose guest reaches this host, but no other place, one name less, and not where clouds
-/// keep secrets; and one port of it is reached.
-fn config(mtu: u16) -> NetworkConfig {
+/// keep secrets; one port of it is reached, and one secret is kept from it.
+fn config(mtu: u16, servers: &Servers) -> Result<NetworkConfig, Failure> {
     let mut config = NetworkConfig::default();
     config.interface.mtu = Some(mtu);
     config.policy = PolicyConfig::without_rules(Permission::Deny, Permission::Allow);
@@ -134,15 +140,21 @@ fn config(mtu: u16) -> NetworkConfig {
         protocol: PortProtocol::Tcp,
         host_bind: Ipv4Addr::LOCALHOST.into(),
     }];
-    config
+    config.tls.enabled = true;
+    config.tls.intercepted_ports = vec![servers.ports.https];
+    config.tls.upstream_ca_cert = vec![servers.vendor.authority().to_owned()];
+    config.secrets.secrets = vec![secret::secret()?];
+    Ok(config)
 }
 
 /// What the engine told of while the guest was online.
 fn denials(events: Events) -> io::Result<()> {
     say("\nEvents:")?;
     for event in events {
-        if let NetworkEvent::Denied(denied) = event {
-            say(&format!("  {denied}"))?;
+        match event {
+            NetworkEvent::Denied(denied) => say(&format!("  {denied}"))?,
+            NetworkEvent::Intercepted(refused) => say(&format!("  {refused}"))?,
+            _ => {}
         }
     }
     Ok(())

@@ -15,11 +15,11 @@ use sluicegate_host::netns::Interface;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::servers::{CHUNK_BYTES, Ports, Servers};
-use super::{Report, THROUGHPUT_MS, gigabits, now};
+use super::{Report, THROUGHPUT_MS, gigabits, now, secret};
 use crate::cli::failure::{Failure, in_full, warn};
 
 /// No answer takes longer than this on a link that works.
-const WAIT_MAX: Duration = Duration::from_secs(2);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(2);
 /// A refusal that takes longer than this is a time-out in disguise.
 const REFUSAL_WAIT_MAX: Duration = Duration::from_millis(500);
 /// How often a running step tells how far it is.
@@ -45,10 +45,18 @@ pub(super) struct Itinerary {
     denied_name: String,
     /// Where it is reached from outside.
     published: SocketAddr,
+    /// Whom it trusts, as PEM.
+    authority: String,
+    /// What it has in place of a secret.
+    placeholder: String,
 }
 
 impl Itinerary {
-    pub(super) fn new(interface: &Interface, servers: &Servers) -> Self {
+    pub(super) fn new(
+        interface: &Interface,
+        servers: &Servers,
+        (authority, placeholder): (String, String),
+    ) -> Self {
         Self {
             gateway_ipv4: interface.gateway_ipv4,
             gateway_ipv6: interface.gateway_ipv6,
@@ -58,6 +66,8 @@ impl Itinerary {
             name: "host.sluicegate.internal".to_owned(),
             denied_name: DENIED_NAME.to_owned(),
             published: (interface.ipv4, GUEST_PORT).into(),
+            authority,
+            placeholder,
         }
     }
 
@@ -75,7 +85,7 @@ pub(crate) struct DemoGuestArgs {
 
 type Step = fn(&Itinerary) -> Result<String, Failure>;
 
-const STEPS: [(&str, Step); 13] = [
+const STEPS: [(&str, Step); 15] = [
     ("ping IPv4", |to| ping(to.gateway_ipv4.into())),
     ("ping IPv6", |to| ping(to.gateway_ipv6.into())),
     ("HTTP fetch IPv4", |to| fetch(to.at_ipv4(to.ports.http_ipv4))),
@@ -87,6 +97,8 @@ const STEPS: [(&str, Step); 13] = [
     ("denied address", |to| be_refused(to.denied)),
     ("denied HTTP", |to| be_told(to.unmatched)),
     ("published port", |to| be_called(to.published)),
+    ("a secret", use_secret),
+    ("misused secret", misuse_secret),
     (UP, |to| send(to.at_ipv4(to.ports.sink))),
     (DOWN, |to| receive(to.at_ipv4(to.ports.source))),
 ];
@@ -231,6 +243,26 @@ fn be_told(server: SocketAddr) -> Result<String, Failure> {
     Ok(format!("403 {body}"))
 }
 
+/// Asks a server with the placeholder of a secret that it may have.
+fn use_secret(to: &Itinerary) -> Result<String, Failure> {
+    let server = (secret::FRIEND, to.at_ipv4(to.ports.https));
+    let (status, body) = secret::ask(server, &to.placeholder, &to.authority)?;
+    if status != "HTTP/1.1 200 OK" {
+        return Err(format!("unexpected response {status:?}").into());
+    }
+    Ok(format!("{:?} from {} over TLS, asked with {}", body, server.0, to.placeholder))
+}
+
+/// Asks another server with it.
+fn misuse_secret(to: &Itinerary) -> Result<String, Failure> {
+    let server = (secret::STRANGER, to.at_ipv4(to.ports.https));
+    let (status, body) = secret::ask(server, &to.placeholder, &to.authority)?;
+    if !status.starts_with("HTTP/1.1 403 ") || !body.contains("secret_policy_denied") {
+        return Err(format!("unexpected response {status:?}").into());
+    }
+    Ok(format!("403 {body}"))
+}
+
 /// Somebody outside comes to a port of the guest.
 fn be_called(at: SocketAddr) -> Result<String, Failure> {
     let listener = TcpListener::bind(at)?;
@@ -276,7 +308,7 @@ fn receive(server: SocketAddr) -> Result<String, Failure> {
     }
 }
 
-fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&server, WAIT_MAX)?;
     stream.set_read_timeout(Some(WAIT_MAX))?;
     stream.set_write_timeout(Some(WAIT_MAX))?;
@@ -334,6 +366,8 @@ mod tests {
             name: "localhost".to_owned(),
             denied_name: "name.invalid".to_owned(),
             published: (Ipv4Addr::LOCALHOST, 0).into(),
+            authority: String::new(),
+            placeholder: String::new(),
             ports: servers.ports.clone(),
         }
     }
@@ -343,7 +377,15 @@ mod tests {
         let servers = Servers::start().unwrap();
         let itinerary = itinerary(&servers);
         // What takes a link, or the engine's answer in place of a server.
-        let elsewhere = ["ping IPv4", "ping IPv6", "denied HTTP", "published port", "denied name"];
+        let elsewhere = [
+            "ping IPv4",
+            "ping IPv6",
+            "denied HTTP",
+            "published port",
+            "denied name",
+            "a secret",
+            "misused secret",
+        ];
         for (name, step) in STEPS.into_iter().filter(|(name, _)| !elsewhere.contains(name)) {
             step(&itinerary).unwrap_or_else(|why| panic!("{name}: {why}"));
         }

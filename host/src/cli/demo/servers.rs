@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
+use super::secret::Vendor;
 use super::{THROUGHPUT_MS, now};
+use crate::cli::failure::Failure;
 
 /// What an HTTP request gets.
 const BODY: &str = "Hello from the host's loopback.\n";
@@ -30,6 +32,8 @@ pub(super) struct Ports {
     pub(super) sink: u16,
     /// TCP: sends for two seconds.
     pub(super) source: u16,
+    /// HTTPS.
+    pub(super) https: u16,
     /// Nobody listens here.
     pub(super) closed: u16,
 }
@@ -38,20 +42,24 @@ pub(super) struct Ports {
 pub(super) struct Servers {
     /// Their ports.
     pub(super) ports: Ports,
+    /// The one that asks for a secret.
+    pub(super) vendor: Vendor,
     /// Bound but not listening: keeps the closed port closed.
     _closed: Socket,
 }
 
 impl Servers {
     /// Starts them, each on a port of the kernel's choice.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start() -> Result<Self, Failure> {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let http_ipv4 = listen(loopback, http)?;
         // Without IPv6 on this host the gateway leads to its IPv4 loopback.
         let http_ipv6 = listen((Ipv6Addr::LOCALHOST, 0).into(), http).unwrap_or(http_ipv4);
         let closed = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         closed.bind(&loopback.into())?;
+        let vendor = Vendor::start()?;
         let ports = Ports {
+            https: vendor.port,
             http_ipv4,
             http_ipv6,
             echo: echo(loopback)?,
@@ -59,7 +67,7 @@ impl Servers {
             source: listen(loopback, source)?,
             closed: closed.local_addr()?.as_socket().map_or(0, |address| address.port()),
         };
-        Ok(Self { ports, _closed: closed })
+        Ok(Self { ports, vendor, _closed: closed })
     }
 }
 

@@ -7,7 +7,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+
+use tokio::sync::SemaphorePermit;
 
 use super::super::authority::{self, Wrong};
 use super::super::body::Body;
@@ -58,7 +60,7 @@ pub(super) async fn answer(
         Tunnels::begin(exchange, on_guest, hyper::upgrade::on(&mut response));
         return Ok(response.map(Body::Passing));
     }
-    Ok(redact(exchange, &scope, response, (version, is_head)))
+    redact(exchange, &scope, response, (version, is_head)).await
 }
 
 /// Whether the request is for whom the handshake was for.
@@ -72,6 +74,15 @@ fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
             page::misdirected(name)
         }
     })
+}
+
+impl Exchange {
+    /// Whether `body` may be held until it is whole: it is short, and not too many are held. What
+    /// comes back is to be kept meanwhile.
+    fn may_hold(&self, body: &Incoming) -> Option<SemaphorePermit<'_>> {
+        let len = body.size_hint().exact().filter(|len| *len <= HELD_BODY_BYTES_MAX)?;
+        self.interceptor.held.try_acquire_many(u32::try_from(len).ok()?).ok()
+    }
 }
 
 /// Why a request goes no further.
@@ -103,12 +114,8 @@ async fn look(
     if filter.is_pass() {
         return Ok(Body::Passing(body));
     }
-    let len = body.size_hint().exact().filter(|len| *len <= HELD_BODY_BYTES_MAX);
-    let held = len.and_then(|len| u32::try_from(len).ok());
-    if let Some(len) = held
-        && let Ok(_held) = exchange.interceptor.held.try_acquire_many(len)
-    {
-        return hold(scope, parts, body, filter).await;
+    if let Some(_held) = exchange.may_hold(&body) {
+        return hold(scope, &mut parts.headers, body, filter).await;
     }
     if filter.may_change_length() {
         parts.headers.remove(CONTENT_LENGTH);
@@ -119,7 +126,7 @@ async fn look(
 /// Takes in the whole of `body`, and what the filter makes of it.
 async fn hold(
     scope: &Arc<Scope>,
-    parts: &mut Parts,
+    headers: &mut HeaderMap,
     body: Incoming,
     mut filter: BodyFilter,
 ) -> Result<Body, Stopped> {
@@ -131,8 +138,8 @@ async fn hold(
     let passed = filter.push(whole.to_bytes()).map_err(Stopped::Violation)?;
     let rest = filter.finish().map_err(Stopped::Violation)?;
     let whole = if rest.is_empty() { passed } else { Bytes::from([passed, rest].concat()) };
-    if parts.headers.contains_key(CONTENT_LENGTH) {
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+    if headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
     }
     Ok(Body::whole(whole, trailers))
 }
@@ -144,23 +151,31 @@ fn refuse(exchange: &Exchange, violation: &Violation, version: Version) -> Respo
 }
 
 /// The response as the guest may have it.
-fn redact(
+async fn redact(
     exchange: &Exchange,
     scope: &Arc<Scope>,
     response: Response<Incoming>,
     (version, is_head): (Version, bool),
-) -> Response<Body> {
+) -> hyper::Result<Response<Body>> {
     if !scope.redacts() {
-        return response.map(Body::Passing);
+        return Ok(response.map(Body::Passing));
     }
     let (mut parts, body) = response.into_parts();
-    let Ok(filter) = scope.response(&mut parts.headers) else {
-        return page::unreadable(exchange.call.name.as_deref()).answer(version);
-    };
+    let unreadable = || Ok(page::unreadable(exchange.call.name.as_deref()).answer(version));
+    let Ok(filter) = scope.response(&mut parts.headers) else { return unreadable() };
     if is_head || body.is_end_stream() {
-        return Response::from_parts(parts, Body::Passing(body));
+        return Ok(Response::from_parts(parts, Body::Passing(body)));
+    }
+    if let Some(_held) = exchange.may_hold(&body) {
+        // So it has a length again, which many clients show.
+        return match hold(scope, &mut parts.headers, body, filter).await {
+            Ok(body) => Ok(Response::from_parts(parts, body)),
+            Err(Stopped::Violation(_)) => unreadable(),
+            Err(Stopped::Broken(error)) => Err(error),
+        };
     }
     parts.headers.remove(CONTENT_LENGTH);
     let found = Arc::new(OnceLock::new());
-    Response::from_parts(parts, Body::filtered(body, filter, Arc::clone(scope), found))
+    let body = Body::filtered(body, filter, Arc::clone(scope), found);
+    Ok(Response::from_parts(parts, body))
 }
