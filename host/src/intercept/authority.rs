@@ -25,6 +25,13 @@ pub(super) fn check(call: &Call, request: &Parts) -> Result<(), Wrong> {
     if hosts.next().is_some() {
         return Err(Wrong::Unclear);
     }
+    // As nearly every request has it.
+    if request.uri.authority().is_none()
+        && let (Some(host), Some(name)) = (host, &call.name)
+        && host.as_bytes().eq_ignore_ascii_case(name.as_bytes())
+    {
+        return Ok(());
+    }
     let host = match host {
         Some(value) => {
             let text = value.to_str().map_err(|_| Wrong::Unclear)?;

@@ -14,9 +14,8 @@ mod forward;
 mod page;
 mod tunnel;
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -24,6 +23,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, client, server};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::body::Body;
@@ -35,8 +35,6 @@ use tunnel::Tunnels;
 
 /// Bytes of the longest head of a message.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
-/// Header fields of a message.
-const FIELDS_MAX: usize = 256;
 /// Streams of one connection that a guest may have open (RFC 9113 5.1.2 wants 100 at least).
 const STREAMS_MAX: u32 = 256;
 /// Bytes of a stream and of a connection that may be under way (RFC 9113 5.2).
@@ -83,7 +81,6 @@ where
 {
     let (sender, connection) = client::conn::http1::Builder::new()
         .preserve_header_case(true)
-        .max_headers(FIELDS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .handshake::<_, Body>(TokioIo::new(upstream))
         .await?;
@@ -110,7 +107,6 @@ where
         .half_close(true)
         .header_read_timeout(None)
         .timer(TokioTimer::new())
-        .max_headers(FIELDS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(guest), service)
         .with_upgrades();
@@ -168,27 +164,27 @@ async fn drive<S, C>(
 ) -> Result<(), Broken>
 where
     S: Future<Output = hyper::Result<()>>,
-    C: Future<Output = hyper::Result<()>>,
+    C: Future<Output = hyper::Result<()>> + Send + 'static,
 {
     let mut server = Box::pin(server);
-    let mut connection = pin!(connection);
-    let mut has_ended = false;
-    let ended = std::future::poll_fn(|context| {
-        if !has_ended && let Poll::Ready(ended) = connection.as_mut().poll(context) {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a server's connection broke");
+    // A task of its own: what wakes one of the two is no reason to look at the other.
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = server.as_mut() => break ended,
+            Some(ended) = connections.join_next() => {
+                if let Ok(Err(error)) = ended {
+                    tracing::debug!(%error, "a server's connection broke");
+                }
+                shut_down(server.as_mut());
             }
-            has_ended = true;
-            shut_down(server.as_mut());
         }
-        server.as_mut().poll(context)
-    });
-    let ended = ended.await;
+    };
     // With it goes whoever could ask for more, and so the other connection ends.
     drop(server);
-    if !has_ended {
-        let _ = timeout(FAREWELL_MAX, connection).await;
-    }
+    let _ = timeout(FAREWELL_MAX, connections.join_next()).await;
     Ok(ended?)
 }
 
