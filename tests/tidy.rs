@@ -32,7 +32,7 @@ const HOST: &[&[&str]] = &[
     &["intercept"],
     &["flow"],
     &["adapter"],
-    &["driver"],
+    &["driver", "replay"],
     &["network"],
     &["cli"],
 ];

@@ -245,6 +245,7 @@ impl NetworkConfig {
         }
         self.dns.check()?;
         self.tls.check()?;
+        self.secrets.check()?;
         if !self.secrets.secrets.is_empty() && !self.tls.enabled {
             let (count, expected) = (self.secrets.secrets.len(), "of use without tls.enabled");
             return Err(ConfigError::new("secrets.secrets", count, expected).into());

@@ -11,10 +11,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
-use sluicegate_core::{
-    Config, DatagramSlot, Engine, FlowSlot, FragmentSet, Instant, Memory, MemoryLen, NameBucket,
-    NameSlot, NameText, SocketCell, TcpSlot, Timer, limits,
-};
+use sluicegate_core::{Config, Engine, Instant, MemoryLen};
 
 use crate::adapter::GuestLink;
 use crate::clock::Clock;
@@ -23,7 +20,7 @@ use crate::events::Speaker;
 use crate::flow::ports::{Listener, Ports};
 use crate::flow::tls::Tls;
 use crate::flow::{Flows, HostEngine};
-use crate::memory::{Pages, map};
+use crate::memory::{Pages, Storage, map};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
 use crate::service::dns::{Resolver, ResolverParts};
@@ -87,40 +84,6 @@ pub(crate) struct Driver {
     pub(crate) tls: Option<Tls>,
 }
 
-/// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
-struct Storage<'a> {
-    flows: Vec<FlowSlot>,
-    index: Vec<u32>,
-    timers: Vec<Timer>,
-    tcp: Vec<TcpSlot<'a>>,
-    sockets: Vec<SocketCell<'a>>,
-    datagrams: Vec<DatagramSlot>,
-    fragments: Vec<FragmentSet>,
-    names: Vec<NameSlot>,
-    name_texts: Vec<NameText>,
-    name_buckets: Vec<NameBucket>,
-    scratch: Vec<u8>,
-}
-
-impl Storage<'_> {
-    fn new(len: &MemoryLen) -> Self {
-        Self {
-            flows: vec![FlowSlot::FREE; len.flows],
-            index: vec![0; len.index],
-            timers: vec![Timer::OFF; len.flows],
-            tcp: core::iter::repeat_with(|| TcpSlot::FREE).take(len.tcp).collect(),
-            sockets: core::iter::repeat_with(|| SocketCell::EMPTY).take(len.tcp).collect(),
-            datagrams: vec![DatagramSlot::FREE; len.datagrams],
-            fragments: vec![FragmentSet::FREE; len.fragments],
-            names: vec![NameSlot::FREE; len.names],
-            // Zeros, of which pages exist once they are touched.
-            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.names],
-            name_buckets: vec![NameBucket::EMPTY; len.name_buckets],
-            scratch: vec![0; len.scratch],
-        }
-    }
-}
-
 impl Driver {
     /// Runs until it is stopped, or its link ends; calls `ready` once nothing but the machine can
     /// go wrong any more.
@@ -137,21 +100,7 @@ impl Driver {
         let pages = Pages::of(&mut buffers);
         let mut fragment_bytes = map(len.fragment_bytes)?;
         let mut storage = Storage::new(&len);
-        let memory = Memory {
-            flows: &mut storage.flows,
-            index: &mut storage.index,
-            timers: &mut storage.timers,
-            tcp: &mut storage.tcp,
-            sockets: &mut storage.sockets,
-            datagrams: &mut storage.datagrams,
-            buffers: &mut buffers,
-            fragments: &mut storage.fragments,
-            fragment_bytes: &mut fragment_bytes,
-            names: &mut storage.names,
-            name_texts: &mut storage.name_texts,
-            name_buckets: &mut storage.name_buckets,
-            scratch: &mut storage.scratch,
-        };
+        let memory = storage.lend(&mut buffers, &mut fragment_bytes);
         let now = self.clock.now();
         let EngineEnds { from_guest, to_guest } = self.ends;
         let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;

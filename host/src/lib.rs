@@ -27,6 +27,7 @@ mod memory;
 mod metrics;
 pub mod netns;
 mod network;
+pub mod replay;
 mod rings;
 mod service;
 mod termination;

@@ -42,6 +42,7 @@ enum Command {
     Serve(cli::serve::ServeArgs),
     Env(cli::env::EnvArgs),
     Check(cli::check::CheckArgs),
+    Replay(cli::replay::ReplayArgs),
     Demo(cli::demo::DemoArgs),
     #[cfg(feature = "krun")]
     Vm(cli::vm::VmArgs),
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => cli::serve::run(args),
         Command::Env(args) => cli::env::run(&args),
         Command::Check(args) => cli::check::run(&args),
+        Command::Replay(args) => cli::replay::run(&args),
         Command::Demo(args) => cli::demo::run(args),
         #[cfg(feature = "krun")]
         Command::Vm(args) => cli::vm::run(args),

@@ -6,6 +6,10 @@ use core::ptr::NonNull;
 
 use memmap2::{MmapMut, MmapOptions};
 use rustix::mm::{Advice, madvise};
+use sluicegate_core::{
+    DatagramSlot, FlowSlot, FragmentSet, Memory, MemoryLen, NameBucket, NameSlot, NameText,
+    SocketCell, TcpSlot, Timer, limits,
+};
 
 use crate::error::Error;
 
@@ -20,6 +24,64 @@ pub(crate) fn map(len: usize) -> Result<MmapMut, Error> {
         .no_reserve_swap()
         .map_anon()
         .map_err(Error::machine("reserving memory for the buffers of flows"))
+}
+
+/// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
+pub(crate) struct Storage<'a> {
+    flows: Vec<FlowSlot>,
+    index: Vec<u32>,
+    timers: Vec<Timer>,
+    tcp: Vec<TcpSlot<'a>>,
+    sockets: Vec<SocketCell<'a>>,
+    datagrams: Vec<DatagramSlot>,
+    fragments: Vec<FragmentSet>,
+    names: Vec<NameSlot>,
+    name_texts: Vec<NameText>,
+    name_buckets: Vec<NameBucket>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> Storage<'a> {
+    /// As much as `len` says.
+    pub(crate) fn new(len: &MemoryLen) -> Self {
+        Self {
+            flows: vec![FlowSlot::FREE; len.flows],
+            index: vec![0; len.index],
+            timers: vec![Timer::OFF; len.flows],
+            tcp: core::iter::repeat_with(|| TcpSlot::FREE).take(len.tcp).collect(),
+            sockets: core::iter::repeat_with(|| SocketCell::EMPTY).take(len.tcp).collect(),
+            datagrams: vec![DatagramSlot::FREE; len.datagrams],
+            fragments: vec![FragmentSet::FREE; len.fragments],
+            names: vec![NameSlot::FREE; len.names],
+            // Zeros, of which pages exist once they are touched.
+            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.names],
+            name_buckets: vec![NameBucket::EMPTY; len.name_buckets],
+            scratch: vec![0; len.scratch],
+        }
+    }
+
+    /// All of it, with the bytes of flows and of fragments, which are maps.
+    pub(crate) fn lend(
+        &'a mut self,
+        buffers: &'a mut [u8],
+        fragment_bytes: &'a mut [u8],
+    ) -> Memory<'a> {
+        Memory {
+            flows: &mut self.flows,
+            index: &mut self.index,
+            timers: &mut self.timers,
+            tcp: &mut self.tcp,
+            sockets: &mut self.sockets,
+            datagrams: &mut self.datagrams,
+            buffers,
+            fragments: &mut self.fragments,
+            fragment_bytes,
+            names: &mut self.names,
+            name_texts: &mut self.name_texts,
+            name_buckets: &mut self.name_buckets,
+            scratch: &mut self.scratch,
+        }
+    }
 }
 
 /// The pages of a map whose bytes are lent to an engine.

@@ -323,6 +323,23 @@ fn a_packet_longer_than_the_mtu_is_dropped_and_one_as_long_is_not() {
 }
 
 #[test]
+fn options_of_length_0_and_hop_by_hop_headers_that_come_late_are_malformed() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let link = sim::default_config().link;
+    let mut solicit = frame::solicit(link.guest_ipv6, link.gateway_ipv6);
+    // RFC 4861 7.1.1: all options have a length greater than zero.
+    solicit[ETHERNET + 40 + 25] = 0;
+    frame::mend(&mut solicit);
+    assert_eq!(world.dropped(&solicit), Some(Drop::Malformed));
+    let mut late = frame::udp(1000, at(OUTSIDE_V6, 53), b"data");
+    frame::extend(&mut late, protocol::HOP_BY_HOP);
+    assert_eq!(world.dropped(&late), None, "where it belongs (RFC 8200 4.1)");
+    frame::extend(&mut late, protocol::DESTINATION_OPTIONS);
+    assert_eq!(world.dropped(&late), Some(Drop::Malformed));
+}
+
+#[test]
 fn random_frames_harm_nothing_and_each_is_accounted_for() {
     let mut room = Room::plain();
     let mut world = room.world();

@@ -92,7 +92,11 @@ fn check_names_the_field_the_value_and_the_limit() {
             rules(json!({ "domain": "a..test" })),
             &["policy.rules", "a..test", "a name in lower case"],
         ),
-        (json!({ "tls": { "enabled": true } }), &["tls.enabled", "not supported yet"]),
+        (json!({ "outbound_proxy": {} }), &["outbound_proxy", "not supported yet"]),
+        (
+            json!({ "tls": { "enabled": true }, "secrets": { "secrets": [{ "env_var": "A" }] } }),
+            &["secrets.secrets[].allowed_hosts", "A"],
+        ),
     ] {
         let checked = check(&config);
         assert_eq!((checked.code, checked.output.as_str()), (1, ""), "{config}");

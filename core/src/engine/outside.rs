@@ -98,8 +98,8 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// Lets `take` have bytes of the guest, as [`Action::Send`](crate::Action::Send) announced: the
-    /// oldest that lie in one piece. It returns how many it took, and must not be called again once it took none.
-    /// `None`: there are no more.
+    /// oldest that lie in one piece. It returns how many it took, and must not be called again once
+    /// it took none. `None`: there are no more.
     ///
     /// # Cost
     /// No copy.
@@ -119,8 +119,8 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// Lets `give` write bytes for the guest into free space, as much as lies in one piece; it
-    /// returns how many it wrote. `None`: no space; [`Action::Receive`](crate::Action::Receive) will
-    /// say when.
+    /// returns how many it wrote. `None`: no space; [`Action::Receive`](crate::Action::Receive)
+    /// will say when.
     ///
     /// # Cost
     /// No copy.

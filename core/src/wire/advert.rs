@@ -36,11 +36,17 @@ const SOURCE_LINK_LAYER: u8 = 1;
 /// # Cost
 /// Linear in its options, of which each has eight bytes or more.
 pub(crate) fn check_solicit(source: Ipv6Addr, message: &[u8]) -> Result<(), Drop> {
-    let (head, mut options) = message.split_first_chunk::<8>().ok_or(Drop::Truncated)?;
+    let (head, options) = message.split_first_chunk::<8>().ok_or(Drop::Truncated)?;
     let [_, code, ..] = head;
     if *code != 0 {
         return Err(Drop::Malformed);
     }
+    check_options(source, options)
+}
+
+/// Checks the options of a solicitation, of a router or a neighbour, from `source` (RFC 4861 6.1.1,
+/// 7.1.1).
+pub(crate) fn check_options(source: Ipv6Addr, mut options: &[u8]) -> Result<(), Drop> {
     while let [kind, units, ..] = options {
         let len = usize::from(*units) * 8;
         if len == 0 || (*kind == SOURCE_LINK_LAYER && source.is_unspecified()) {

@@ -292,7 +292,11 @@ fn extensions(
     packet: &[u8],
     (mut protocol, mut at): (u8, usize),
 ) -> Result<(u8, usize, Option<Fragment>), Drop> {
-    for _ in 0..EXTENSION_HEADERS_MAX {
+    for place in 0..EXTENSION_HEADERS_MAX {
+        // Whoever is on the way looks for it behind the IPv6 header, and only there (RFC 8200 4.1).
+        if protocol == protocol::HOP_BY_HOP && place > 0 {
+            return Err(Drop::Malformed);
+        }
         let rest = packet.get(at..).ok_or(Drop::Truncated)?;
         match protocol {
             protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS => {
@@ -458,9 +462,13 @@ fn icmpv6(ip: &Ip, message: &[u8]) -> Result<Transport, Drop> {
         }
         Some(&NEIGHBOR_SOLICIT) if ip.hop_limit == 255 => {
             let packet = Icmpv6Packet::new_checked(message).map_err(|_| Drop::Truncated)?;
-            if packet.msg_code() != 0 || message.len() < 24 {
+            let (IpAddr::V6(source), Some(options)) = (ip.source, message.get(24..)) else {
+                return Err(Drop::Malformed);
+            };
+            if packet.msg_code() != 0 {
                 return Err(Drop::Malformed);
             }
+            advert::check_options(source, options)?;
             Ok(Transport::NeighborSolicit { target: packet.target_addr() })
         }
         Some(&ECHO_REQUEST) if matches!(ip.destination, IpAddr::V6(d) if !d.is_multicast()) => {

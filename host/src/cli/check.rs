@@ -70,6 +70,18 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let ms = config.dns.query_timeout_ms;
     let outside = if config.dns.rebind_protection { "public addresses only" } else { "anywhere" };
     writeln!(out, "  names are asked of {asked} for {ms} ms, and may lead to {outside}")?;
+    if config.tls.enabled {
+        let ports: Vec<_> = config.tls.intercepted_ports.iter().map(ToString::to_string).collect();
+        writeln!(out, "  TLS at port {} ends at the gateway", ports.join(", "))?;
+        for name in &config.tls.bypass {
+            writeln!(out, "  TLS for {name} passes untouched")?;
+        }
+    }
+    for secret in &config.secrets.secrets {
+        let hosts: Vec<_> = secret.allowed_hosts.iter().map(ToString::to_string).collect();
+        let (name, hosts) = (&secret.env_var, hosts.join(", "));
+        writeln!(out, "  secret {name}: {} becomes its value for {hosts}", secret.placeholder())?;
+    }
     let autoconf = match config.interface.autoconf.enabled {
         Some(true) => "answered",
         Some(false) => "not answered",

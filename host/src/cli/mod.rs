@@ -11,6 +11,7 @@ pub(crate) mod inside;
 mod link;
 mod log;
 mod online;
+pub(crate) mod replay;
 mod resolv;
 pub(crate) mod run;
 pub(crate) mod serve;

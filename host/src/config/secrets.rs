@@ -257,8 +257,8 @@ pub(crate) fn check_value(name: &str, value: &str, headers: bool) -> Result<(), 
 }
 
 impl SecretsConfig {
-    /// Checks every field, and reads the values that are elsewhere.
-    pub(crate) fn resolve(self) -> Result<Self, ConfigError> {
+    /// Checks every field but the values.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.secrets.len() > SECRETS_MAX {
             let count = self.secrets.len();
             return Err(ConfigError::new("secrets.secrets", count, "at most 64 secrets"));
@@ -278,6 +278,12 @@ impl SecretsConfig {
                 return Err(ConfigError::new(field, name, "the name of one secret only"));
             }
         }
+        Ok(())
+    }
+
+    /// The same with every value in it, which are checked as well, wherever they were.
+    pub(crate) fn resolve(self) -> Result<Self, ConfigError> {
+        self.check()?;
         let secrets = self.secrets.into_iter().map(SecretConfig::resolve);
         Ok(Self { secrets: secrets.collect::<Result<_, _>>()?, ..self })
     }

@@ -1,9 +1,9 @@
-//! A server of HTTPS on the loopback address: of this process, and of every byte it hears it keeps
+//! A server of HTTPS on this host: of this process, and of every byte it hears it keeps
 //! a copy.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv6Addr, TcpListener};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,7 +69,8 @@ impl Site {
         flaw: Flaw,
         versions: Option<&[&'static rustls::SupportedProtocolVersion]>,
     ) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        // Of both families, as the gateway may come by either.
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (authority, mut config) = tls(flaw, versions);
