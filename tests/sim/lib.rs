@@ -18,6 +18,7 @@ mod clock;
 mod dice;
 pub mod dns;
 pub mod frame;
+pub mod fuzz;
 pub mod guest;
 pub mod link;
 pub mod load;

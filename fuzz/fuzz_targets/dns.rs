@@ -1,0 +1,5 @@
+//! What the simulation's rules say of random stories: `sim::fuzz::dns`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sim::fuzz::dns(data));
