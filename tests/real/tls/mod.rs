@@ -4,6 +4,7 @@
 mod authority;
 mod hostile;
 mod http;
+mod programs;
 mod secrets;
 mod site;
 mod taint;

@@ -135,11 +135,8 @@ impl Drop for Site {
     }
 }
 
-/// An authority, and a server's side with a certificate of it.
-fn tls(
-    flaw: Flaw,
-    versions: Option<&[&'static rustls::SupportedProtocolVersion]>,
-) -> (String, ServerConfig) {
+/// An authority, a server's certificate of it, and its key.
+fn pair(flaw: Flaw) -> (rcgen::Certificate, rcgen::Certificate, KeyPair) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -161,6 +158,21 @@ fn tls(
         Flaw::SelfSigned => params.self_signed(&key).unwrap(),
         Flaw::None | Flaw::Expired | Flaw::OtherName => params.signed_by(&key, &issuer).unwrap(),
     };
+    (authority, certificate, key)
+}
+
+/// An authority, a certificate for the gateway's own names and its key, as PEM.
+pub(crate) fn files() -> (String, String, String) {
+    let (authority, certificate, key) = pair(Flaw::None);
+    (authority.pem(), certificate.pem(), key.serialize_pem())
+}
+
+/// An authority, and a server's side with a certificate of it.
+fn tls(
+    flaw: Flaw,
+    versions: Option<&[&'static rustls::SupportedProtocolVersion]>,
+) -> (String, ServerConfig) {
+    let (authority, certificate, key) = pair(flaw);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder_with_provider(provider)

@@ -1,0 +1,150 @@
+//! Whole programs on both sides, neither of which knows of the gateway: gRPC and WebSocket.
+
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::{GOOD, Scratch, Site, VALUE, command, config};
+use crate::guest::ConfigFile;
+use crate::needs;
+use crate::process::{Finished, Process};
+
+/// Debian's own, whose packages these programs use.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Runs `server` on this host, with a certificate for [`GOOD`], and `client` in a guest.
+fn run(server: &str, client: &str, module: &str) -> Option<(String, Finished)> {
+    let mut probe = Command::new(PYTHON);
+    let has_it = probe.args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
+    if !has_it.is_ok_and(|status| status.success()) {
+        needs::without(&format!("{PYTHON} with {module}"));
+        return None;
+    }
+    let scratch = Scratch::new("program");
+    let (authority, certificate, key) = super::site::files();
+    let files = [("ca.pem", authority), ("cert.pem", certificate), ("key.pem", key)];
+    for (name, text) in files {
+        std::fs::write(scratch.0.join(name), text).unwrap();
+    }
+    let mut python = Command::new(PYTHON);
+    let mut serving = Process::start(python.args(["-u", "-c", server]).current_dir(&scratch.0));
+    serving.wait_for("\n");
+    let port: u16 = serving.output().trim().parse().unwrap();
+    // For its configuration only; what is asked is asked of the program.
+    let site = Site::new(&["h2"]);
+    let more = json!({"tls": {"intercepted_ports": [port],
+        "upstream_ca_cert": [scratch.0.join("ca.pem")]}});
+    let file = ConfigFile::new(&config(&site, more));
+    let mut guest = command(&file, &format!("exec {PYTHON} - {GOOD} {port}"));
+    let mut asking = Process::start(guest.stdin(Stdio::piped()));
+    std::io::Write::write_all(&mut asking.take_input(), client.as_bytes()).unwrap();
+    let finished = asking.finish();
+    Some((serving.output() + &serving.errors(), finished))
+}
+
+const GRPC_SERVER: &str = r#"
+import grpc, sys, time
+from concurrent import futures
+def unary(request, context):
+    key = dict(context.invocation_metadata()).get("x-key", "")
+    context.set_trailing_metadata((("x-last", "word"),))
+    return b"unary " + request + b" " + str(len(key)).encode()
+def chat(requests, context):
+    for request in requests:
+        yield b"heard " + request
+def fail(request, context):
+    context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is not so")
+class Handler(grpc.GenericRpcHandler):
+    def service(self, call):
+        return {"/t.T/Unary": grpc.unary_unary_rpc_method_handler(unary),
+                "/t.T/Chat": grpc.stream_stream_rpc_method_handler(chat),
+                "/t.T/Fail": grpc.unary_unary_rpc_method_handler(fail)}[call.method]
+server = grpc.server(futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers((Handler(),))
+read = lambda name: open(name, "rb").read()
+credentials = grpc.ssl_server_credentials([(read("key.pem"), read("cert.pem"))])
+port = server.add_secure_port("[::]:0", credentials)
+server.start()
+print(port)
+server.wait_for_termination()
+"#;
+
+const GRPC_CLIENT: &str = r#"
+import grpc, os, queue, sys
+roots = open(os.environ["SSL_CERT_FILE"], "rb").read()
+target = f"{sys.argv[1]}:{sys.argv[2]}"
+channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(roots))
+unary = channel.unary_unary("/t.T/Unary")
+response, call = unary.with_call(b"word", metadata=(("x-key", os.environ["API_KEY"]),), timeout=20)
+print(response.decode(), dict(call.trailing_metadata())["x-last"])
+sent = queue.Queue()
+words = iter(channel.stream_stream("/t.T/Chat")(iter(sent.get, None), timeout=20))
+for word in (b"one", b"two", b"three"):
+    sent.put(word)
+    print(next(words).decode())
+sent.put(None)
+print(list(words))
+try:
+    channel.unary_unary("/t.T/Fail")(b"", timeout=20)
+except grpc.RpcError as error:
+    print(error.code().name, error.details())
+big = unary(b"x" * 3_000_000, timeout=20)
+print(len(big))
+"#;
+
+#[test]
+fn grpc_passes_whole_with_streams_trailers_and_secrets() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let Some((served, finished)) = run(GRPC_SERVER, GRPC_CLIENT, "grpc") else { return };
+    let expected = format!(
+        "unary word {} word\nheard one\nheard two\nheard three\n[]\n\
+         FAILED_PRECONDITION it is not so\n3000008\n",
+        VALUE.len()
+    );
+    assert_eq!(finished.output, expected, "{finished:?}\n{served}");
+}
+
+const WEBSOCKET_SERVER: &str = r#"
+import asyncio, socket, ssl, websockets
+async def serve(peer, *_):
+    key = peer.request_headers.get("X-Key", "")
+    await peer.send(str(len(key)))
+    async for message in peer:
+        await peer.send(message)
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("cert.pem", "key.pem")
+    listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    await websockets.serve(serve, sock=listener, ssl=context)
+    print(listener.getsockname()[1])
+    await asyncio.Future()
+asyncio.run(main())
+"#;
+
+const WEBSOCKET_CLIENT: &str = r#"
+import asyncio, os, ssl, sys, websockets
+async def main():
+    url = f"wss://{sys.argv[1]}:{sys.argv[2]}/chat"
+    context = ssl.create_default_context()
+    headers = {"X-Key": os.environ["API_KEY"]}
+    async with websockets.connect(url, ssl=context, extra_headers=headers) as socket:
+        print(await socket.recv())
+        for message in ("one", b"\x00\xff", "long " * 50000):
+            await socket.send(message)
+            print(await socket.recv() == message)
+    print("closed", socket.close_code)
+asyncio.run(main())
+"#;
+
+#[test]
+fn a_websocket_passes_both_ways_until_it_is_closed() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let ran = run(WEBSOCKET_SERVER, WEBSOCKET_CLIENT, "websockets");
+    let Some((served, finished)) = ran else { return };
+    let expected = format!("{}\nTrue\nTrue\nTrue\nclosed 1000\n", VALUE.len());
+    assert_eq!(finished.output, expected, "{finished:?}\n{served}");
+}
