@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use super::codec::Codec;
 use super::head::InPlace;
 use super::pattern::Found;
-use super::stream::{Replace, Rewriter, StreamScan};
+use super::stream::{Replace, Rewriter, StreamScan, TooLong};
 use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
 /// An encoded body may be this many times longer than it is on the way, beside the first MiB: more
@@ -57,12 +57,13 @@ impl Stage {
         }
         let Some(rewriter) = &mut self.rewriter else { return Ok(bytes) };
         let snapshot = &self.scope.snapshot;
-        Ok(if self.redacts {
+        let pushed = if self.redacts {
             rewriter.push(bytes, &snapshot.values, &Redaction(&self.scope))
         } else {
             let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
             rewriter.push(bytes, &snapshot.placeholders, &replace)
-        })
+        };
+        pushed.map_err(|TooLong| unreadable())
     }
 
     fn finish(&mut self) -> Result<Bytes, Violation> {
@@ -71,12 +72,13 @@ impl Stage {
         }
         let Some(rewriter) = &mut self.rewriter else { return Ok(Bytes::new()) };
         let snapshot = &self.scope.snapshot;
-        Ok(if self.redacts {
+        let rest = if self.redacts {
             rewriter.finish(&snapshot.values, &Redaction(&self.scope))
         } else {
             let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
             rewriter.finish(&snapshot.placeholders, &replace)
-        })
+        };
+        rest.map_err(|TooLong| unreadable())
     }
 }
 
@@ -158,7 +160,8 @@ impl Scope {
             }
             let redaction = Redaction(self);
             let all = (values, true);
-            let (new, _) = super::stream::rewrite(value.as_bytes(), Codec::Raw, all, &redaction);
+            let new = super::stream::rewrite(value.as_bytes(), Codec::Raw, all, &redaction);
+            let (new, _) = new.map_err(|TooLong| unreadable())?;
             // A placeholder may hold what a header may not.
             *value = HeaderValue::from_bytes(&new)
                 .unwrap_or_else(|_| HeaderValue::from_static("redacted"));
@@ -241,6 +244,8 @@ impl BodyFilter {
 
 /// A body in a content encoding.
 struct Encoded {
+    /// Looks at what is encoded as it is: a file's name stands before it in the clear.
+    outside: Option<StreamScan>,
     decoder: Decoder,
     is_rewritten: bool,
     redacts: bool,
@@ -323,6 +328,8 @@ impl Write for Sink {
 impl Encoded {
     fn new(coding: Coding, stage: Stage) -> Box<Self> {
         let (is_rewritten, redacts) = (stage.rewriter.is_some(), stage.redacts);
+        let scope = Arc::clone(&stage.scope);
+        let outside = stage.scan.is_some().then(|| StreamScan::new(scope, "body"));
         let level = Compression::fast();
         let encoder = is_rewritten.then(|| match coding {
             Coding::Gzip => Encoder::Gzip(GzEncoder::new(vec![], level)),
@@ -333,7 +340,7 @@ impl Encoded {
             Coding::Gzip => Decoder::Gzip(MultiGzDecoder::new(sink)),
             Coding::Deflate => Decoder::Deflate(ZlibDecoder::new(sink)),
         };
-        Box::new(Self { decoder, is_rewritten, redacts, encoded: 0 })
+        Box::new(Self { outside, decoder, is_rewritten, redacts, encoded: 0 })
     }
 
     fn sink(&mut self) -> &mut Sink {
@@ -349,6 +356,7 @@ impl Encoded {
     }
 
     fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+        self.outside.as_mut().map_or(Ok(()), |scan| scan.push(&bytes))?;
         // In small pieces, so that it is seen early what they grow to.
         for piece in bytes.chunks(1024) {
             self.encoded += piece.len() as u64;

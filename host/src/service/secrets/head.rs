@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD;
 use hyper::HeaderMap;
 use hyper::Uri;
@@ -14,8 +16,8 @@ use zeroize::Zeroizing;
 
 use super::codec::Codec;
 use super::pattern::Found;
-use super::stream::{Replace, rewrite};
-use super::{Scope, Secret, Stand, Violation};
+use super::stream::{Piece, Replace, TooLong, rewrite};
+use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
 /// Replaces placeholders in one place of a request.
 pub(super) struct InPlace<'s, F> {
@@ -37,9 +39,9 @@ impl Scope {
     /// # Errors
     /// A placeholder is in it that must not pass.
     pub(crate) fn head(self: &Arc<Self>, parts: &mut Parts) -> Result<(), Violation> {
-        self.look_at(parts.method.as_str().as_bytes(), true, "method")?;
+        self.look_at(Piece::all(parts.method.as_str().as_bytes()), "method")?;
         if let Some(protocol) = parts.extensions.get::<Protocol>() {
-            self.look_at(protocol.as_ref(), true, "protocol")?;
+            self.look_at(Piece::all(protocol.as_ref()), "protocol")?;
         }
         self.target(&mut parts.uri)?;
         self.fields(&mut parts.headers)
@@ -47,25 +49,25 @@ impl Scope {
 
     fn target(&self, target: &mut Uri) -> Result<(), Violation> {
         if let Some(authority) = target.authority() {
-            self.look_at(authority.as_str().as_bytes(), true, "target")?;
+            self.look_at(Piece::all(authority.as_str().as_bytes()), "target")?;
         }
-        self.look_at(target.path().as_bytes(), true, "path")?;
+        self.look_at(Piece::all(target.path().as_bytes()), "path")?;
         let Some(query) = target.query() else { return Ok(()) };
-        self.look_at(query.as_bytes(), true, "query")?;
+        self.look_at(Piece::all(query.as_bytes()), "query")?;
         let replace = InPlace { scope: self, is_enabled: |secret: &Secret| secret.in_query };
         let patterns = &self.snapshot.placeholders;
-        let (new, _) = rewrite(query.as_bytes(), Codec::Form, (patterns, true), &replace);
+        let new = rewrite(query.as_bytes(), Codec::Form, (patterns, true), &replace);
+        let (new, _) = new.map_err(|TooLong| too_long("query"))?;
         let new = Zeroizing::new(new);
         if new.as_slice() == query.as_bytes() {
             return Ok(());
         }
         let path = Zeroizing::new([target.path().as_bytes(), b"?", new.as_slice()].concat());
         let mut changed = target.clone().into_parts();
-        // What stands in a query is escaped, so it is one, and its target is.
-        changed.path_and_query = PathAndQuery::try_from(path.as_slice()).ok();
-        if let Ok(changed) = Uri::from_parts(changed) {
-            *target = changed;
-        }
+        // What stands in a query is escaped, so it is one; but it may be longer than any target.
+        let path = PathAndQuery::try_from(path.as_slice()).map_err(|_| too_long("query"))?;
+        changed.path_and_query = Some(path);
+        *target = Uri::from_parts(changed).map_err(|_| too_long("query"))?;
         Ok(())
     }
 
@@ -76,7 +78,8 @@ impl Scope {
                 secret.in_headers && (secret.fields.is_empty() || secret.fields.contains(name))
             };
             let replace = InPlace { scope: self, is_enabled: enabled };
-            if let Some(new) = self.field(name, value.as_bytes(), &replace)
+            let new = self.field(name, value.as_bytes(), &replace);
+            if let Some(new) = new.map_err(|TooLong| too_long("header"))?
                 && let Ok(mut new) = HeaderValue::from_bytes(&new)
             {
                 // HPACK keeps it out of its tables, and so out of reach of guesses by length.
@@ -93,19 +96,21 @@ impl Scope {
         name: &HeaderName,
         value: &[u8],
         replace: &impl Replace,
-    ) -> Option<Zeroizing<Vec<u8>>> {
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
         let patterns = &self.snapshot.placeholders;
         if let Some((scheme, credentials)) = basic(name, value) {
-            let (new, _) = rewrite(&credentials, Codec::Raw, (patterns, true), replace);
+            let (new, _) = rewrite(&credentials, Codec::Raw, (patterns, true), replace)?;
             let new = Zeroizing::new(new);
             if *new != *credentials {
                 let text = Zeroizing::new(BASE64_STANDARD.encode(&*new));
-                return Some(Zeroizing::new([scheme, text.as_bytes()].concat()));
+                return Ok(Some(Zeroizing::new([scheme, text.as_bytes()].concat())));
             }
         }
-        patterns.find(value, 0)?;
-        let (new, _) = rewrite(value, Codec::Raw, (patterns, true), replace);
-        Some(Zeroizing::new(new)).filter(|new| new.as_slice() != value)
+        if patterns.find(value, 0).is_none() {
+            return Ok(None);
+        }
+        let (new, _) = rewrite(value, Codec::Raw, (patterns, true), replace)?;
+        Ok(Some(Zeroizing::new(new)).filter(|new| new.as_slice() != value))
     }
 
     /// Looks at the field `name` for placeholders that must not pass.
@@ -117,13 +122,27 @@ impl Scope {
         if let Some(index) = in_name.filter(|index| self.stand(*index) == Stand::Forbidden) {
             return Err(self.violation(index, "header name"));
         }
-        self.look_at(value, true, "header")?;
+        self.look_at(Piece::all(value), "header")?;
         match basic(name, value) {
-            Some((_, credentials)) => self.look_at(&credentials, true, "basic credentials"),
+            Some((_, credentials)) => self.look_at(Piece::all(&credentials), "basic credentials"),
             None => Ok(()),
         }
     }
 }
+
+/// A message that would be too long with its values.
+fn too_long(place: &'static str) -> Violation {
+    Violation { env_var: None, place, action: ViolationAction::BlockAndLog }
+}
+
+/// Reads what lenient servers read: padded or not, of either alphabet.
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+    .with_decode_allow_trailing_bits(true);
+const ALPHABETS: [GeneralPurpose; 2] = [
+    GeneralPurpose::new(&alphabet::STANDARD, LENIENT),
+    GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT),
+];
 
 /// The scheme of Basic credentials (RFC 7617 2), with the blank behind it, and what they are.
 fn basic<'v>(name: &HeaderName, value: &'v [u8]) -> Option<(&'v [u8], Vec<u8>)> {
@@ -134,6 +153,7 @@ fn basic<'v>(name: &HeaderName, value: &'v [u8]) -> Option<(&'v [u8], Vec<u8>)> 
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
         return None;
     }
-    let credentials = BASE64_STANDARD.decode(rest.trim_ascii()).ok()?;
+    let text: Vec<u8> = rest.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect();
+    let credentials = ALPHABETS.iter().find_map(|alphabet| alphabet.decode(&text).ok())?;
     Some((scheme, credentials))
 }

@@ -1,4 +1,6 @@
 //! Bytes that stream by: placeholders are found, and replaced, wherever the stream is cut.
+//!
+//! What is looked for is looked for as it is, decoded, and decoded twice.
 
 use std::sync::Arc;
 
@@ -8,10 +10,12 @@ use super::codec::Codec;
 use super::pattern::{Found, Patterns};
 use super::{Scope, Stand, Violation};
 
-/// Bytes that the longest escape of a byte has.
-const ESCAPED_BYTES_MAX: usize = 6;
-/// The ways in which a placeholder may be hidden.
+/// Bytes that a byte has which is escaped twice: each of the three of `%24` as `\\u` and four digits.
+const ESCAPED_BYTES_MAX: usize = 18;
+/// The ways in which a placeholder may be hidden, and hidden once more.
 const HIDDEN: [Codec; 3] = [Codec::Percent, Codec::Form, Codec::Json];
+/// Bytes that one piece of a message may have once its placeholders are values.
+const REWRITTEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Looks for placeholders that must not pass.
 pub(crate) struct StreamScan {
@@ -19,11 +23,13 @@ pub(crate) struct StreamScan {
     place: &'static str,
     /// The end of what went by: as much as may be a part of a placeholder.
     tail: Vec<u8>,
+    /// The first byte of the tail stands behind an odd number of backslashes.
+    is_escaped: bool,
 }
 
 impl StreamScan {
     pub(super) fn new(scope: Arc<Scope>, place: &'static str) -> Self {
-        Self { scope, place, tail: Vec::new() }
+        Self { scope, place, tail: Vec::new(), is_escaped: false }
     }
 
     /// Looks at the next bytes.
@@ -35,18 +41,22 @@ impl StreamScan {
             return Ok(());
         }
         let reach = self.scope.snapshot.placeholders.len_max() * ESCAPED_BYTES_MAX;
+        let is_escaped_there = is_escaped_behind(&self.tail, self.is_escaped);
         // Only what lies across the cut needs a copy.
         let joint = bytes.get(..bytes.len().min(reach)).unwrap_or(&[]);
         let seen = self.tail.len();
         self.tail.extend_from_slice(joint);
-        self.scope.look_at(&self.tail, false, self.place)?;
+        self.scope.look_at(Piece::new(&self.tail, self.is_escaped), self.place)?;
         if joint.len() < bytes.len() {
-            self.scope.look_at(bytes, false, self.place)?;
-            let end = bytes.len().saturating_sub(reach);
+            self.scope.look_at(Piece::new(bytes, is_escaped_there), self.place)?;
+            let (gone, kept) = bytes.split_at(bytes.len().saturating_sub(reach));
+            self.is_escaped = is_escaped_behind(gone, is_escaped_there);
             self.tail.clear();
-            self.tail.extend_from_slice(bytes.get(end..).unwrap_or(&[]));
+            self.tail.extend_from_slice(kept);
         } else {
             let end = (seen + joint.len()).saturating_sub(reach);
+            let gone = self.tail.get(..end).unwrap_or(&[]);
+            self.is_escaped = is_escaped_behind(gone, self.is_escaped);
             self.tail.drain(..end);
         }
         Ok(())
@@ -57,23 +67,62 @@ impl StreamScan {
     /// # Errors
     /// A placeholder that might have gone on has not, and must not pass.
     pub(crate) fn finish(&mut self) -> Result<(), Violation> {
-        self.scope.look_at(&self.tail, true, self.place)
+        let last = Piece { whole: true, ..Piece::new(&self.tail, self.is_escaped) };
+        self.scope.look_at(last, self.place)
+    }
+}
+
+/// Whether what follows `bytes` stands behind an odd number of backslashes; `before`: whether they
+/// do themselves.
+fn is_escaped_behind(bytes: &[u8], before: bool) -> bool {
+    let run = bytes.iter().rev().take_while(|byte| **byte == b'\\').count();
+    let goes_on = run == bytes.len() && before;
+    (run + usize::from(goes_on)) % 2 == 1
+}
+
+/// Bytes to be looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Piece<'b> {
+    bytes: &'b [u8],
+    /// The first stands behind an odd number of backslashes.
+    is_escaped: bool,
+    /// Nothing follows: what they end with is not the beginning of something longer.
+    whole: bool,
+}
+
+impl<'b> Piece<'b> {
+    fn new(bytes: &'b [u8], is_escaped: bool) -> Self {
+        Self { bytes, is_escaped, whole: false }
+    }
+
+    /// All of something.
+    pub(super) fn all(bytes: &'b [u8]) -> Self {
+        Self { bytes, is_escaped: false, whole: true }
+    }
+
+    fn decoded(&self, codec: Codec) -> Vec<u8> {
+        // An escaped byte is no beginning of an escape.
+        let from = usize::from(self.is_escaped && codec == Codec::Json);
+        codec.decode(self.bytes.get(from..).unwrap_or(&[])).bytes
     }
 }
 
 impl Scope {
-    /// Looks for placeholders in `bytes` that must not pass, however they are hidden. What the
-    /// bytes end with may be the beginning of something longer unless they are `whole`.
-    pub(super) fn look_at(
-        &self,
-        bytes: &[u8],
-        whole: bool,
-        place: &'static str,
-    ) -> Result<(), Violation> {
-        self.look_at_plain(bytes, whole, place)?;
+    /// Looks for placeholders in `piece` that must not pass, however they are hidden.
+    pub(super) fn look_at(&self, piece: Piece<'_>, place: &'static str) -> Result<(), Violation> {
+        self.look_at_plain(piece.bytes, piece.whole, place)?;
         for codec in HIDDEN {
-            if codec.is_escaped(bytes) {
-                self.look_at_plain(&codec.decode(bytes).bytes, whole, place)?;
+            if !codec.is_escaped(piece.bytes) {
+                continue;
+            }
+            let decoded = piece.decoded(codec);
+            self.look_at_plain(&decoded, piece.whole, place)?;
+            for inner in HIDDEN.into_iter().filter(|inner| inner.is_escaped(&decoded)) {
+                self.look_at_plain(&inner.decode(&decoded).bytes, piece.whole, place)?;
+                // Whether a backslash that is the first is escaped is not known so far inside.
+                if let (Codec::Json, Some(behind)) = (inner, decoded.strip_prefix(b"\\")) {
+                    self.look_at_plain(&inner.decode(behind).bytes, piece.whole, place)?;
+                }
             }
         }
         Ok(())
@@ -97,6 +146,10 @@ impl Scope {
         Ok(())
     }
 }
+
+/// A message whose placeholders would make it longer than anybody's.
+#[derive(Debug)]
+pub(super) struct TooLong;
 
 /// What takes the place of a text that was found; `None`: it stays.
 pub(super) trait Replace {
@@ -122,29 +175,38 @@ impl Rewriter {
         bytes: Bytes,
         patterns: &Patterns,
         replace: &impl Replace,
-    ) -> Bytes {
+    ) -> Result<Bytes, TooLong> {
         if self.held.is_empty()
             && !self.codec.is_escaped(&bytes)
             && patterns.find(&bytes, 0).is_none()
             && patterns.unfinished(&bytes, 0).is_none()
         {
-            return bytes;
+            return Ok(bytes);
         }
         self.held.extend_from_slice(&bytes);
         self.flush(patterns, replace, false)
     }
 
     /// What is left.
-    pub(super) fn finish(&mut self, patterns: &Patterns, replace: &impl Replace) -> Bytes {
+    pub(super) fn finish(
+        &mut self,
+        patterns: &Patterns,
+        replace: &impl Replace,
+    ) -> Result<Bytes, TooLong> {
         self.flush(patterns, replace, true)
     }
 
-    fn flush(&mut self, patterns: &Patterns, replace: &impl Replace, is_last: bool) -> Bytes {
-        let (out, held) = rewrite(&self.held, self.codec, (patterns, is_last), replace);
+    fn flush(
+        &mut self,
+        patterns: &Patterns,
+        replace: &impl Replace,
+        is_last: bool,
+    ) -> Result<Bytes, TooLong> {
+        let (out, held) = rewrite(&self.held, self.codec, (patterns, is_last), replace)?;
         // What was held may be a piece of a secret that comes back.
         zeroize::Zeroize::zeroize(&mut self.held);
         self.held = held;
-        out.into()
+        Ok(out.into())
     }
 }
 
@@ -155,7 +217,7 @@ pub(super) fn rewrite(
     codec: Codec,
     (patterns, is_last): (&Patterns, bool),
     replace: &impl Replace,
-) -> (Vec<u8>, Vec<u8>) {
+) -> Result<(Vec<u8>, Vec<u8>), TooLong> {
     let decoded = codec.decode(bytes);
     let plain = decoded.bytes.as_slice();
     let mut out = Vec::with_capacity(bytes.len());
@@ -173,6 +235,9 @@ pub(super) fn rewrite(
             out.extend_from_slice(bytes.get(written..start).unwrap_or(&[]));
             out.extend_from_slice(&codec.encode(value));
             written = end;
+            if out.len() > REWRITTEN_BYTES_MAX {
+                return Err(TooLong);
+            }
         }
         from = found.end;
         if open.is_some_and(|open| open < from) {
@@ -185,5 +250,5 @@ pub(super) fn rewrite(
         (None, false) => decoded.whole,
     };
     out.extend_from_slice(bytes.get(written..end).unwrap_or(&[]));
-    (out, bytes.get(end..).unwrap_or(&[]).to_vec())
+    Ok((out, bytes.get(end..).unwrap_or(&[]).to_vec()))
 }
