@@ -32,7 +32,9 @@
 //! | `rules[].protocols` | of `tcp`, `udp`, `icmpv4`, `icmpv6`; empty: all | `[]` |
 //! | `rules[].ports` | `{"start": 80, "end": 80}` each; empty: all | `[]` |
 //! | `rules[].action` | `allow` or `deny` | (must be there) |
-//! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `[v6]:port` | the host's own |
+//! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `[v6]:port`, `name:port`, | the host's own |
+//! | | `tls://name:853`, `https://name/dns-query`, with `#name` to be proven | |
+//! | `dns.upstream_ca_cert` | files of authorities for those, beside the host's | `[]` |
 //! | `dns.query_timeout_ms` | a name must be answered by then, 1 to 60000 | 5000 |
 //! | `dns.rebind_protection` | names outside lead to public addresses only | `true` |
 //! | `strict` | what is allowed by a name alone must say it, in the clear | `true` |
@@ -66,6 +68,7 @@ mod dns;
 mod file;
 pub(crate) mod host;
 mod http;
+mod nameserver;
 mod policy;
 mod ports;
 mod rate;
@@ -79,6 +82,7 @@ pub use dns::DnsConfig;
 use file::File;
 pub use host::HostPattern;
 pub use http::{DenyResponseFormat, HttpConfig};
+pub use nameserver::{NameChannel, NameServer};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub use ports::{PortConfig, PortProtocol};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};

@@ -6,17 +6,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::Poll;
-#[cfg(feature = "krun")]
-use sluicegate_core::ConfigError;
-use sluicegate_core::FrameRing;
+use rustls::pki_types::ServerName;
 #[cfg(feature = "krun")]
 use sluicegate_core::limits;
+use sluicegate_core::{ConfigError, FrameRing};
 
 use crate::adapter::GuestLink;
 #[cfg(feature = "krun")]
 use crate::adapter::krun::{Doorbell, KrunBackend};
 use crate::clock::Clock;
-use crate::config::{DnsConfig, NetworkConfig, PortConfig};
+use crate::config::{DnsConfig, NameChannel, NetworkConfig, PortConfig};
 use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
 use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
@@ -25,8 +24,8 @@ use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Interceptor, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
-use crate::service::certs::host_roots_pem;
-use crate::service::dns::ResolverParts;
+use crate::service::certs::{client_of, host_roots_pem};
+use crate::service::dns::{ResolverParts, Secure, Server};
 use crate::service::secrets::{SecretsHandle, Vault};
 use crate::termination::TerminationHandle;
 use crate::wake::DriverWake;
@@ -254,7 +253,7 @@ impl SmoltcpNetwork {
                 runtime,
                 wake: Arc::clone(&self.wake),
                 clock: self.clock,
-                servers: self.dns.nameservers.clone(),
+                servers: name_servers(&self.dns)?,
                 timeout: Duration::from_millis(self.dns.query_timeout_ms),
             },
         };
@@ -387,6 +386,41 @@ impl Drop for SmoltcpNetwork {
             tracing::warn!(%error, "a network ended with an error");
         }
     }
+}
+
+/// The name servers of `config`, where they are now.
+fn name_servers(config: &DnsConfig) -> Result<Vec<Server>, Error> {
+    let mut servers = vec![];
+    let mut client = None;
+    for server in &config.nameservers {
+        let unknown = |_| {
+            let expected = "a server whose name this host's resolver knows";
+            ConfigError::new("dns.nameservers", server, expected)
+        };
+        let addresses = server.addresses().map_err(unknown)?;
+        let (name, url) = match &server.channel {
+            NameChannel::Plain => {
+                let plain = |address| Server { address, secure: None };
+                servers.extend(addresses.into_iter().map(plain));
+                continue;
+            }
+            NameChannel::Tls { name } => (name, None),
+            NameChannel::Https { name, path } => {
+                (name, Some(format!("https://{name}:{}{path}", server.port)))
+            }
+        };
+        let trusting = match &client {
+            Some(client) => client,
+            None => client.insert(client_of(&config.upstream_ca_cert)?),
+        };
+        let name = ServerName::try_from(name.clone());
+        let name = name.map_err(|_| ConfigError::new("dns.nameservers", server, "a server"))?;
+        for address in addresses {
+            let secure = Secure::new(name.clone(), url.clone(), trusting.clone());
+            servers.push(Server { address, secure: Some(Arc::new(secure)) });
+        }
+    }
+    Ok(servers)
 }
 
 fn environment(addresses: &sluicegate_core::addr::Addresses) -> Vec<(String, String)> {

@@ -1,13 +1,14 @@
 //! How names are resolved, as the user wants it.
 //!
-//! Owns the forms of name servers and the bounds of waiting; must not know how servers are asked.
+//! Owns the bounds of waiting; must not know how servers are asked, nor their forms
+//! (`nameserver`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use sluicegate_core::ConfigError;
-use sluicegate_core::limits::DNS_PORT;
+
+use super::nameserver::NameServer;
 
 /// Name servers that may be configured.
 const SERVERS_MAX: usize = 8;
@@ -21,14 +22,22 @@ pub struct DnsConfig {
     /// network or group says that they may be reached.
     pub rebind_protection: bool,
     /// Who is asked, in this order; empty: this host's own name servers.
-    pub nameservers: Vec<SocketAddr>,
+    pub nameservers: Vec<NameServer>,
+    /// Files of authorities (PEM) that servers over TLS and HTTPS are believed by, beside this
+    /// host's.
+    pub upstream_ca_cert: Vec<PathBuf>,
     /// How long a query may take, in milliseconds.
     pub query_timeout_ms: u64,
 }
 
 impl Default for DnsConfig {
     fn default() -> Self {
-        Self { rebind_protection: true, nameservers: vec![], query_timeout_ms: 5000 }
+        Self {
+            rebind_protection: true,
+            nameservers: vec![],
+            upstream_ca_cert: vec![],
+            query_timeout_ms: 5000,
+        }
     }
 }
 
@@ -51,35 +60,20 @@ impl DnsConfig {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DnsFile {
     rebind_protection: Option<bool>,
-    nameservers: Option<Vec<ServerFile>>,
+    nameservers: Option<Vec<NameServer>>,
+    upstream_ca_cert: Option<Vec<PathBuf>>,
     query_timeout_ms: Option<u64>,
 }
-
-struct ServerFile(SocketAddr);
 
 impl From<DnsFile> for DnsConfig {
     fn from(file: DnsFile) -> Self {
         let default = Self::default();
-        let servers = file.nameservers.unwrap_or_default();
         Self {
             rebind_protection: file.rebind_protection.unwrap_or(default.rebind_protection),
-            nameservers: servers.into_iter().map(|server| server.0).collect(),
+            nameservers: file.nameservers.unwrap_or_default(),
+            upstream_ca_cert: file.upstream_ca_cert.unwrap_or_default(),
             query_timeout_ms: file.query_timeout_ms.unwrap_or(default.query_timeout_ms),
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for ServerFile {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(json)?;
-        let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
-        let server = address.or_else(|_| text.parse::<SocketAddr>()).map(Self);
-        server.map_err(|_| {
-            D::Error::custom(format!(
-                "{text:?} is not an address, as 192.0.2.1, 192.0.2.1:53 or [2001:db8::1]:53; \
-                 names and TLS are not served yet"
-            ))
-        })
     }
 }
 
@@ -111,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_no_server_or_no_time_is_refused() {
-        for wrong in ["dns.example", "tls://192.0.2.1", "https://dns.example/q", "192.0.2.1:", ""] {
+        for wrong in ["quic://dns.example", "192.0.2.300", "192.0.2.1:", ""] {
             let error = load(&format!(r#"{{"nameservers": ["{wrong}"]}}"#)).unwrap_err();
             assert!(error.starts_with("dns.nameservers[0]: "), "{error}");
         }

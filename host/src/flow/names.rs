@@ -17,6 +17,8 @@ use crate::service::dns::{Answered, Cache, Resolver};
 
 /// Answers of the resolver that one turn hands on.
 const TURN_ANSWERS_MAX: usize = 256;
+/// Queries of the guest that may wait for answers, many of them maybe for the same.
+const WAITING_MAX: usize = 2048;
 /// Bytes of the longest query; those of the guests' resolvers have a tenth of it.
 const QUERY_BYTES_MAX: usize = 4096;
 /// Streams of one network; with one more the oldest is reset (RFC 7766 6.2.2 lets a server).
@@ -32,11 +34,16 @@ const STREAM_LOOK_MS: u64 = 1000;
 
 /// A query that the resolver has.
 struct Pending {
-    flow: FlowId,
-    /// As the guest sent it.
-    query: Vec<u8>,
     /// As it went upstream, with number 0.
     asked: Vec<u8>,
+    /// Who waits for the answer, each with its query as the guest sent it.
+    askers: VecDeque<(FlowId, Vec<u8>)>,
+}
+
+/// An answer that has come, and who has yet to get it.
+struct Due {
+    answer: Option<Vec<u8>>,
+    askers: VecDeque<(FlowId, Vec<u8>)>,
 }
 
 /// What a query led to.
@@ -54,9 +61,15 @@ pub(super) struct Names {
     resolver: Resolver,
     cache: Cache,
     pending: HashMap<u32, Pending>,
+    /// What is being asked, and under which number: nobody is asked the same twice at a time.
+    under_way: HashMap<Vec<u8>, u32>,
+    /// Queries of the guest that wait, of all flows.
+    waiting: usize,
     ticket: u32,
-    /// An answer that came when the ring to the guest was full.
-    held: Option<Answered>,
+    /// An answer that not all have who wait for it.
+    due: Option<Due>,
+    /// There was no room towards the guest.
+    is_stalled: bool,
     /// There may be more answers than one turn hands on.
     has_more: bool,
     out: Box<[u8]>,
@@ -70,8 +83,11 @@ impl Names {
             resolver,
             cache: Cache::default(),
             pending: HashMap::new(),
+            under_way: HashMap::new(),
+            waiting: 0,
             ticket: 0,
-            held: None,
+            due: None,
+            is_stalled: false,
             has_more: false,
             out: vec![0; limits::DNS_MESSAGE_BYTES_MAX].into(),
             streams: VecDeque::new(),
@@ -92,35 +108,46 @@ impl Names {
         };
         let asked = self.out.get(..len).unwrap_or(&[]).to_vec();
         let known = self.cache.answer(now, &asked);
-        if known.is_none() {
-            self.ticket = self.ticket.wrapping_add(1);
-            if self.resolver.ask(self.ticket, asked.clone()) {
-                let pending = Pending { flow, query: query.to_vec(), asked };
-                self.pending.insert(self.ticket, pending);
-                return Heard::Later;
-            }
+        if known.is_none() && self.waiting < WAITING_MAX && self.ask(asked, (flow, query)) {
+            return Heard::Later;
         }
         reply(engine.judge_answer(now, (flow, query), known.as_deref(), &mut self.out))
     }
 
-    /// What has come for which flow, in `out`.
-    fn conclude(
-        &mut self,
-        engine: &mut HostEngine<'_>,
-        now: Instant,
-        answered: &Answered,
-    ) -> Option<(FlowId, usize)> {
-        let Pending { flow, query, asked } = self.pending.remove(&answered.ticket)?;
-        let answer = answered.answer.as_deref();
-        if let Some(answer) = answer {
-            self.cache.keep(now, &asked, answer);
+    /// Lets `asked` be asked, or waits for who asks it already. False: too much is under way.
+    fn ask(&mut self, asked: Vec<u8>, (flow, query): (FlowId, &[u8])) -> bool {
+        let same = self.under_way.get(&asked).and_then(|ticket| self.pending.get_mut(ticket));
+        if let Some(same) = same {
+            same.askers.push_back((flow, query.to_vec()));
+        } else {
+            self.ticket = self.ticket.wrapping_add(1);
+            if !self.resolver.ask(self.ticket, asked.clone()) {
+                return false;
+            }
+            self.under_way.insert(asked.clone(), self.ticket);
+            let askers = VecDeque::from([(flow, query.to_vec())]);
+            self.pending.insert(self.ticket, Pending { asked, askers });
         }
-        Some((flow, engine.judge_answer(now, (flow, &query), answer, &mut self.out)))
+        self.waiting += 1;
+        true
+    }
+
+    /// The next answer, and who waits for it.
+    fn next_due(&mut self, now: Instant) -> Option<Due> {
+        self.due.take().or_else(|| {
+            let Answered { ticket, answer } = self.resolver.answered()?;
+            let Pending { asked, askers } = self.pending.remove(&ticket)?;
+            self.under_way.remove(&asked);
+            if let Some(answer) = &answer {
+                self.cache.keep(now, &asked, answer);
+            }
+            Some(Due { answer, askers })
+        })
     }
 
     /// Whether answers wait that can be handed on at once.
     pub(super) fn is_busy(&self) -> bool {
-        self.has_more && self.held.is_none()
+        self.has_more && !self.is_stalled
     }
 
     /// When a stream has been silent for too long, if none says anything.
@@ -322,21 +349,24 @@ impl Flows {
 
     /// Hands on the answers that have come, and ends streams that are silent.
     pub(super) fn serve_names(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
-        self.names.has_more = true;
+        (self.names.has_more, self.names.is_stalled) = (true, false);
         for _ in 0..TURN_ANSWERS_MAX {
-            let held = self.names.held.take();
-            let Some(answered) = held.or_else(|| self.names.resolver.answered()) else {
+            let Some(mut due) = self.names.next_due(now) else {
                 self.names.has_more = false;
                 break;
             };
             if !engine.can_deliver(now) {
                 // The ring's consumer wakes us.
-                self.names.held = Some(answered);
+                self.names.due = Some(due);
+                self.names.is_stalled = true;
                 break;
             }
-            if let Some((flow, len)) = self.names.conclude(engine, now, &answered) {
-                self.answer_names(engine, now, (flow, len));
-            }
+            let Some((flow, query)) = due.askers.pop_front() else { continue };
+            self.names.waiting -= 1;
+            let (answer, out) = (due.answer.as_deref(), &mut self.names.out);
+            let len = engine.judge_answer(now, (flow, &query), answer, out);
+            self.names.due = Some(due).filter(|due| !due.askers.is_empty());
+            self.answer_names(engine, now, (flow, len));
         }
         while let Some(&(_, id)) = self.names.streams.front().filter(|(due, _)| *due <= now) {
             self.names.streams.pop_front();

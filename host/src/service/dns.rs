@@ -11,9 +11,9 @@
 mod cache;
 mod exchange;
 mod host_servers;
+mod secure;
 mod upstreams;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -25,6 +25,8 @@ use crate::wake::DriverWake;
 use upstreams::Upstreams;
 
 pub(crate) use cache::Cache;
+pub(crate) use secure::Secure;
+pub(crate) use upstreams::Server;
 
 /// Queries of one network that may be under way.
 const IN_FLIGHT_MAX: usize = 512;
@@ -38,7 +40,7 @@ pub(crate) struct ResolverParts {
     pub(crate) wake: Arc<DriverWake>,
     pub(crate) clock: Clock,
     /// The name servers; empty: the host's own.
-    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) servers: Vec<Server>,
     /// How long a query may take.
     pub(crate) timeout: Duration,
 }

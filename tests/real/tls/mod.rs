@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use crate::guest::{ConfigFile, free_slot, open_config, sluicegate};
 use crate::process::{self, Finished};
-use site::{EVIL, Flaw, GOOD, Site};
+use site::{EVIL, Flaw, Site};
+pub(crate) use site::{GOOD, files};
 
 /// The secret's value, which nobody but the good server may see.
 const VALUE: &str = "sk-live-0123456789abcdef";
@@ -83,10 +84,10 @@ fn has(all: &[u8], bytes: &[u8]) -> bool {
 }
 
 /// A directory that goes with the value.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         static COUNT: AtomicU16 = AtomicU16::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sluicegate-{name}-{}-{count}", std::process::id());

@@ -14,7 +14,7 @@ use rustls::crypto::CryptoProvider;
 
 pub(crate) use authority::Authority;
 pub(crate) use leaves::{Identity, Leaves};
-pub(crate) use trust::{Trust, host_roots_pem};
+pub(crate) use trust::{Trust, client_of, host_roots_pem};
 
 /// The algorithms of all handshakes, towards guests and servers.
 pub(crate) fn provider() -> Arc<CryptoProvider> {

@@ -5,7 +5,7 @@
 //! a server takes fewer round trips.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
@@ -21,6 +21,13 @@ use super::{Identity, provider};
 use crate::config::host::HostPattern;
 use crate::config::tls::{TlsConfig, read_pem};
 use crate::error::AuthorityError;
+
+/// A client that believes this host's authorities, and those of `files`.
+pub(crate) fn client_of(files: &[PathBuf]) -> Result<ClientConfig, AuthorityError> {
+    let mut roots = host_roots().store.clone();
+    files.iter().try_for_each(|path| add(&mut roots, path))?;
+    verified(roots)
+}
 
 /// How servers are checked.
 pub(crate) struct Trust {

@@ -13,6 +13,8 @@ use sluicegate_core::{is_answer_to, is_truncated};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
+use super::secure::Secure;
+
 /// A datagram may get lost: after this time the query is said again.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
 /// Bytes of the longest datagram that is taken: more than queries ask for.
@@ -22,7 +24,15 @@ const DATAGRAM_BYTES_MAX: usize = 4096;
 ///
 /// # Errors
 /// It can't be reached, or does not speak DNS over TCP.
-pub(super) async fn ask(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) async fn ask(
+    server: SocketAddr,
+    secure: Option<&Secure>,
+    query: &[u8],
+) -> io::Result<Vec<u8>> {
+    if let Some(secure) = secure {
+        // Nobody can forge an answer there, so its number may stay what it is (RFC 8484 4.1).
+        return secure.ask(server, query).await;
+    }
     let mut query = query.to_vec();
     let mut number = [0; 2];
     getrandom::fill(&mut number)?;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -14,6 +14,7 @@ use sluicegate_core::Instant;
 
 use super::exchange;
 use super::host_servers::HostServers;
+use super::secure::Secure;
 use crate::clock::Clock;
 
 /// The next server is asked as well when the last one has said nothing for so long.
@@ -21,9 +22,17 @@ const OVERTAKE_AFTER: Duration = Duration::from_millis(500);
 /// A server that failed is asked after the others for so long.
 const SHUN_MS: u64 = 30_000;
 
+/// A name server.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    /// How it is asked where nobody else can read it; `None`: in the clear.
+    pub(crate) secure: Option<Arc<Secure>>,
+}
+
 /// The name servers of a network.
 pub(super) struct Upstreams {
-    configured: Vec<SocketAddr>,
+    configured: Vec<Server>,
     host: Mutex<HostServers>,
     /// Servers that have failed, and until when they are shunned.
     shunned: Mutex<HashMap<SocketAddr, Instant>>,
@@ -32,7 +41,7 @@ pub(super) struct Upstreams {
 
 impl Upstreams {
     /// Those of `configured`, or where it is empty the host's.
-    pub(super) fn new(configured: Vec<SocketAddr>, clock: Clock) -> Self {
+    pub(super) fn new(configured: Vec<Server>, clock: Clock) -> Self {
         Self { configured, host: Mutex::new(HostServers::new()), shunned: Mutex::default(), clock }
     }
 
@@ -47,8 +56,11 @@ impl Upstreams {
         let mut silent = Vec::new();
         loop {
             if let Some(server) = rest.next() {
-                silent.push(server);
-                asked.push(async move { (server, exchange::ask(server, query).await) });
+                let Server { address, secure } = server;
+                silent.push(address);
+                asked.push(async move {
+                    (address, exchange::ask(address, secure.as_deref(), query).await)
+                });
             }
             match tokio::time::timeout(OVERTAKE_AFTER, asked.next()).await {
                 Ok(Some((server, Ok(answer)))) => {
@@ -67,16 +79,17 @@ impl Upstreams {
     }
 
     /// All servers, those that are shunned last.
-    fn in_order(&self) -> Vec<SocketAddr> {
+    fn in_order(&self) -> Vec<Server> {
         let mut servers = self.configured.clone();
         if servers.is_empty() {
             let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
-            servers.extend(host.now());
+            let plain = |address: &SocketAddr| Server { address: *address, secure: None };
+            servers.extend(host.now().iter().map(plain));
         }
         let now = self.clock.now();
         let mut shunned = self.shunned();
         shunned.retain(|_, until| *until > now);
-        servers.sort_by_key(|server| shunned.contains_key(server));
+        servers.sort_by_key(|server| shunned.contains_key(&server.address));
         servers
     }
 

@@ -1,0 +1,167 @@
+//! Name servers that are asked over TLS (RFC 7858) and over HTTPS (RFC 8484).
+//!
+//! Messages pass as they are, byte for byte, as over datagrams: what a resolver library makes of a
+//! message is not what the guest or the server has said. Connections are kept for the next query;
+//! one that the server has closed meanwhile is made again, once. A server that does not prove its
+//! name has failed, and nothing is said to it.
+//!
+//! Bounded: so many connections to a server over TLS, one over HTTPS, each answer as long as
+//! messages are; the caller bounds the time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use sluicegate_core::is_answer_to;
+use sluicegate_core::limits::DNS_MESSAGE_BYTES_MAX;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Connections to one server that may be open.
+const CONNECTIONS_MAX: usize = 16;
+/// One that nobody used for so long is not used again (RFC 7858 3.4).
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// What a query over HTTPS is, and its answer (RFC 8484 6).
+const MESSAGE: &str = "application/dns-message";
+
+type Stream = TlsStream<TcpStream>;
+
+/// A server that is asked where nobody else can read it.
+pub(crate) struct Secure {
+    name: ServerName<'static>,
+    /// Over HTTPS: the address that is asked.
+    url: Option<String>,
+    config: Arc<ClientConfig>,
+    /// Connections that nobody uses, and since when.
+    idle: Mutex<Vec<(Stream, Instant)>>,
+    permits: Semaphore,
+    /// The one connection over HTTPS.
+    https: tokio::sync::Mutex<Option<SendRequest<Full<Bytes>>>>,
+}
+
+impl Secure {
+    /// One that must prove `name`, to who is as `config` has it; with a `url`, over HTTPS.
+    pub(crate) fn new(
+        name: ServerName<'static>,
+        url: Option<String>,
+        mut config: ClientConfig,
+    ) -> Self {
+        let protocol: &[u8] = if url.is_some() { b"h2" } else { b"dot" };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Self {
+            name,
+            url,
+            config: Arc::new(config),
+            idle: Mutex::default(),
+            permits: Semaphore::new(CONNECTIONS_MAX),
+            https: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Asks it, at `address`.
+    ///
+    /// # Errors
+    /// It can't be reached or believed, or does not answer the query.
+    pub(super) async fn ask(&self, address: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+        let answer = match &self.url {
+            Some(url) => self.post(address, url, query).await?,
+            None => self.say(address, query).await?,
+        };
+        if is_answer_to(query, &answer) {
+            return Ok(answer);
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "another question was answered"))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Stream, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that was used before and may be used again.
+    fn used(&self) -> Option<Stream> {
+        let mut idle = self.idle();
+        idle.retain(|(_, since)| since.elapsed() < IDLE_MAX);
+        idle.pop().map(|(stream, _)| stream)
+    }
+
+    /// Over TLS, behind its length (RFC 7858 3.3).
+    async fn say(&self, address: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+        let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
+        if let Some(mut stream) = self.used()
+            && let Ok(answer) = exchange(&mut stream, query).await
+        {
+            self.idle().push((stream, Instant::now()));
+            return Ok(answer);
+        }
+        let mut stream = self.connect(address).await?;
+        let answer = exchange(&mut stream, query).await?;
+        self.idle().push((stream, Instant::now()));
+        Ok(answer)
+    }
+
+    /// Over HTTPS (RFC 8484 4.1), on a stream of its own.
+    async fn post(&self, address: SocketAddr, url: &str, query: &[u8]) -> io::Result<Vec<u8>> {
+        let mut sender = self.sender(address).await?;
+        let request = Request::post(url)
+            .header(CONTENT_TYPE, MESSAGE)
+            .header(ACCEPT, MESSAGE)
+            .body(Full::new(Bytes::copy_from_slice(query)))
+            .map_err(io::Error::other)?;
+        sender.ready().await.map_err(io::Error::other)?;
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
+        if response.status() != StatusCode::OK || kind != Some(MESSAGE.as_bytes()) {
+            return Err(io::Error::other(format!("it answered {}", response.status())));
+        }
+        let body = Limited::new(response.into_body(), DNS_MESSAGE_BYTES_MAX);
+        Ok(body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec())
+    }
+
+    async fn sender(&self, address: SocketAddr) -> io::Result<SendRequest<Full<Bytes>>> {
+        // Whoever waits meanwhile has the connection that is made.
+        let mut https = self.https.lock().await;
+        if let Some(sender) = https.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        let stream = self.connect(address).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(io::Error::other("it does not speak HTTP/2"));
+        }
+        let made = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (sender, connection) = made.map_err(io::Error::other)?;
+        // It ends when nobody asks any more, or after a while of silence.
+        tokio::spawn(connection);
+        *https = Some(sender.clone());
+        Ok(sender)
+    }
+}
+
+/// One query and its answer on a stream that nobody else uses.
+async fn exchange(stream: &mut Stream, query: &[u8]) -> io::Result<Vec<u8>> {
+    let len = u16::try_from(query.len()).map_err(io::Error::other)?;
+    let framed = [&len.to_be_bytes()[..], query].concat();
+    stream.write_all(&framed).await?;
+    stream.flush().await?;
+    let mut answer = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
