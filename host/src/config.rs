@@ -32,7 +32,7 @@
 //! | `rules[].protocols` | of `tcp`, `udp`, `icmpv4`, `icmpv6`; empty: all | `[]` |
 //! | `rules[].ports` | `{"start": 80, "end": 80}` each; empty: all | `[]` |
 //! | `rules[].action` | `allow` or `deny` | (must be there) |
-//! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `[v6]:port`, `name:port`, | the host's own |
+//! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `name:port`, | the host's own |
 //! | | `tls://name:853`, `https://name/dns-query`, with `#name` to be proven | |
 //! | `dns.upstream_ca_cert` | files of authorities for those, beside the host's | `[]` |
 //! | `dns.query_timeout_ms` | a name must be answered by then, 1 to 60000 | 5000 |

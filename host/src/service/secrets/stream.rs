@@ -10,7 +10,7 @@ use super::codec::Codec;
 use super::pattern::{Found, Patterns};
 use super::{Scope, Stand, Violation};
 
-/// Bytes that a byte has which is escaped twice: each of the three of `%24` as `\\u` and four digits.
+/// Bytes of a byte that is escaped twice: each of the three of `%24` as `\u` and four digits.
 const ESCAPED_BYTES_MAX: usize = 18;
 /// The ways in which a placeholder may be hidden, and hidden once more.
 const HIDDEN: [Codec; 3] = [Codec::Percent, Codec::Form, Codec::Json];
