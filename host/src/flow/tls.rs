@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
-use sluicegate_core::{Event, FlowId, Instant, Outside, limits};
+use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal, limits};
 use tokio::runtime::Handle;
 
 use super::{Flow, Flows, HostEngine, Served, socket};
@@ -212,7 +212,11 @@ impl Flows {
         let list = Arc::clone(&tls.ready);
         let bell = Arc::new(Bell { index: flow.index, is_listed: AtomicBool::new(false), list });
         let waker = Waker::from(Arc::clone(&bell));
-        let pipe = tls.interceptor.begin(call, &tls.runtime, waker);
+        let Some(pipe) = tls.interceptor.begin(call, &tls.runtime, waker) else {
+            let refusal = Refusal::Exhausted;
+            self.count(refusal);
+            return engine.handle(now, Event::ConnectFailed { flow, refusal });
+        };
         let (is_blocked, has_failed, is_ended) = (false, false, false);
         let begun = TlsFlow { id: flow, pipe, bell, is_blocked, has_failed, is_ended };
         self.insert(flow, Flow::Tls(Box::new(begun)));

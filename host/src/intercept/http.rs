@@ -39,7 +39,7 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 const STREAMS_MAX: u32 = 256;
 /// Bytes of a stream and of a connection that may be under way (RFC 9113 5.2).
 const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// A connection whose guest has gone has so long to say so to its server.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 

@@ -11,8 +11,8 @@
 //! way to the server, and values placeholders on the way back (`service/secrets`); no value is in
 //! anything that this module tells or logs.
 //!
-//! Bounded: each handshake has ten seconds, each pipe 64 KiB a way, a network so many bytes of
-//! requests that wait to be whole. A task ends with its flow.
+//! Bounded: each handshake has ten seconds, each pipe 64 KiB a way, a network so many connections,
+//! and so many bytes of requests that wait to be whole. A task ends with its flow.
 
 mod alert;
 mod authority;
@@ -39,6 +39,8 @@ use crate::service::secrets::Vault;
 pub(crate) use pipe::{Pipe, Read, Write};
 pub(crate) use report::Reporter;
 
+/// Connections of one network that end here at a time: each may hold some MiB.
+const SESSIONS_MAX: usize = 512;
 /// Bytes of requests that a network holds back until they are whole, and were looked at.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -80,6 +82,7 @@ pub(crate) struct Interceptor {
     page: HttpConfig,
     reporter: Reporter,
     held: Semaphore,
+    sessions: Arc<Semaphore>,
 }
 
 impl Interceptor {
@@ -111,6 +114,7 @@ impl Interceptor {
             page,
             reporter,
             held: Semaphore::new(HELD_BYTES_MAX),
+            sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
         })
     }
 
@@ -125,8 +129,18 @@ impl Interceptor {
     }
 
     /// Begins to serve `call` on `runtime`; `waker` is called when the pipe has, or takes, more.
-    pub(crate) fn begin(self: &Arc<Self>, call: Call, runtime: &Handle, waker: Waker) -> Pipe {
+    /// `None`: as many are served as can be.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        call: Call,
+        runtime: &Handle,
+        waker: Waker,
+    ) -> Option<Pipe> {
+        let permit = Arc::clone(&self.sessions).try_acquire_owned().ok()?;
         let interceptor = Arc::clone(self);
-        Pipe::new(runtime, waker, |guest| handshake::run(interceptor, call, guest))
+        Some(Pipe::new(runtime, waker, |guest| async move {
+            let _permit = permit;
+            handshake::run(interceptor, call, guest).await
+        }))
     }
 }

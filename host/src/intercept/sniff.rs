@@ -18,6 +18,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Of the longest method that is believed to be one.
 const METHOD_BYTES_MAX: usize = 20;
 
+/// Of empty lines before a request; with more it is one, to be refused as one.
+const BLANK_BYTES_MAX: usize = 64;
+
 /// What first bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -35,6 +38,12 @@ fn kind(bytes: &[u8]) -> Kind {
     if bytes.starts_with(PREFACE) {
         return Kind::Http2;
     }
+    // Empty lines before a request are passed over by servers (RFC 9112 2.2).
+    let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if blank > BLANK_BYTES_MAX {
+        return Kind::Http1;
+    }
+    let bytes = bytes.get(blank..).unwrap_or(&[]);
     let is_of_method = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
     let method = bytes.iter().take_while(|byte| is_of_method(byte)).count();
     match bytes.get(method) {
@@ -157,6 +166,9 @@ mod tests {
             (b"SSH-2.0-", Kind::Other),
             (b"\x16\x03", Kind::Other),
             (b" GET", Kind::Other),
+            (b"\r\n\r\n", Kind::Unknown),
+            (b"\r\nGET ", Kind::Http1),
+            (&[b'\n'; 65], Kind::Http1),
             (&[b'A'; 21], Kind::Other),
         ] {
             assert_eq!(kind(bytes), expected, "{}", String::from_utf8_lossy(bytes));

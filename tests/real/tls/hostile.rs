@@ -361,3 +361,46 @@ fn the_command_says_what_of_tls_it_can_not_do() {
         assert!(finished.code == 125 && finished.errors.contains(expected), "{finished:?}");
     }
 }
+
+#[test]
+fn more_connections_than_are_served_are_reset_and_the_others_go_on() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    let ring = Ring::new(&["http/1.1"]);
+    let script = r#"
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+opened, reset = [], 0
+for _ in range(530):
+    try:
+        opened.append(connect())
+    except OSError:
+        reset += 1
+print(len(opened), reset)
+first = opened[0]
+first.sendall(f"GET /fine HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+print(all_of(first).split(b"\r\n")[0].decode())
+"#;
+    assert_eq!(ring.attack(script), "512 18\nHTTP/1.1 200 OK\n");
+    ring.is_fine();
+}
+
+#[test]
+fn empty_lines_before_a_request_hide_nothing() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    // Without a protocol that was agreed on, what it is is told by its first bytes.
+    let ring = Ring::new(&[]);
+    let script = r#"
+for lines in (0, 1, 3, 40):
+    head = b"\r\n" * lines + b"GET /hidden HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+    print(status(head))
+"#;
+    let said = ring.attack(script);
+    for line in said.lines() {
+        assert!(line.contains("421") || line.contains("400"), "{said}");
+    }
+    assert!(!has(&ring.site.heard(), b"/hidden"));
+}
