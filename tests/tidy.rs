@@ -293,6 +293,31 @@ fn nothing_is_left_for_later() {
 }
 
 #[test]
+fn every_test_that_is_named_for_a_fault_of_others_exists() {
+    let root = root();
+    let table = std::fs::read_to_string(root.join("tests/README.md")).expect("it is there");
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let sources: String = all().iter().map(|source| source.text.as_str()).collect();
+    let mut wrong = vec![];
+    let mut named = 0;
+    for cell in rows.filter_map(|row| row.split('|').nth(3)) {
+        for name in cell.split('`').skip(1).step_by(2) {
+            named += 1;
+            let is_there = if name.contains('/') {
+                root.join("fixtures").join(name).with_extension("expect").exists()
+            } else {
+                sources.contains(&format!("fn {name}()"))
+            };
+            if !is_there {
+                wrong.push(format!("tests/README.md names {name}"));
+            }
+        }
+    }
+    assert!(named > 40, "{named} tests are named");
+    assert_none(&wrong);
+}
+
+#[test]
 fn no_test_sleeps_in_place_of_an_event() {
     let mut wrong = vec![];
     let sleep = concat!("sle", "ep(");

@@ -72,3 +72,23 @@ fn it_is_written_where_it_is_asked_for() {
     let finished = process::run(&mut command);
     assert!(finished.code == 125 && finished.errors.contains("tls.enabled"), "{finished:?}");
 }
+
+#[test]
+fn a_guest_whose_clock_is_slow_believes_it() {
+    if !needs::are_met(&["openssl"]) {
+        return;
+    }
+    let site = Site::new(&["http/1.1"]);
+    let config = config(&site, json!({}));
+    // A guest that woke with yesterday's time: what OpenSSL is told is 20 hours ago.
+    let script = format!(
+        "openssl s_client -verify_return_error -attime $(($(date +%s) - 72000)) \
+         -servername {GOOD} -connect {GOOD}:{} </dev/null",
+        site.port
+    );
+    let finished = run(&config, &script);
+    assert!(finished.output.contains("Verify return code: 0 (ok)"), "{finished:?}");
+    let long_ago = script.replace("72000", "100000");
+    let finished = run(&config, &long_ago);
+    assert!(finished.output.contains("not yet valid"), "{finished:?}");
+}
