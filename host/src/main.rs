@@ -49,6 +49,8 @@ enum Command {
     #[command(hide = true)]
     Inside(cli::inside::InsideArgs),
     #[command(hide = true)]
+    SandboxProbe(cli::sandbox::SandboxProbeArgs),
+    #[command(hide = true)]
     DemoGuest(cli::demo::guest::DemoGuestArgs),
 }
 
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "krun")]
         Command::Vm(args) => cli::vm::run(args),
         Command::Inside(args) => cli::inside::run(&args),
+        Command::SandboxProbe(args) => cli::sandbox::probe(&args),
         Command::DemoGuest(args) => cli::demo::guest::run(&args),
     }
 }

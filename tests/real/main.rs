@@ -43,6 +43,7 @@ mod rates;
 mod refusals;
 mod rows;
 mod run;
+mod sandbox;
 mod secure_names;
 mod stream;
 mod tls;

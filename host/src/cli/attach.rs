@@ -69,6 +69,7 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
         netns::configure(&interface)?;
         Ok(tap)
     })??;
+    args.link.give_up(None)?;
     let log = args.link.log(&network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;

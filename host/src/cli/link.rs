@@ -2,7 +2,7 @@
 //! serve a guest, and how they and a config file become a [`SmoltcpNetwork`]; must not know
 //! namespaces.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::config::{PolicyConfig, PortConfig};
@@ -12,6 +12,7 @@ use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 use super::failure::{Failure, warn};
 use super::guest_env;
 use super::log::{Log, LogFormat};
+use super::sandbox;
 
 /// What the guest's network is like.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -55,6 +56,10 @@ pub(crate) struct LinkArgs {
     /// (PEM), for the guest's trust store
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
+    /// Whether this process gives up what it needs no more once it has the guest's link: its
+    /// capabilities, writing and running files, and system calls to that end
+    #[arg(long, value_name = "SWITCH", default_value = "on")]
+    sandbox: Switch,
 }
 
 /// Whether a guest is told its addresses, on the command line.
@@ -161,6 +166,17 @@ impl LinkArgs {
     fn tells_addresses(&self, file: Option<bool>, default: Autoconf) -> bool {
         let asked = self.autoconf.map(|asked| asked == Autoconf::On);
         asked.or(file).unwrap_or(default == Autoconf::On)
+    }
+
+    /// Gives up what is not needed any more, unless the arguments say no; a file of the folder
+    /// `removable` may still be removed. To be called before threads are started.
+    pub(super) fn give_up(&self, removable: Option<&Path>) -> Result<(), Failure> {
+        match self.sandbox {
+            Switch::On => sandbox::enter(removable).map_err(|failure| {
+                format!("giving up privileges: {failure}; --sandbox off goes on without").into()
+            }),
+            Switch::Off => Ok(()),
+        }
     }
 
     /// Begins the log of `network` that the arguments ask for.

@@ -14,6 +14,7 @@ mod online;
 pub(crate) mod replay;
 mod resolv;
 pub(crate) mod run;
+pub(crate) mod sandbox;
 pub(crate) mod serve;
 mod signals;
 #[cfg(feature = "krun")]

@@ -70,6 +70,9 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut inside = Inside::start(&interface, command, input.as_fd(), Stdio::inherit())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     args.link.prepare(&mut tap);
+    // The file with the authorities goes at the end.
+    let folder = std::env::temp_dir();
+    args.link.give_up(Some(folder.as_path()).filter(|_| !environment.variables.is_empty()))?;
     let log = args.link.log(&network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;

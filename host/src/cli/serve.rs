@@ -3,7 +3,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
 
@@ -103,6 +103,12 @@ fn until_end(
     link: impl GuestLink + 'static,
 ) -> Result<(), Failure> {
     let ends_with_peer = args.one_shot || args.fd.is_some();
+    // The socket's path goes with it.
+    let folder = args.socket.as_deref().map(|path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    });
+    args.link.give_up(folder)?;
     let log = args.link.log(&network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;

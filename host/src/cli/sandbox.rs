@@ -1,0 +1,158 @@
+//! What this process gives up once it has the guest's link: a fault in it is then worth less.
+//!
+//! Owns what is given up, and how. Nothing of it is needed to serve a guest: capabilities (but that
+//! to listen at ports below 1024), new privileges, files to be written or run (Landlock), and the
+//! system calls that change what a process is, sees or may do (seccomp). Threads that are started
+//! afterwards have given up the same. A kernel without Landlock or seccomp gives what it has, and
+//! that is told.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr,
+};
+use nix::libc;
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+use super::failure::Failure;
+
+/// Calls that change what a process is, what it sees, or what it may do. Any of them fails with
+/// `EPERM`.
+const CALLS: &[libc::c_long] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_mknodat,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_personality,
+];
+
+/// Gives up what is not needed any more. A file of the folder `removable` may still be removed.
+pub(super) fn enter(removable: Option<&Path>) -> Result<(), Failure> {
+    set_no_new_privs(true)?;
+    give_up_files(removable)?;
+    give_up_capabilities(removable.is_some())?;
+    give_up_calls()
+}
+
+/// All but to listen at low ports; and where a file is to be removed, to do so in whosever folder.
+fn give_up_capabilities(removes: bool) -> Result<(), Failure> {
+    let wanted = CapabilitySet::NET_BIND_SERVICE;
+    let wanted = if removes { wanted | CapabilitySet::DAC_OVERRIDE } else { wanted };
+    let now = rustix::thread::capabilities(None)?;
+    let none = CapabilitySet::empty();
+    let kept = now.permitted & wanted;
+    Ok(set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: none },
+    )?)
+}
+
+/// All may be read; nothing written, made, removed or run.
+fn give_up_files(removable: Option<&Path>) -> Result<(), Failure> {
+    let abi = ABI::V4;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let all = AccessFs::from_all(abi);
+    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+    let mut rules = rules
+        .handle_access(all)?
+        .create()?
+        .add_rule(PathBeneath::new(PathFd::new("/")?, read))?
+        // Whoever wants to forget something writes it there; descriptors that are open stay so.
+        .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::WriteFile))?;
+    if let Some(folder) = removable {
+        let remove: BitFlags<AccessFs> = AccessFs::RemoveFile.into();
+        rules = rules.add_rule(PathBeneath::new(PathFd::new(folder)?, remove))?;
+    }
+    let status = rules.restrict_self()?;
+    if status.ruleset == landlock::RulesetStatus::NotEnforced {
+        tracing::info!("this kernel has no Landlock, so files are as open as to anybody");
+    }
+    Ok(())
+}
+
+fn give_up_calls() -> Result<(), Failure> {
+    let rules: BTreeMap<_, _> = CALLS.iter().map(|call| (*call, vec![])).collect();
+    let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM)?);
+    let arch = std::env::consts::ARCH.try_into()?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(seccompiler::apply_filter(&program)?)
+}
+
+/// Arguments of the hidden sub-command: not for people.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SandboxProbeArgs {
+    /// A folder that may be written without a sandbox.
+    folder: std::path::PathBuf,
+}
+
+/// Gives up what a guest's server gives up, and tries what is given up: a line each.
+pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
+    let try_all = || -> Result<(), Failure> {
+        let removable = args.folder.join("removable");
+        enter(Some(&removable))?;
+        let told = |what: &str, is_done: bool| {
+            println!("{what}: {}", if is_done { "done" } else { "refused" });
+        };
+        told("read a file", std::fs::read("/etc/passwd").is_ok());
+        told("write a file", std::fs::write(args.folder.join("new"), "text").is_ok());
+        told("change a file", std::fs::write(removable.join("file"), "text").is_ok());
+        told("remove a file", std::fs::remove_file(args.folder.join("file")).is_ok());
+        told("remove its own", std::fs::remove_file(removable.join("file")).is_ok());
+        told("run a program", std::process::Command::new("true").status().is_ok());
+        told(
+            "change its namespace",
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok(),
+        );
+        told("open a raw socket", {
+            use socket2::{Domain, Socket, Type};
+            Socket::new(Domain::PACKET, Type::RAW, None).is_ok()
+        });
+        told("listen", std::net::TcpListener::bind("127.0.0.1:0").is_ok());
+        let thread =
+            std::thread::spawn(move || std::process::Command::new("true").status().is_ok());
+        told("run one from a thread", thread.join().unwrap_or(true));
+        Ok(())
+    };
+    match try_all() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(failure) => {
+            super::failure::complain(failure.as_ref());
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a process that serves a guest has given up: it tries, and the system says no.
+
+use serde_json::json;
+
+use crate::guest::{Guest, Setup, open_config, sluicegate};
+use crate::needs;
+use crate::process;
+use crate::tls::Scratch;
+
+#[test]
+fn what_is_given_up_is_refused_and_what_is_needed_is_not() {
+    if !needs::are_met(&["true"]) {
+        return;
+    }
+    let scratch = Scratch::new("sandbox");
+    let own = scratch.0.join("removable");
+    std::fs::create_dir(&own).unwrap();
+    for folder in [&scratch.0, &own] {
+        std::fs::write(folder.join("file"), "text").unwrap();
+    }
+    let mut command = sluicegate();
+    let tried = process::succeed(command.arg("sandbox-probe").arg(&scratch.0));
+    let expected = "\
+read a file: done
+write a file: refused
+change a file: refused
+remove a file: refused
+remove its own: done
+run a program: refused
+change its namespace: refused
+open a raw socket: refused
+listen: done
+run one from a thread: refused
+";
+    assert_eq!(tried, expected);
+}
+
+#[test]
+fn whoever_serves_a_guest_has_given_it_up_in_every_thread() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let config = Some(open_config(json!({})));
+    let guest = Guest::with(&Setup { config, ..Setup::default() });
+    let tasks = format!("/proc/{}/task", guest.engine().id());
+    let mut threads = 0;
+    for task in std::fs::read_dir(tasks).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("{name} in {status}")).trim().to_owned()
+        };
+        // CAP_NET_BIND_SERVICE is the tenth bit.
+        assert_eq!(field("CapEff:"), "0000000000000400", "{}", field("Name:"));
+        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()));
+        threads += 1;
+    }
+    assert!(threads >= 3, "main, driver, runtime: {threads}");
+}
