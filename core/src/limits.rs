@@ -144,6 +144,8 @@ pub const DNS_OWN_TTL_SECONDS: u32 = 60;
 pub const BINDINGS_MAX: u32 = 16_384;
 /// Names of one address that a verdict looks at; with more it denies.
 pub const BINDINGS_PER_ADDRESS_MAX: usize = 256;
+/// Addresses of one name that are known to be its own.
+pub const BINDINGS_PER_NAME_MAX: u32 = 1024;
 /// The least time that an address is known by its name.
 pub const BINDING_SECONDS_MIN: u32 = 1;
 /// The longest time that an address is known by its name.

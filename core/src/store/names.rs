@@ -3,10 +3,12 @@
 //! Owns the bindings of addresses to names, in fixed memory; must not know where a binding comes
 //! from, nor what a name allows. A binding is good until its time is up. There is always room: the
 //! binding that was made or renewed longest ago gives way. So does the first of an address that has
-//! too many names, so that no list is long.
+//! too many names, so that no list is long, and of a name that has too many addresses, so that no
+//! name server takes all of the memory with one.
 //!
 //! An index by a keyed hash of the address leads to the list of its bindings, so that a name server
-//! can't pick its collisions.
+//! can't pick its collisions. By the same hash of the name it is counted how many it has (names
+//! that share a place of the index are counted as one).
 
 use core::hash::Hasher;
 use core::net::IpAddr;
@@ -15,7 +17,7 @@ use siphasher::sip::SipHasher13;
 
 use super::list::{Link, Links, List};
 use crate::contract::Instant;
-use crate::limits::{BINDINGS_PER_ADDRESS_MAX, DOMAIN_BYTES_MAX};
+use crate::limits::{BINDINGS_PER_ADDRESS_MAX, BINDINGS_PER_NAME_MAX, DOMAIN_BYTES_MAX};
 
 /// The text of one name.
 pub type NameText = [u8; DOMAIN_BYTES_MAX];
@@ -28,6 +30,8 @@ pub struct NameSlot {
     name_bytes: u8,
     /// The bindings whose addresses have the same place in the index.
     bucket: Link,
+    /// The bindings whose names have the same place in the index, by age.
+    namesakes: Link,
     /// All bindings, by age.
     age: Link,
 }
@@ -39,26 +43,39 @@ impl NameSlot {
         until: Instant::ZERO,
         name_bytes: 0,
         bucket: Link::OFF,
+        namesakes: Link::OFF,
         age: Link::OFF,
     };
 }
 
 /// One place of the index.
 #[derive(Debug, Clone, Copy)]
-pub struct NameBucket(List);
+pub struct NameBucket {
+    addresses: List,
+    names: List,
+    /// How many are on the list of names.
+    count: u32,
+}
 
 impl NameBucket {
     /// One that leads nowhere.
-    pub const EMPTY: Self = Self(List::EMPTY);
+    pub const EMPTY: Self = Self { addresses: List::EMPTY, names: List::EMPTY, count: 0 };
 }
 
 struct ByBucket<'s>(&'s mut [NameSlot]);
+struct ByName<'s>(&'s mut [NameSlot]);
 struct ByAge<'s>(&'s mut [NameSlot]);
 
 impl Links for ByBucket<'_> {
     fn link(&mut self, slot: u32) -> &mut Link {
         // Slots come from this store.
         &mut self.0[slot as usize].bucket
+    }
+}
+
+impl Links for ByName<'_> {
+    fn link(&mut self, slot: u32) -> &mut Link {
+        &mut self.0[slot as usize].namesakes
     }
 }
 
@@ -100,6 +117,16 @@ impl<'a> NameTable<'a> {
             IpAddr::V4(v4) => hasher.write(&v4.octets()),
             IpAddr::V6(v6) => hasher.write(&v6.octets()),
         }
+        self.place(&hasher)
+    }
+
+    fn name_bucket(&self, name: &str) -> usize {
+        let mut hasher = self.hasher;
+        hasher.write(name.as_bytes());
+        self.place(&hasher)
+    }
+
+    fn place(&self, hasher: &SipHasher13) -> usize {
         #[allow(clippy::cast_possible_truncation, reason = "half a hash is as good as the whole")]
         let hash = hasher.finish() as usize;
         hash & (self.buckets.len() - 1)
@@ -107,7 +134,8 @@ impl<'a> NameTable<'a> {
 
     /// The slots of the bucket of `address`.
     fn slots_of(&self, address: IpAddr) -> impl Iterator<Item = u32> {
-        let first = self.buckets.get(self.bucket(address)).and_then(|bucket| bucket.0.front());
+        let first =
+            self.buckets.get(self.bucket(address)).and_then(|bucket| bucket.addresses.front());
         core::iter::successors(first, |slot| self.slots[*slot as usize].bucket.next())
             .filter(move |slot| self.slots[*slot as usize].address == Some(address))
     }
@@ -141,13 +169,19 @@ impl<'a> NameTable<'a> {
         let slot = match known {
             Some(slot) => {
                 self.by_age.remove(&mut ByAge(self.slots), slot);
+                let bucket = self.name_bucket(name);
+                self.buckets[bucket].names.remove(&mut ByName(self.slots), slot);
+                self.buckets[bucket].names.push_back(&mut ByName(self.slots), slot);
                 slot
             }
             None => {
-                let slot = self.take_crowded(address).unwrap_or_else(|| self.take());
-                let bucket = self.bucket(address);
+                let crowded = self.crowded(address).or_else(|| self.crowded_name(name));
+                let slot = self.take(crowded);
+                let (bucket, name_bucket) = (self.bucket(address), self.name_bucket(name));
                 self.write(slot, address, name);
-                self.buckets[bucket].0.push_back(&mut ByBucket(self.slots), slot);
+                self.buckets[bucket].addresses.push_back(&mut ByBucket(self.slots), slot);
+                self.buckets[name_bucket].names.push_back(&mut ByName(self.slots), slot);
+                self.buckets[name_bucket].count += 1;
                 slot
             }
         };
@@ -166,29 +200,35 @@ impl<'a> NameTable<'a> {
         }
     }
 
-    /// The first slot of `address`, on no list, if it has as many as it may.
-    fn take_crowded(&mut self, address: IpAddr) -> Option<u32> {
+    /// The first slot of `address`, if it has as many as it may.
+    fn crowded(&self, address: IpAddr) -> Option<u32> {
         let mut slots = self.slots_of(address);
         let first = slots.next()?;
         slots.nth(BINDINGS_PER_ADDRESS_MAX - 2)?;
-        drop(slots);
-        let bucket = self.bucket(address);
-        self.buckets[bucket].0.remove(&mut ByBucket(self.slots), first);
-        self.by_age.remove(&mut ByAge(self.slots), first);
         Some(first)
     }
 
-    /// A slot on no list: a fresh one, or that of the oldest binding.
-    fn take(&mut self) -> u32 {
-        if (self.fresh as usize) < self.slots.len() {
+    /// The oldest slot of `name`, if it has as many as it may.
+    fn crowded_name(&self, name: &str) -> Option<u32> {
+        let bucket = self.buckets.get(self.name_bucket(name))?;
+        (bucket.count >= BINDINGS_PER_NAME_MAX).then(|| bucket.names.front())?
+    }
+
+    /// A slot on no list: `crowded` if there is one, else a fresh one, or that of the oldest
+    /// binding.
+    fn take(&mut self, crowded: Option<u32>) -> u32 {
+        if crowded.is_none() && (self.fresh as usize) < self.slots.len() {
             self.fresh += 1;
             return self.fresh - 1;
         }
-        let oldest = self.by_age.pop_front(&mut ByAge(self.slots));
+        let oldest = crowded.or_else(|| self.by_age.front());
         let slot = oldest.expect("because a full store has bindings");
+        self.by_age.remove(&mut ByAge(self.slots), slot);
         if let Some(address) = self.slots[slot as usize].address {
-            let bucket = self.bucket(address);
-            self.buckets[bucket].0.remove(&mut ByBucket(self.slots), slot);
+            let (bucket, name_bucket) = (self.bucket(address), self.name_bucket(self.text(slot)));
+            self.buckets[bucket].addresses.remove(&mut ByBucket(self.slots), slot);
+            self.buckets[name_bucket].names.remove(&mut ByName(self.slots), slot);
+            self.buckets[name_bucket].count -= 1;
         }
         slot
     }
@@ -257,6 +297,27 @@ mod tests {
             let known = names(table, 1, 1);
             assert_eq!(known.len(), BINDINGS_PER_ADDRESS_MAX);
             assert_eq!((known[0].as_str(), table.fresh), ("1.test", 256));
+        });
+    }
+
+    #[test]
+    fn a_name_of_too_many_addresses_forgets_its_oldest_and_no_other_name_does() {
+        let max = BINDINGS_PER_NAME_MAX;
+        with_table(4096, |table| {
+            table.bind(at(0), address(0), "other.test", 99);
+            for number in 1..=max {
+                table.bind(at(0), address(number), "many.test", 99);
+            }
+            // Renewed, so it is not the oldest.
+            table.bind(at(1), address(1), "many.test", 99);
+            table.bind(at(1), address(max + 1), "many.test", 99);
+            let known = |number| names(table, 2, number).len();
+            assert_eq!([0, 1, 2, 3, max + 1].map(known), [1, 1, 0, 1, 1]);
+            for number in 0..100_000 {
+                table.bind(at(2), address(1_000_000 + number), "many.test", 99);
+            }
+            assert_eq!(names(table, 3, 0), ["other.test"], "it is where it was");
+            assert_eq!(table.fresh, max + 1, "and so is the memory that is not used");
         });
     }
 
