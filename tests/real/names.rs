@@ -234,6 +234,37 @@ fn many_questions_on_one_connection_are_all_answered() {
     assert_eq!(seen, [1; 300]);
 }
 
+#[test]
+fn for_a_minute_no_answer_is_lost() {
+    if !needs::are_met(&["dnsperf", "knotd", "dig"]) {
+        return;
+    }
+    let outside = Outside::new();
+    let server = NameServer::start(&outside.neighbour);
+    let guest = outside.guest(Some(asking(&[SERVER])));
+    // Names that are new, one that is not, and one whose answer comes over TCP from its server.
+    let lines = (0..50_000).map(|number| match number % 5 {
+        0 => "www.example.test A\n".to_owned(),
+        1 if number % 100 == 1 => "longest.example.test TXT\n".to_owned(),
+        _ => format!("new{number}.example.test AAAA\n"),
+    });
+    let queries = server.directory.join("queries");
+    std::fs::write(&queries, lines.collect::<String>()).unwrap();
+    let mut dnsperf = guest.command("timeout");
+    dnsperf.args(["90", "dnsperf", "-s", &guest.gateway(Family::V4).to_string(), "-d"]);
+    dnsperf.arg(queries).args(["-c", "20", "-Q", "2000", "-l", "60"]);
+    let told = dnsperf.output().expect("dnsperf to run");
+    let told = String::from_utf8_lossy(&told.stdout);
+    let of = |what: &str| {
+        let line = told.lines().find_map(|line| line.trim().strip_prefix(what));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(u64::MAX)
+    };
+    let (sent, completed, lost) =
+        (of("Queries sent:"), of("Queries completed:"), of("Queries lost:"));
+    assert!(sent > 10_000 && lost == 0 && completed == sent, "{told}");
+    assert!(!told.contains("SERVFAIL"), "{told}");
+}
+
 /// A query of type TXT.
 fn query(number: u16, name: &str) -> Vec<u8> {
     let mut bytes = number.to_be_bytes().to_vec();

@@ -1,7 +1,11 @@
 //! Name servers that are asked over TLS and HTTPS: unbound, which has both.
 
-use std::net::{Ipv6Addr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::Receiver;
 
 use serde_json::{Value, json};
 
@@ -47,7 +51,7 @@ impl Unbound {
         std::fs::write(path("unbound.conf"), config).unwrap();
         let mut unbound = Command::new("/usr/sbin/unbound");
         let process = Process::start(unbound.args(["-d", "-c", &path("unbound.conf")]));
-        let listens = |port| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
         until("unbound to listen", || listens(tls) && listens(https));
         Self { tls, https, scratch, process }
     }
@@ -119,6 +123,67 @@ fn a_server_that_does_not_prove_its_name_is_not_asked_and_the_next_is() {
         assert_eq!(dig(&guest, &["+short", "good.test"]), "203.0.114.7\n", "{both:?}");
     }
     assert!(!unbound.process.errors().contains("other.test"), "nothing was said to it");
+}
+
+/// Relays connections to `to`, and says when each begins; while it is `stuck`, those that are there
+/// hear nothing more, and do not end.
+fn relay(to: u16, stuck: Arc<AtomicBool>) -> (u16, Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            // Nobody counts any more when the test has ended.
+            let _ = tell.send(());
+            let other = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            for (mut from, mut to) in [
+                (stream.try_clone().unwrap(), other.try_clone().unwrap()),
+                (other.try_clone().unwrap(), stream),
+            ] {
+                let stuck = Arc::clone(&stuck);
+                let mut is_stuck = false;
+                std::thread::spawn(move || {
+                    let mut bytes = [0; 4096];
+                    while let Ok(len @ 1..) = from.read(&mut bytes) {
+                        is_stuck |= stuck.load(SeqCst);
+                        if !is_stuck && to.write_all(&bytes[..len]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    (port, told)
+}
+
+#[test]
+fn a_connection_is_used_again_unless_it_leads_nowhere() {
+    if !needs::are_met(&["dig"]) || !is_there() {
+        return;
+    }
+    let unbound = Unbound::start();
+    for (scheme, to) in [("tls", unbound.tls), ("https", unbound.https)] {
+        let stuck = Arc::new(AtomicBool::new(false));
+        let (port, made) = relay(to, Arc::clone(&stuck));
+        let dns = json!({
+            "nameservers": [format!("{scheme}://127.0.0.1:{port}#{GOOD}")],
+            "upstream_ca_cert": [unbound.scratch.0.join("ca.pem")],
+            "query_timeout_ms": 1000,
+        });
+        let config = Some(open_config(json!({"dns": dns})));
+        let guest = Guest::with(&Setup { config, ..Setup::default() });
+        for name in ["a.test", "b.test", "c.test"] {
+            assert!(dig(&guest, &[name]).contains("NXDOMAIN"), "{scheme}");
+        }
+        assert_eq!(made.try_iter().count(), 1, "{scheme}: one connection serves all");
+        stuck.store(true, SeqCst);
+        assert!(dig(&guest, &["d.test"]).contains("SERVFAIL"), "{scheme}");
+        stuck.store(false, SeqCst);
+        assert!(dig(&guest, &["e.test"]).contains("NXDOMAIN"), "{scheme}: by another connection");
+        assert_eq!(made.try_iter().count(), 1, "{scheme}");
+    }
 }
 
 #[test]

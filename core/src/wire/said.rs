@@ -55,7 +55,8 @@ pub(crate) enum Method {
 /// few.
 ///
 /// # Cost
-/// A pass over a TLS hello; of an HTTP head over what is new, until its end is there.
+/// A pass over a TLS hello; of an HTTP head over what is new, and over its first line for each line
+/// that ends there, until the end of all is there.
 pub(crate) fn read(bytes: &[u8], seen: usize) -> Opening {
     match bytes.first() {
         None => Opening { heard: Heard::More(1), http: None, is_hello: false },

@@ -11,6 +11,7 @@
 mod cache;
 mod exchange;
 mod host_servers;
+mod ports;
 mod secure;
 mod upstreams;
 

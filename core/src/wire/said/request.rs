@@ -9,15 +9,23 @@ use super::{Heard, Method, Opening};
 /// Bytes of the longest head that is read.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 100;
+/// Of the empty lines before a request: of four.
+const BLANK_BYTES_MAX: usize = 8;
 /// Of the longest method that is believed to be one.
 const METHOD_BYTES_MAX: usize = 20;
 
 pub(super) fn read(bytes: &[u8], seen: usize) -> Opening {
-    // Empty lines before a request are ignored (RFC 9112 2.2).
-    let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    let head = bytes.get(blank..).unwrap_or(&[]);
     let not_yet = |heard| Opening { heard, http: None, is_hello: false };
-    match line(head) {
+    // Empty lines before a request are ignored (RFC 9112 2.2), by some servers any number of them.
+    let is_blank = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
+    let blank = bytes.iter().take(BLANK_BYTES_MAX + 1).take_while(is_blank).count();
+    if blank > BLANK_BYTES_MAX {
+        return not_yet(Heard::Malformed);
+    }
+    let head = bytes.get(blank..).unwrap_or(&[]);
+    // What ends no line tells no more than the line's begin did.
+    let ends_line = bytes.get(seen.max(blank)..).is_some_and(|new| new.contains(&b'\n'));
+    match line(head, ends_line) {
         Line::Other => return not_yet(Heard::Unknown),
         Line::Request => {}
         Line::Partial => return not_yet(more(bytes.len())),
@@ -46,12 +54,16 @@ enum Line {
     Other,
 }
 
-fn line(head: &[u8]) -> Line {
-    let method = head.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+fn line(head: &[u8], ends_line: bool) -> Line {
+    let begin = head.iter().take(METHOD_BYTES_MAX + 1);
+    let method = begin.take_while(|byte| byte.is_ascii_uppercase()).count();
     match head.get(method) {
         None if method <= METHOD_BYTES_MAX => return Line::Partial,
         Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method) => {}
         None | Some(_) => return Line::Other,
+    }
+    if !ends_line {
+        return Line::Partial;
     }
     let Some(end) = head.iter().position(|byte| *byte == b'\n') else { return Line::Partial };
     let line = head.get(..end).unwrap_or(&[]);

@@ -1,18 +1,19 @@
 //! One query to one name server, and its answer.
 //!
-//! Each query has a socket of its own, connected, so that the kernel picks its port and hands over
-//! nothing from elsewhere; with the number and the question that makes an answer hard to forge (RFC
-//! 5452 4). What is not the answer is passed over. An answer that was cut is asked for again over
-//! TCP (RFC 7766 5, RFC 2181 9).
+//! While it is under way a query has a socket of its own, connected, so that the kernel picks its
+//! port and hands over nothing from elsewhere; with the number and the question that makes an
+//! answer hard to forge (RFC 5452 4). What is not the answer is passed over. An answer that was cut
+//! is asked for again over TCP (RFC 7766 5, RFC 2181 9).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluicegate_core::{is_answer_to, is_truncated};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
+use super::ports::{Port, Ports};
 use super::secure::Secure;
 
 /// A datagram may get lost: after this time the query is said again.
@@ -27,11 +28,12 @@ const DATAGRAM_BYTES_MAX: usize = 4096;
 pub(super) async fn ask(
     server: SocketAddr,
     secure: Option<&Secure>,
+    ports: &Ports,
     query: &[u8],
 ) -> io::Result<Vec<u8>> {
     if let Some(secure) = secure {
         // Nobody can forge an answer there, so its number may stay what it is (RFC 8484 4.1).
-        return secure.ask(server, query).await;
+        return Box::pin(secure.ask(server, query)).await;
     }
     let mut query = query.to_vec();
     let mut number = [0; 2];
@@ -39,33 +41,49 @@ pub(super) async fn ask(
     if let Some(own) = query.first_chunk_mut() {
         *own = number;
     }
-    let answer = by_datagram(server, &query).await?;
-    if is_truncated(&answer) { by_stream(server, &query).await } else { Ok(answer) }
+    let answer = by_datagram(server, ports, &query).await?;
+    // In boxes: what is seldom needed would make every query's task as large as it is.
+    if is_truncated(&answer) { Box::pin(by_stream(server, &query)).await } else { Ok(answer) }
 }
 
-async fn by_datagram(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr = match server {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
-    let mut answer = vec![0; DATAGRAM_BYTES_MAX];
+async fn by_datagram(server: SocketAddr, ports: &Ports, query: &[u8]) -> io::Result<Vec<u8>> {
+    // One that was used may have failed since.
+    if let Some(port) = ports.take(server)
+        && let Ok(answer) = say(&port.socket, query).await
+    {
+        ports.keep(port);
+        return Ok(answer);
+    }
+    let port = Port::new(server)?;
+    let answer = say(&port.socket, query).await?;
+    ports.keep(port);
+    Ok(answer)
+}
+
+async fn say(socket: &UdpSocket, query: &[u8]) -> io::Result<Vec<u8>> {
     loop {
         socket.send(query).await?;
         let heard = async {
             loop {
-                let len = socket.recv(&mut answer).await?;
-                if is_answer_to(query, answer.get(..len).unwrap_or(&[])) {
-                    return io::Result::Ok(len);
+                socket.readable().await?;
+                match receive(socket) {
+                    Ok(answer) if is_answer_to(query, &answer) => return Ok(answer),
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                    Ok(_) | Err(_) => {}
                 }
             }
         };
-        if let Ok(len) = tokio::time::timeout(REPEAT_AFTER, heard).await {
-            answer.truncate(len?);
-            return Ok(answer);
+        if let Ok(heard) = tokio::time::timeout(REPEAT_AFTER, heard).await {
+            return heard;
         }
     }
+}
+
+/// What has come, in as much memory as it needs.
+fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut bytes = [0; DATAGRAM_BYTES_MAX];
+    let len = socket.try_recv(&mut bytes)?;
+    Ok(bytes.get(..len).unwrap_or(&[]).to_vec())
 }
 
 /// RFC 1035 4.2.2.

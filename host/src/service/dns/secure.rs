@@ -1,8 +1,9 @@
 //! Name servers that are asked over TLS (RFC 7858) and over HTTPS (RFC 8484).
 //!
 //! Messages pass as they are, byte for byte, as over datagrams: what a resolver library makes of a
-//! message is not what the guest or the server has said. Connections are kept for the next query;
-//! one that the server has closed meanwhile is made again, once. A server that does not prove its
+//! message is not what the guest or the server has said. Connections are kept for the next query,
+//! for a while; one that has failed meanwhile is made again, once, and one on which a query was
+//! given up is not asked again: it may lead nowhere any more. A server that does not prove its
 //! name has failed, and nothing is said to it.
 //!
 //! Bounded: so many connections to a server over TLS, one over HTTPS, each answer as long as
@@ -10,6 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,8 +50,40 @@ pub(crate) struct Secure {
     /// Connections that nobody uses, and since when.
     idle: Mutex<Vec<(Stream, Instant)>>,
     permits: Semaphore,
-    /// The one connection over HTTPS.
-    https: tokio::sync::Mutex<Option<SendRequest<Full<Bytes>>>>,
+    /// The one connection over HTTPS that new queries go to.
+    https: Mutex<Option<Https>>,
+    /// Whoever makes that.
+    connecting: tokio::sync::Mutex<()>,
+    /// Connections over HTTPS so far.
+    made: AtomicU64,
+}
+
+/// A connection over HTTPS, for many queries at a time.
+#[derive(Clone)]
+struct Https {
+    sender: SendRequest<Full<Bytes>>,
+    /// When the last query was answered.
+    used: Instant,
+    number: u64,
+}
+
+/// Lets nobody else use a connection unless it is told that it works.
+struct Doubt<'s> {
+    https: &'s Mutex<Option<Https>>,
+    number: u64,
+    is_dispelled: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        let mut https = self.https.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(own) = https.as_mut().filter(|https| https.number == self.number) else { return };
+        if self.is_dispelled {
+            own.used = Instant::now();
+        } else {
+            *https = None;
+        }
+    }
 }
 
 impl Secure {
@@ -67,7 +101,9 @@ impl Secure {
             config: Arc::new(config),
             idle: Mutex::default(),
             permits: Semaphore::new(CONNECTIONS_MAX),
-            https: tokio::sync::Mutex::default(),
+            https: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            made: AtomicU64::new(0),
         }
     }
 
@@ -120,7 +156,18 @@ impl Secure {
 
     /// Over HTTPS (RFC 8484 4.1), on a stream of its own.
     async fn post(&self, address: SocketAddr, url: &str, query: &[u8]) -> io::Result<Vec<u8>> {
-        let mut sender = self.sender(address).await?;
+        if let Some(https) = self.working_https()
+            && let Ok(answer) = self.request(https, url, query).await
+        {
+            return Ok(answer);
+        }
+        let https = self.new_https(address).await?;
+        self.request(https, url, query).await
+    }
+
+    async fn request(&self, https: Https, url: &str, query: &[u8]) -> io::Result<Vec<u8>> {
+        let Https { mut sender, number, .. } = https;
+        let mut doubt = Doubt { https: &self.https, number, is_dispelled: false };
         let request = Request::post(url)
             .header(CONTENT_TYPE, MESSAGE)
             .header(ACCEPT, MESSAGE)
@@ -133,14 +180,28 @@ impl Secure {
             return Err(io::Error::other(format!("it answered {}", response.status())));
         }
         let body = Limited::new(response.into_body(), DNS_MESSAGE_BYTES_MAX);
-        Ok(body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec())
+        let answer = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
+        doubt.is_dispelled = true;
+        Ok(answer)
     }
 
-    async fn sender(&self, address: SocketAddr) -> io::Result<SendRequest<Full<Bytes>>> {
-        // Whoever waits meanwhile has the connection that is made.
-        let mut https = self.https.lock().await;
-        if let Some(sender) = https.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+    /// The connection over HTTPS, if it was used lately and is open.
+    fn working_https(&self) -> Option<Https> {
+        let mut https = self.https.lock().unwrap_or_else(PoisonError::into_inner);
+        let works =
+            |https: &&mut Https| https.used.elapsed() < IDLE_MAX && !https.sender.is_closed();
+        let working = https.as_mut().filter(works).map(|https| https.clone());
+        if working.is_none() {
+            *https = None;
+        }
+        working
+    }
+
+    async fn new_https(&self, address: SocketAddr) -> io::Result<Https> {
+        let _connecting = self.connecting.lock().await;
+        // Whoever waited meanwhile has the connection that was made.
+        if let Some(https) = self.working_https() {
+            return Ok(https);
         }
         let stream = self.connect(address).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
@@ -148,10 +209,12 @@ impl Secure {
         }
         let made = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (sender, connection) = made.map_err(io::Error::other)?;
-        // It ends when nobody asks any more, or after a while of silence.
+        // It ends when nobody has its sender any more.
         tokio::spawn(connection);
-        *https = Some(sender.clone());
-        Ok(sender)
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let https = Https { sender, used: Instant::now(), number };
+        *self.https.lock().unwrap_or_else(PoisonError::into_inner) = Some(https.clone());
+        Ok(https)
     }
 }
 

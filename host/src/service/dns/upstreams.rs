@@ -14,6 +14,7 @@ use sluicegate_core::Instant;
 
 use super::exchange;
 use super::host_servers::HostServers;
+use super::ports::Ports;
 use super::secure::Secure;
 use crate::clock::Clock;
 
@@ -36,13 +37,20 @@ pub(super) struct Upstreams {
     host: Mutex<HostServers>,
     /// Servers that have failed, and until when they are shunned.
     shunned: Mutex<HashMap<SocketAddr, Instant>>,
+    ports: Ports,
     clock: Clock,
 }
 
 impl Upstreams {
     /// Those of `configured`, or where it is empty the host's.
     pub(super) fn new(configured: Vec<Server>, clock: Clock) -> Self {
-        Self { configured, host: Mutex::new(HostServers::new()), shunned: Mutex::default(), clock }
+        Self {
+            configured,
+            host: Mutex::new(HostServers::new()),
+            shunned: Mutex::default(),
+            ports: Ports::default(),
+            clock,
+        }
     }
 
     /// What one of them answers to `query`; `None`: none does, in time.
@@ -59,7 +67,7 @@ impl Upstreams {
                 let Server { address, secure } = server;
                 silent.push(address);
                 asked.push(async move {
-                    (address, exchange::ask(address, secure.as_deref(), query).await)
+                    (address, exchange::ask(address, secure.as_deref(), &self.ports, query).await)
                 });
             }
             match tokio::time::timeout(OVERTAKE_AFTER, asked.next()).await {
