@@ -13,8 +13,8 @@ use crate::guest::{Guest, Setup, open_config};
 use crate::needs;
 use crate::process::{self, Process};
 use crate::servers::Family;
-use crate::tls::{GOOD, Scratch, files};
-use crate::waiting::until;
+use crate::tls::{Flaw, GOOD, Scratch, files};
+use crate::waiting::{AT_ONCE, timed, until};
 
 /// An unbound that knows one name, over TLS and over HTTPS only.
 struct Unbound {
@@ -30,8 +30,12 @@ fn free_port() -> u16 {
 
 impl Unbound {
     fn start() -> Self {
+        Self::with(Flaw::None)
+    }
+
+    fn with(flaw: Flaw) -> Self {
         let scratch = Scratch::new("unbound");
-        let (authority, certificate, key) = files();
+        let (authority, certificate, key) = files(flaw);
         let path = |name: &str| scratch.0.join(name).display().to_string();
         for (name, text) in [("ca.pem", authority), ("cert.pem", certificate), ("key.pem", key)] {
             std::fs::write(path(name), text).unwrap();
@@ -97,6 +101,7 @@ fn names_are_asked_over_tls_and_https() {
         let answered = dig(&guest, &words);
         assert_eq!(answered.matches("NXDOMAIN").count(), 200, "{server}");
     }
+    until("it says what it was asked", || unbound.process.errors().contains("long.test"));
 }
 
 #[test]
@@ -123,6 +128,25 @@ fn a_server_that_does_not_prove_its_name_is_not_asked_and_the_next_is() {
         assert_eq!(dig(&guest, &["+short", "good.test"]), "203.0.114.7\n", "{both:?}");
     }
     assert!(!unbound.process.errors().contains("other.test"), "nothing was said to it");
+}
+
+#[test]
+fn a_server_whose_certificate_is_not_good_is_told_nothing() {
+    if !needs::are_met(&["dig"]) || !is_there() {
+        return;
+    }
+    for flaw in [Flaw::Expired, Flaw::SelfSigned, Flaw::OtherName] {
+        let unbound = Unbound::with(flaw);
+        for (scheme, port) in [("tls", unbound.tls), ("https", unbound.https)] {
+            let guest = unbound.guest(json!([format!("{scheme}://127.0.0.1:{port}#{GOOD}")]), true);
+            let (text, took) = timed(|| dig(&guest, &["good.test"]));
+            assert!(text.contains("SERVFAIL") && took < AT_ONCE, "{flaw:?} {took:?} {text}");
+        }
+        assert!(
+            !unbound.process.errors().contains("good.test"),
+            "{flaw:?}: nothing was said to it"
+        );
+    }
 }
 
 /// Relays connections to `to`, and says when each begins; while it is `stuck`, those that are there

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use crate::guest::{ConfigFile, free_slot, open_config, sluicegate};
 use crate::process::{self, Finished};
-use site::{EVIL, Flaw, Site};
-pub(crate) use site::{GOOD, files};
+use site::{EVIL, Site};
+pub(crate) use site::{Flaw, GOOD, files};
 
 /// The secret's value, which nobody but the good server may see.
 const VALUE: &str = "sk-live-0123456789abcdef";

@@ -162,8 +162,8 @@ fn pair(flaw: Flaw) -> (rcgen::Certificate, rcgen::Certificate, KeyPair) {
 }
 
 /// An authority, a certificate for the gateway's own names and its key, as PEM.
-pub(crate) fn files() -> (String, String, String) {
-    let (authority, certificate, key) = pair(Flaw::None);
+pub(crate) fn files(flaw: Flaw) -> (String, String, String) {
+    let (authority, certificate, key) = pair(flaw);
     (authority.pem(), certificate.pem(), key.serialize_pem())
 }
 
