@@ -1,12 +1,15 @@
-//! What a connection carries on which no protocol was agreed on: HTTP if the guest begins so, and
-//! bytes otherwise. A server that speaks first is heard at once.
+//! What a connection carries on which no protocol was agreed on that is known here: HTTP if the
+//! guest begins so, or the server as servers of HTTP/2 do, and bytes otherwise. A server that
+//! speaks first is heard at once, unless it may yet be one of HTTP/2 (gRPC's own protocol
+//! `grpc-exp` is that): then as soon as that is known.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::handshake::{Guest, Server};
 use super::http::{self, Exchange};
@@ -20,6 +23,11 @@ const METHOD_BYTES_MAX: usize = 20;
 
 /// Of empty lines before a request; with more it is one, to be refused as one.
 const BLANK_BYTES_MAX: usize = 64;
+
+/// The type of the frame that a server of HTTP/2 begins with (RFC 9113 3.4, 6.5).
+const SETTINGS: u8 = 4;
+/// A server that begins like one of HTTP/2 is held back for so long.
+const HELD_MAX: Duration = Duration::from_secs(1);
 
 /// What first bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,43 +61,62 @@ fn kind(bytes: &[u8]) -> Kind {
     }
 }
 
+/// What the server's first bytes are: HTTP/2 if they are the header of a frame of settings, which
+/// are six bytes each, without flags and of no stream (RFC 9113 4.1).
+fn kind_of_reply(bytes: &[u8]) -> Kind {
+    let begins = |(at, byte): (usize, &u8)| match at {
+        0 | 4.. => *byte == 0,
+        3 => *byte == SETTINGS,
+        1 | 2 => true,
+    };
+    let header = bytes.get(..9).unwrap_or(bytes);
+    if !header.iter().enumerate().all(begins) {
+        return Kind::Other;
+    }
+    match header {
+        [_, high, low, ..] if header.len() == 9 => {
+            let len = u16::from_be_bytes([*high, *low]);
+            if len % 6 == 0 { Kind::Http2 } else { Kind::Other }
+        }
+        _ => Kind::Unknown,
+    }
+}
+
 /// Serves a connection as what it begins as.
 pub(super) async fn serve(
     exchange: Arc<Exchange>,
     mut guest: Guest,
     mut server: Server,
 ) -> Result<(), Broken> {
-    let mut heard = Vec::new();
-    let mut piece = [0; 4096];
-    let mut reply = [0; 4096];
-    loop {
-        tokio::select! {
+    let (mut heard, mut replied) = (Vec::new(), Vec::new());
+    let (mut piece, mut reply) = ([0; 4096], [0; 4096]);
+    let mut held = tokio::time::interval(HELD_MAX);
+    let kind = loop {
+        let now = tokio::select! {
             len = guest.read(&mut piece) => {
                 let len = len?;
                 heard.extend_from_slice(piece.get(..len).unwrap_or(&[]));
-                let kind = if len == 0 { Kind::Other } else { kind(&heard) };
-                if kind == Kind::Unknown {
-                    continue;
-                }
                 // With nothing heard, its end is what there is to be relayed.
-                let guest = Heard { heard, at: 0, stream: guest };
-                return match kind {
-                    Kind::Http1 => http::h1(exchange, guest, server).await,
-                    Kind::Http2 => http::h2(exchange, guest, server).await,
-                    Kind::Other | Kind::Unknown => relay::run(&exchange, guest, server).await,
-                };
+                if len == 0 { Kind::Other } else { kind(&heard) }
             }
             len = server.read(&mut reply) => {
                 let len = len?;
-                guest.write_all(reply.get(..len).unwrap_or(&[])).await?;
-                guest.flush().await?;
-                if len == 0 {
-                    guest.shutdown().await?;
-                }
-                let guest = Heard { heard, at: 0, stream: guest };
-                return relay::run(&exchange, guest, server).await;
+                held.reset();
+                replied.extend_from_slice(reply.get(..len).unwrap_or(&[]));
+                if len == 0 { Kind::Other } else { kind_of_reply(&replied) }
             }
+            _ = held.tick(), if !replied.is_empty() => Kind::Other,
+        };
+        if now != Kind::Unknown {
+            break now;
         }
+    };
+    let guest = Heard { heard, at: 0, stream: guest };
+    let server = Heard { heard: replied, at: 0, stream: server };
+    match kind {
+        Kind::Http1 => http::h1(exchange, guest, server).await,
+        Kind::Http2 => http::h2(exchange, guest, server).await,
+        Kind::Other | Kind::Unknown => relay::run(&exchange, guest, server).await,
     }
 }
 
@@ -172,6 +199,24 @@ mod tests {
             (&[b'A'; 21], Kind::Other),
         ] {
             assert_eq!(kind(bytes), expected, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_server_of_http2_is_known_by_its_settings_and_any_other_at_once() {
+        for (bytes, expected) in [
+            (&[0, 0, 0, 4, 0, 0, 0, 0, 0][..], Kind::Http2),
+            (&[0, 0, 18, 4, 0, 0, 0, 0, 0, 0, 3], Kind::Http2),
+            (&[0, 0, 18, 4, 0, 0, 0, 0], Kind::Unknown),
+            (&[0], Kind::Unknown),
+            (&[0, 0, 17, 4, 0, 0, 0, 0, 0], Kind::Other),
+            (&[0, 0, 18, 4, 1, 0, 0, 0, 0], Kind::Other),
+            (&[0, 0, 18, 4, 0, 0, 0, 0, 1], Kind::Other),
+            (&[0, 0, 18, 0], Kind::Other),
+            (b"220 mail", Kind::Other),
+            (b"SSH-2.0-", Kind::Other),
+        ] {
+            assert_eq!(kind_of_reply(bytes), expected, "{bytes:?}");
         }
     }
 }
