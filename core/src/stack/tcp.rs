@@ -371,8 +371,13 @@ impl<'a> Tcp<'a> {
         if end.wrapping_sub(flow.reached).cast_signed() > 0 {
             flow.reached = end;
         }
-        let newest =
-            |ack: &u32| flow.acked.is_none_or(|(known, _)| ack.wrapping_sub(known) < 1 << 31);
+        // What acknowledges more than there is to be acknowledged does so to nothing (RFC 9293
+        // 3.10.7.4); behind the last byte our FIN counts as one.
+        let is_fin_out = !matches!(state, State::Established | State::CloseWait);
+        let open = unacknowledged + usize::from(is_fin_out);
+        let newest = |ack: &u32| {
+            flow.acked.is_none_or(|(known, _)| ack.wrapping_sub(known) as usize <= open)
+        };
         if let Some(ack) = segment.ack.filter(newest).filter(|_| state != State::SynReceived) {
             flow.acked = Some((ack, segment.window));
             let reach = ack.wrapping_add(u32::from(segment.window) << flow.scale);
