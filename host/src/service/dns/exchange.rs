@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluicegate_core::{is_answer_to, is_truncated};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::ports::{Port, Ports};
@@ -33,7 +33,7 @@ pub(super) async fn ask(
 ) -> io::Result<Vec<u8>> {
     if let Some(secure) = secure {
         // Nobody can forge an answer there, so its number may stay what it is (RFC 8484 4.1).
-        return Box::pin(secure.ask(server, query)).await;
+        return checked(query, Box::pin(secure.ask(server, query)).await?);
     }
     let mut query = query.to_vec();
     let mut number = [0; 2];
@@ -42,8 +42,20 @@ pub(super) async fn ask(
         *own = number;
     }
     let answer = by_datagram(server, ports, &query).await?;
-    // In boxes: what is seldom needed would make every query's task as large as it is.
-    if is_truncated(&answer) { Box::pin(by_stream(server, &query)).await } else { Ok(answer) }
+    if !is_truncated(&answer) {
+        return Ok(answer);
+    }
+    let by_stream = async { framed(&mut TcpStream::connect(server).await?, &query).await };
+    // In a box: what is seldom needed would make every query's task as large as it is.
+    checked(&query, Box::pin(by_stream).await?)
+}
+
+/// `answer`, if it is one to `query`.
+fn checked(query: &[u8], answer: Vec<u8>) -> io::Result<Vec<u8>> {
+    if is_answer_to(query, &answer) {
+        return Ok(answer);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "another question was answered"))
 }
 
 async fn by_datagram(server: SocketAddr, ports: &Ports, query: &[u8]) -> io::Result<Vec<u8>> {
@@ -86,17 +98,16 @@ fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
     Ok(bytes.get(..len).unwrap_or(&[]).to_vec())
 }
 
-/// RFC 1035 4.2.2.
-async fn by_stream(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+/// One query and what comes back on a stream that nobody else uses, each behind its length
+/// (RFC 1035 4.2.2, RFC 7858 3.3).
+pub(super) async fn framed(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    query: &[u8],
+) -> io::Result<Vec<u8>> {
     let len = u16::try_from(query.len()).map_err(io::Error::other)?;
-    let mut framed = len.to_be_bytes().to_vec();
-    framed.extend_from_slice(query);
-    stream.write_all(&framed).await?;
+    stream.write_all(&[&len.to_be_bytes()[..], query].concat()).await?;
+    stream.flush().await?;
     let mut answer = vec![0; stream.read_u16().await?.into()];
     stream.read_exact(&mut answer).await?;
-    if is_answer_to(query, &answer) {
-        return Ok(answer);
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "another question was answered"))
+    Ok(answer)
 }

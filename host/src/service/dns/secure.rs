@@ -23,14 +23,14 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use sluicegate_core::is_answer_to;
 use sluicegate_core::limits::DNS_MESSAGE_BYTES_MAX;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use super::exchange::framed;
 
 /// Connections to one server that may be open.
 const CONNECTIONS_MAX: usize = 16;
@@ -107,19 +107,15 @@ impl Secure {
         }
     }
 
-    /// Asks it, at `address`.
+    /// Asks it, at `address`; what it says may be no answer to `query`.
     ///
     /// # Errors
-    /// It can't be reached or believed, or does not answer the query.
+    /// It can't be reached or believed.
     pub(super) async fn ask(&self, address: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-        let answer = match &self.url {
-            Some(url) => self.post(address, url, query).await?,
-            None => self.say(address, query).await?,
-        };
-        if is_answer_to(query, &answer) {
-            return Ok(answer);
+        match &self.url {
+            Some(url) => self.post(address, url, query).await,
+            None => self.say(address, query).await,
         }
-        Err(io::Error::new(io::ErrorKind::InvalidData, "another question was answered"))
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
@@ -143,13 +139,13 @@ impl Secure {
     async fn say(&self, address: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
         let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
         if let Some(mut stream) = self.used()
-            && let Ok(answer) = exchange(&mut stream, query).await
+            && let Ok(answer) = framed(&mut stream, query).await
         {
             self.idle().push((stream, Instant::now()));
             return Ok(answer);
         }
         let mut stream = self.connect(address).await?;
-        let answer = exchange(&mut stream, query).await?;
+        let answer = framed(&mut stream, query).await?;
         self.idle().push((stream, Instant::now()));
         Ok(answer)
     }
@@ -216,15 +212,4 @@ impl Secure {
         *self.https.lock().unwrap_or_else(PoisonError::into_inner) = Some(https.clone());
         Ok(https)
     }
-}
-
-/// One query and its answer on a stream that nobody else uses.
-async fn exchange(stream: &mut Stream, query: &[u8]) -> io::Result<Vec<u8>> {
-    let len = u16::try_from(query.len()).map_err(io::Error::other)?;
-    let framed = [&len.to_be_bytes()[..], query].concat();
-    stream.write_all(&framed).await?;
-    stream.flush().await?;
-    let mut answer = vec![0; stream.read_u16().await?.into()];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer)
 }
