@@ -55,30 +55,27 @@ impl Stage {
         if let Some(scan) = &mut self.scan {
             scan.push(&bytes)?;
         }
-        let Some(rewriter) = &mut self.rewriter else { return Ok(bytes) };
-        let snapshot = &self.scope.snapshot;
-        let pushed = if self.redacts {
-            rewriter.push(bytes, &snapshot.values, &Redaction(&self.scope))
-        } else {
-            let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
-            rewriter.push(bytes, &snapshot.placeholders, &replace)
-        };
-        pushed.map_err(|TooLong| unreadable())
+        self.rewrite(Some(bytes))
     }
 
     fn finish(&mut self) -> Result<Bytes, Violation> {
         if let Some(scan) = &mut self.scan {
             scan.finish()?;
         }
-        let Some(rewriter) = &mut self.rewriter else { return Ok(Bytes::new()) };
+        self.rewrite(None)
+    }
+
+    /// What passes of `bytes`; `None`: of what is left.
+    fn rewrite(&mut self, bytes: Option<Bytes>) -> Result<Bytes, Violation> {
+        let Some(rewriter) = &mut self.rewriter else { return Ok(bytes.unwrap_or_default()) };
         let snapshot = &self.scope.snapshot;
-        let rest = if self.redacts {
-            rewriter.finish(&snapshot.values, &Redaction(&self.scope))
+        let passed = if self.redacts {
+            rewriter.go_on(bytes, &snapshot.values, &Redaction(&self.scope))
         } else {
             let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
-            rewriter.finish(&snapshot.placeholders, &replace)
+            rewriter.go_on(bytes, &snapshot.placeholders, &replace)
         };
-        rest.map_err(|TooLong| unreadable())
+        passed.map_err(|TooLong| unreadable())
     }
 }
 
@@ -137,11 +134,7 @@ impl Scope {
             rewriter: rewrites.then(|| Rewriter::new(codec(headers))),
             redacts: false,
         };
-        match coding(headers) {
-            Ok(None) => Ok(BodyFilter(Kind::Plain(stage))),
-            Ok(Some(coding)) => Ok(BodyFilter(Kind::Encoded(Encoded::new(coding, stage)))),
-            Err(()) => Err(unreadable()),
-        }
+        BodyFilter::new(headers, stage)
     }
 
     /// What puts placeholders into the body of a response with `headers`, which are changed
@@ -172,11 +165,7 @@ impl Scope {
             rewriter: Some(Rewriter::new(Codec::Raw)),
             redacts: true,
         };
-        match coding(headers) {
-            Ok(None) => Ok(BodyFilter(Kind::Plain(stage))),
-            Ok(Some(coding)) => Ok(BodyFilter(Kind::Encoded(Encoded::new(coding, stage)))),
-            Err(()) => Err(unreadable()),
-        }
+        BodyFilter::new(headers, stage)
     }
 }
 
@@ -186,6 +175,23 @@ fn unreadable() -> Violation {
 }
 
 impl BodyFilter {
+    /// `stage` behind the decoder that a body with `headers` needs.
+    fn new(headers: &HeaderMap, stage: Stage) -> Result<Self, Violation> {
+        match coding(headers) {
+            Ok(None) => Ok(Self(Kind::Plain(stage))),
+            Ok(Some(coding)) => Ok(Self(Kind::Encoded(Encoded::new(coding, stage)))),
+            Err(()) => Err(unreadable()),
+        }
+    }
+
+    fn stage(&self) -> Option<&Stage> {
+        match &self.0 {
+            Kind::Pass => None,
+            Kind::Plain(stage) => Some(stage),
+            Kind::Encoded(encoded) => Some(encoded.stage()),
+        }
+    }
+
     /// Whether it lets everything pass as it is.
     pub(crate) fn is_pass(&self) -> bool {
         matches!(self.0, Kind::Pass)
@@ -193,11 +199,7 @@ impl BodyFilter {
 
     /// Whether what passes may be longer or shorter than what came.
     pub(crate) fn may_change_length(&self) -> bool {
-        match &self.0 {
-            Kind::Pass => false,
-            Kind::Plain(stage) => stage.rewriter.is_some(),
-            Kind::Encoded(encoded) => encoded.is_rewritten,
-        }
+        self.stage().is_some_and(|stage| stage.rewriter.is_some())
     }
 
     /// What may pass now of the body, with these bytes.
@@ -233,11 +235,7 @@ impl BodyFilter {
         scope: &Arc<Scope>,
         trailers: &mut HeaderMap,
     ) -> Result<(), Violation> {
-        let redacts = match &self.0 {
-            Kind::Pass => false,
-            Kind::Plain(stage) => stage.redacts,
-            Kind::Encoded(encoded) => encoded.redacts,
-        };
+        let redacts = self.stage().is_some_and(|stage| stage.redacts);
         if redacts { scope.response(trailers).map(drop) } else { scope.trailers(trailers) }
     }
 }
@@ -247,8 +245,6 @@ struct Encoded {
     /// Looks at what is encoded as it is: a file's name stands before it in the clear.
     outside: Option<StreamScan>,
     decoder: Decoder,
-    is_rewritten: bool,
-    redacts: bool,
     encoded: u64,
 }
 
@@ -327,11 +323,10 @@ impl Write for Sink {
 
 impl Encoded {
     fn new(coding: Coding, stage: Stage) -> Box<Self> {
-        let (is_rewritten, redacts) = (stage.rewriter.is_some(), stage.redacts);
         let scope = Arc::clone(&stage.scope);
         let outside = stage.scan.is_some().then(|| StreamScan::new(scope, "body"));
         let level = Compression::fast();
-        let encoder = is_rewritten.then(|| match coding {
+        let encoder = stage.rewriter.is_some().then(|| match coding {
             Coding::Gzip => Encoder::Gzip(GzEncoder::new(vec![], level)),
             Coding::Deflate => Encoder::Deflate(ZlibEncoder::new(vec![], level)),
         });
@@ -340,7 +335,15 @@ impl Encoded {
             Coding::Gzip => Decoder::Gzip(MultiGzDecoder::new(sink)),
             Coding::Deflate => Decoder::Deflate(ZlibDecoder::new(sink)),
         };
-        Box::new(Self { outside, decoder, is_rewritten, redacts, encoded: 0 })
+        Box::new(Self { outside, decoder, encoded: 0 })
+    }
+
+    fn stage(&self) -> &Stage {
+        let sink = match &self.decoder {
+            Decoder::Gzip(gzip) => gzip.get_ref(),
+            Decoder::Deflate(deflate) => deflate.get_ref(),
+        };
+        &sink.stage
     }
 
     fn sink(&mut self) -> &mut Sink {

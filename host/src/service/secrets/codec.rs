@@ -66,33 +66,24 @@ impl Codec {
             let rest = bytes.get(at..).unwrap_or(&[]);
             let unit = match (self, byte) {
                 (Self::Percent | Self::Form, b'%') => percent(rest),
-                (Self::Form, b'+') => Unit::Some(b" ", 1),
-                (Self::Json, b'\\') => match escape(rest) {
-                    Escape::Char(character, len) => {
-                        let text = character.encode_utf8(&mut [0; 4]).as_bytes().to_vec();
-                        decoded.push(&text, (at, at + len));
-                        at += len;
-                        continue;
-                    }
-                    Escape::Not => Unit::Itself,
-                    Escape::Short => Unit::Short,
-                },
+                (Self::Form, b'+') => Unit::byte(b' ', 1),
+                (Self::Json, b'\\') => escape(rest),
                 (Self::Raw | Self::Percent | Self::Form | Self::Json, _) => Unit::Itself,
             };
-            let (stands_for, len) = match unit {
-                Unit::Itself => (&[byte][..], 1),
-                Unit::Some(bytes, len) => (bytes, len),
-                Unit::Byte(byte) => {
-                    decoded.push(&[byte], (at, at + 3));
-                    at += 3;
-                    continue;
+            let len = match unit {
+                Unit::Itself => {
+                    decoded.push(&[byte], (at, at + 1));
+                    1
+                }
+                Unit::Escape { bytes, count, len } => {
+                    decoded.push(bytes.get(..count).unwrap_or(&[]), (at, at + len));
+                    len
                 }
                 Unit::Short => {
                     decoded.whole = at;
                     break;
                 }
             };
-            decoded.push(stands_for, (at, at + len));
             at += len;
         }
         decoded
@@ -110,11 +101,24 @@ impl Codec {
 
 /// What stands at the beginning of some bytes.
 enum Unit {
+    /// A byte that is itself.
     Itself,
-    Some(&'static [u8], usize),
-    Byte(u8),
+    /// `len` bytes that stand for the first `count` of `bytes`.
+    Escape { bytes: [u8; 4], count: usize, len: usize },
     /// An escape that is not whole.
     Short,
+}
+
+impl Unit {
+    fn byte(byte: u8, len: usize) -> Self {
+        Self::Escape { bytes: [byte, 0, 0, 0], count: 1, len }
+    }
+
+    fn character(character: char, len: usize) -> Self {
+        let mut bytes = [0; 4];
+        let count = character.encode_utf8(&mut bytes).len();
+        Self::Escape { bytes, count, len }
+    }
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -123,20 +127,14 @@ fn hex(digit: u8) -> Option<u8> {
 
 fn percent(rest: &[u8]) -> Unit {
     match (rest.get(1).map(|digit| hex(*digit)), rest.get(2).map(|digit| hex(*digit))) {
-        (Some(Some(high)), Some(Some(low))) => Unit::Byte(high << 4 | low),
+        (Some(Some(high)), Some(Some(low))) => Unit::byte(high << 4 | low, 3),
         (None, _) | (Some(Some(_)), None) => Unit::Short,
         (Some(None), _) | (Some(Some(_)), Some(None)) => Unit::Itself,
     }
 }
 
-enum Escape {
-    Char(char, usize),
-    Not,
-    Short,
-}
-
-fn escape(rest: &[u8]) -> Escape {
-    let Some(kind) = rest.get(1) else { return Escape::Short };
+fn escape(rest: &[u8]) -> Unit {
+    let Some(kind) = rest.get(1) else { return Unit::Short };
     let character = match kind {
         b'"' | b'\\' | b'/' => char::from(*kind),
         b'b' => '\u{8}',
@@ -145,9 +143,9 @@ fn escape(rest: &[u8]) -> Escape {
         b'r' => '\r',
         b't' => '\t',
         b'u' => return unicode(rest),
-        _ => return Escape::Not,
+        _ => return Unit::Itself,
     };
-    Escape::Char(character, 2)
+    Unit::character(character, 2)
 }
 
 /// The number of the four digits behind `\u`, which `rest` begins with; `None`: it is not whole.
@@ -163,28 +161,28 @@ fn four(rest: &[u8]) -> Option<Result<u32, ()>> {
     (digits.len() == 4).then_some(Ok(number))
 }
 
-fn unicode(rest: &[u8]) -> Escape {
+fn unicode(rest: &[u8]) -> Unit {
     let first = match four(rest) {
-        None => return Escape::Short,
-        Some(Err(())) => return Escape::Not,
+        None => return Unit::Short,
+        Some(Err(())) => return Unit::Itself,
         Some(Ok(number)) => number,
     };
     if let Some(character) = char::from_u32(first) {
-        return Escape::Char(character, 6);
+        return Unit::character(character, 6);
     }
     // A half of a pair (RFC 8259 7): with the other half it is a character.
     let other = rest.get(6..ESCAPE_BYTES_MAX.min(rest.len())).unwrap_or(&[]);
     if !b"\\u".starts_with(other.get(..other.len().min(2)).unwrap_or(&[])) {
-        return Escape::Not;
+        return Unit::Itself;
     }
     match four(other) {
-        None => Escape::Short,
-        Some(Err(())) => Escape::Not,
+        None => Unit::Short,
+        Some(Err(())) => Unit::Itself,
         Some(Ok(second)) => {
             let halves = [first, second].map(|half| u16::try_from(half).unwrap_or(0));
             match char::decode_utf16(halves).next() {
-                Some(Ok(character)) => Escape::Char(character, ESCAPE_BYTES_MAX),
-                Some(Err(_)) | None => Escape::Not,
+                Some(Ok(character)) => Unit::character(character, ESCAPE_BYTES_MAX),
+                Some(Err(_)) | None => Unit::Itself,
             }
         }
     }

@@ -169,8 +169,7 @@ impl Rewriter {
         Self { codec, held: Vec::new() }
     }
 
-    /// What can go on of what is there with `bytes`.
-    pub(super) fn push(
+    fn push(
         &mut self,
         bytes: Bytes,
         patterns: &Patterns,
@@ -187,13 +186,17 @@ impl Rewriter {
         self.flush(patterns, replace, false)
     }
 
-    /// What is left.
-    pub(super) fn finish(
+    /// What can go on with `bytes`; `None`: what is left.
+    pub(super) fn go_on(
         &mut self,
+        bytes: Option<Bytes>,
         patterns: &Patterns,
         replace: &impl Replace,
     ) -> Result<Bytes, TooLong> {
-        self.flush(patterns, replace, true)
+        match bytes {
+            Some(bytes) => self.push(bytes, patterns, replace),
+            None => self.flush(patterns, replace, true),
+        }
     }
 
     fn flush(
