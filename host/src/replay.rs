@@ -12,6 +12,7 @@
 //! acknowledgements are moved to the sequence numbers that are counted here (`numbers`).
 
 mod capture;
+mod ends;
 mod numbers;
 mod outside;
 mod partial;

@@ -1,6 +1,6 @@
 //! `sluicegate replay`: what the engine does with the frames of a capture.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -85,10 +85,9 @@ pub(crate) fn run(args: &ReplayArgs) -> ExitCode {
 }
 
 fn replay(args: &ReplayArgs) -> Result<bool, Failure> {
-    let open =
-        |path: &Path| File::open(path).map_err(|error| format!("{}: {error}", path.display()));
-    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", args.file.display());
-    let capture = read(open(&args.file)?).map_err(|error| named(&error))?;
+    let named = |path: &Path, error: &dyn Display| format!("{}: {error}", path.display());
+    let file = File::open(&args.file).map_err(|error| named(&args.file, &error))?;
+    let capture = read(file).map_err(|error| named(&args.file, &error))?;
     let config = match &args.config {
         Some(path) => NetworkConfig::from_file(path)?,
         None => {
@@ -108,13 +107,12 @@ fn replay(args: &ReplayArgs) -> Result<bool, Failure> {
         Told::Frame { micros, bytes } => frames.push((micros, bytes.to_vec())),
     })?;
     if let Some(path) = &args.write {
-        let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let file = File::create(path).map_err(|error| named(path, &error))?;
         write_pcap(BufWriter::new(file), &frames)?;
     }
     match &args.expect {
         Some(path) => {
-            let expected = std::fs::read_to_string(path)
-                .map_err(|error| format!("{}: {error}", path.display()))?;
+            let expected = std::fs::read_to_string(path).map_err(|error| named(path, &error))?;
             compare(&expected, &text)
         }
         None => {

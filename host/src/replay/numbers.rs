@@ -9,7 +9,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use etherparse::{NetSlice, SlicedPacket, TcpSlice, TransportSlice};
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{SlicedPacket, TcpSlice, TransportSlice};
+
+use super::ends::ends;
 
 /// Connections of one capture.
 const FLOWS_MAX: usize = 65_536;
@@ -60,16 +63,13 @@ impl Numbers {
         let captured = *first.captured.get_or_insert(ack.wrapping_sub(1));
         let Some(ours) = first.ours else { return moved };
         let new = ack.wrapping_sub(captured).wrapping_add(ours);
-        let sum = u32::from(!tcp.checksum());
-        let halves = |number: u32| [number >> 16, number & 0xffff];
-        let [a, b] = halves(!ack);
-        let [c, d] = halves(new);
         // RFC 1624 3: HC' = ~(~HC + ~m + m').
-        let mut sum = sum + a + b + c + d;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        let sum = !u16::try_from(sum).unwrap_or(0);
+        let sum = Sum16BitWords::new()
+            .add_2bytes((!tcp.checksum()).to_be_bytes())
+            .add_4bytes((!ack).to_be_bytes())
+            .add_4bytes(new.to_be_bytes())
+            .ones_complement()
+            .to_be();
         if let Some(field) = moved.get_mut(at + ACK_AT..at + ACK_AT + 4) {
             field.copy_from_slice(&new.to_be_bytes());
         }
@@ -83,15 +83,7 @@ impl Numbers {
 /// The segment in `frame`, and its ends.
 fn tcp(frame: &[u8]) -> Option<((IpAddr, IpAddr), TcpSlice<'_>)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
-    let ends = match packet.net? {
-        NetSlice::Ipv4(ip) => {
-            (ip.header().source_addr().into(), ip.header().destination_addr().into())
-        }
-        NetSlice::Ipv6(ip) => {
-            (ip.header().source_addr().into(), ip.header().destination_addr().into())
-        }
-        NetSlice::Arp(_) => return None,
-    };
+    let ends = ends(&packet.net?)?;
     match packet.transport? {
         TransportSlice::Tcp(tcp) => Some((ends, tcp)),
         TransportSlice::Udp(_)

@@ -3,22 +3,17 @@
 
 use std::net::IpAddr;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{SlicedPacket, TransportSlice};
+
+use super::ends::ends;
 
 /// Whether the checksum of `frame` was left to a card.
 pub(super) fn is_partial(frame: &[u8]) -> bool {
     let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return false };
-    let (from, to): (IpAddr, IpAddr) = match packet.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            (ip.header().source_addr().into(), ip.header().destination_addr().into())
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            (ip.header().source_addr().into(), ip.header().destination_addr().into())
-        }
-        Some(NetSlice::Arp(_)) | None => return false,
-    };
+    let Some((from, to)) = packet.net.as_ref().and_then(ends) else { return false };
     let (protocol, len, sum) = match packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => (6, tcp.slice().len(), tcp.checksum()),
+        Some(TransportSlice::Tcp(tcp)) => (6_u16, tcp.slice().len(), tcp.checksum()),
         Some(TransportSlice::Udp(udp)) => (17, udp.slice().len(), udp.checksum()),
         Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_))
         | None => return false,
@@ -27,13 +22,12 @@ pub(super) fn is_partial(frame: &[u8]) -> bool {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     };
-    let bytes = [octets(from), octets(to)].concat();
-    let halves = bytes.as_chunks::<2>().0.iter().map(|half| u64::from(u16::from_be_bytes(*half)));
-    let mut pseudo = halves.sum::<u64>() + protocol + len as u64;
-    while pseudo > 0xffff {
-        pseudo = (pseudo & 0xffff) + (pseudo >> 16);
-    }
-    pseudo == u64::from(sum)
+    let pseudo = Sum16BitWords::new()
+        .add_slice(&octets(from))
+        .add_slice(&octets(to))
+        .add_2bytes(protocol.to_be_bytes())
+        .add_8bytes((len as u64).to_be_bytes());
+    !pseudo.ones_complement().to_be() == sum
 }
 
 #[cfg(test)]
