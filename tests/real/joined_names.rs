@@ -5,21 +5,10 @@ use std::net::{Ipv4Addr, UdpSocket};
 use serde_json::json;
 
 use crate::guest::{Guest, Setup, open_config};
+use crate::names::{A, query};
 use crate::needs;
 use crate::servers::Family;
 use crate::waiting::PATIENCE;
-
-/// A query for `name`'s address with this number (RFC 1035 4.1).
-fn query(number: u16, name: &str) -> Vec<u8> {
-    let mut out = number.to_be_bytes().to_vec();
-    out.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in name.split('.') {
-        out.push(u8::try_from(label.len()).unwrap());
-        out.extend(label.as_bytes());
-    }
-    out.extend([0, 0, 1, 0, 1]);
-    out
-}
 
 #[test]
 fn the_same_is_asked_once_at_a_time_and_answered_to_all() {
@@ -33,10 +22,10 @@ fn the_same_is_asked_once_at_a_time_and_answered_to_all() {
     let guest = Guest::with(&Setup { config, ..Setup::default() });
     let socket = guest.datagrams((guest.gateway(Family::V4), 53));
     for number in 1..=20 {
-        socket.send(&query(number, "good.test")).unwrap();
+        socket.send(&query(number, "good.test", A)).unwrap();
     }
     // Another question is another query: it comes behind all of those.
-    socket.send(&query(21, "other.test")).unwrap();
+    socket.send(&query(21, "other.test", A)).unwrap();
     let mut bytes = [0; 512];
     let mut asked = vec![];
     while asked.len() < 2 {

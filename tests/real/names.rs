@@ -16,6 +16,10 @@ use crate::process::{self, Process};
 use crate::servers::Family;
 use crate::waiting::{AT_ONCE, timed, until};
 
+/// Kinds of records (RFC 1035 3.2.2).
+pub(crate) const A: u16 = 1;
+const TXT: u16 = 16;
+
 /// The neighbour, who serves example.test.
 const SERVER: &str = "11.0.0.2";
 
@@ -211,7 +215,7 @@ fn many_questions_on_one_connection_are_all_answered() {
     let mut sent = Vec::new();
     for number in 0..300_u16 {
         let name = names[usize::from(number) % names.len()];
-        let query = query(number, &format!("{name}.example.test"));
+        let query = query(number, &format!("{name}.example.test"), TXT);
         sent.extend(u16::try_from(query.len()).unwrap().to_be_bytes());
         sent.extend(query);
     }
@@ -265,15 +269,17 @@ fn for_a_minute_no_answer_is_lost() {
     assert!(!told.contains("SERVFAIL"), "{told}");
 }
 
-/// A query of type TXT.
-fn query(number: u16, name: &str) -> Vec<u8> {
+/// A query for records of `kind` of `name`, with this number (RFC 1035 4.1).
+pub(crate) fn query(number: u16, name: &str, kind: u16) -> Vec<u8> {
     let mut bytes = number.to_be_bytes().to_vec();
     bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.split('.') {
         bytes.push(u8::try_from(label.len()).unwrap());
         bytes.extend(label.bytes());
     }
-    bytes.extend([0, 0, 16, 0, 1]);
+    bytes.push(0);
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend([0, 1]);
     bytes
 }
 

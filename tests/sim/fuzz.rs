@@ -1,7 +1,7 @@
 //! What a fuzzer drives: bytes become a story that the engine lives through, under the rules of the
 //! simulation. Each function panics where a rule is broken, and does nothing else.
 //!
-//! Targets of `fuzz/` are a line each onto these; `tests/fuzz.rs` runs them on the fixtures and on
+//! Targets of `fuzz/` are a line each onto these; `tests/fuzz.rs` runs them on the seeds and on
 //! random changes of them.
 
 use sluicegate_core::{Permission, Policy, QueryStep, Refusal, limits};
