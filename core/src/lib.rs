@@ -29,9 +29,9 @@ mod wire;
 
 pub use contract::{
     Action, Autoconf, Bucket, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial,
-    DenialReason, DenyFormat, DenyPage, Destination, Direction, Drop, Event, FlowId, Group,
-    Instant, Link, Offload, Outside, Permission, Policy, PortRange, Profile, Protocol, Protocols,
-    Rate, Refusal, Rule, TransportChecksum, WaitReason,
+    DenialReason, DenyFormat, DenyPage, Destination, Direction, Drop, Event, FlowId, FlowInfo,
+    FlowState, Group, Instant, Link, Offload, Outside, Permission, Policy, PortRange, Profile,
+    Protocol, Protocols, Rate, Refusal, Rule, TransportChecksum, WaitReason,
 };
 pub use engine::{Engine, Inbound, Memory, MemoryLen, QueryStep};
 pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};

@@ -297,6 +297,8 @@ impl NetworkConfig {
             deny_page: self.http.to_core()?,
             intercepted_ports: self.tls.ports()?,
             refuses_quic: self.tls.block_quic_on_intercept,
+            // Who may have a secret is known by name.
+            keeps_names: !self.secrets.secrets.is_empty(),
             rebind_protection: self.dns.rebind_protection,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,

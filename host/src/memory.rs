@@ -29,6 +29,7 @@ pub(crate) fn map(len: usize) -> Result<MmapMut, Error> {
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
 pub(crate) struct Storage<'a> {
     flows: Vec<FlowSlot>,
+    flow_names: Vec<NameText>,
     index: Vec<u32>,
     timers: Vec<Timer>,
     tcp: Vec<TcpSlot<'a>>,
@@ -46,6 +47,7 @@ impl<'a> Storage<'a> {
     pub(crate) fn new(len: &MemoryLen) -> Self {
         Self {
             flows: vec![FlowSlot::FREE; len.flows],
+            flow_names: vec![[0; limits::DOMAIN_BYTES_MAX]; len.flow_names],
             index: vec![0; len.index],
             timers: vec![Timer::OFF; len.flows],
             tcp: core::iter::repeat_with(|| TcpSlot::FREE).take(len.tcp).collect(),
@@ -68,6 +70,7 @@ impl<'a> Storage<'a> {
     ) -> Memory<'a> {
         Memory {
             flows: &mut self.flows,
+            flow_names: &mut self.flow_names,
             index: &mut self.index,
             timers: &mut self.timers,
             tcp: &mut self.tcp,

@@ -23,6 +23,7 @@ mod policy;
 mod policy_rules;
 mod published;
 mod rates;
+mod reload;
 mod ring_full;
 mod tcp_close;
 mod tcp_flow;

@@ -36,6 +36,7 @@ pub fn default_config() -> Config {
         deny_page: None,
         intercepted_ports: Default::default(),
         refuses_quic: true,
+        keeps_names: false,
         rebind_protection: true,
         own_addresses: Default::default(),
         nat64_prefixes: Default::default(),
@@ -51,6 +52,7 @@ pub struct Room<'a> {
     pub(crate) config: Config,
     pub(crate) ring_bytes: usize,
     flows: Vec<FlowSlot>,
+    flow_names: Vec<NameText>,
     index: Vec<u32>,
     timers: Vec<Timer>,
     tcp: Vec<TcpSlot<'a>>,
@@ -80,6 +82,7 @@ impl<'a> Room<'a> {
             config,
             ring_bytes: 512 * 1024,
             flows: vec![FlowSlot::FREE; len.flows],
+            flow_names: vec![[0; limits::DOMAIN_BYTES_MAX]; len.flow_names],
             index: vec![0; len.index],
             timers: vec![Timer::OFF; len.flows],
             tcp: (0..len.tcp).map(|_| TcpSlot::FREE).collect(),
@@ -124,6 +127,7 @@ impl<'a> Room<'a> {
     pub(crate) fn lend(&'a mut self) -> Memory<'a> {
         Memory {
             flows: &mut self.flows,
+            flow_names: &mut self.flow_names,
             index: &mut self.index,
             timers: &mut self.timers,
             tcp: &mut self.tcp,

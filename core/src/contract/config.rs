@@ -85,6 +85,10 @@ pub struct Config {
     /// QUIC (UDP) at these ports, which can't be intercepted, is refused as by a closed port, so
     /// that a client takes TCP at once.
     pub refuses_quic: bool,
+    /// Names of addresses are kept though no rule is by name: rules may come that are
+    /// ([`Engine::replace_config`](crate::Engine::replace_config)), and flows are listed with their
+    /// names.
+    pub keeps_names: bool,
     /// Answers of name servers may lead to public addresses only, but for those of which `policy`
     /// itself says that they may be reached.
     pub rebind_protection: bool,
@@ -105,6 +109,35 @@ pub struct Config {
 }
 
 impl Config {
+    /// Checks that `new` differs in no field that an engine can't change while it runs.
+    ///
+    /// # Errors
+    /// The first field that differs.
+    pub(crate) fn check_fixed(&self, new: &Self) -> Result<(), ConfigError> {
+        let fixed = |field, is_same, value: &dyn core::fmt::Display| {
+            let expected = "as it was at the start: it can't change while the network runs";
+            if is_same { Ok(()) } else { Err(ConfigError::new(field, value, expected)) }
+        };
+        fixed("interface", self.link == new.link, &"another link")?;
+        for (field, old, new) in [
+            ("max_connections", self.tcp_flows_max, new.tcp_flows_max),
+            ("max_udp_connections", self.udp_flows_max, new.udp_flows_max),
+            ("max_icmp_connections", self.icmp_flows_max, new.icmp_flows_max),
+            ("fragment_sets", self.fragment_sets, new.fragment_sets),
+        ] {
+            fixed(field, old == new, &new)?;
+        }
+        for (field, old, new) in [
+            ("tcp_receive_bytes", self.tcp_receive_bytes, new.tcp_receive_bytes),
+            ("tcp_send_bytes", self.tcp_send_bytes, new.tcp_send_bytes),
+        ] {
+            fixed(field, old == new, &new)?;
+        }
+        fixed("interface.autoconf", self.autoconf == new.autoconf, &"other terms")?;
+        let (old, new) = (&self.intercepted_ports, &new.intercepted_ports);
+        fixed("tls.intercepted_ports", old == new, &"other ports")
+    }
+
     /// Checks every field against its limits.
     ///
     /// # Errors

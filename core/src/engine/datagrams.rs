@@ -61,6 +61,7 @@ impl<R: RingHandle> Engine<'_, R> {
             }
         };
         self.datagram(slot).received(now);
+        self.flows.account_mut(slot).to_guest_bytes += done as u64;
         if is_for_names(&key) {
             // A resolver asks from a new port each time: what is answered gives way first.
             self.flows.retire(slot);

@@ -13,7 +13,7 @@ use crate::contract::{
     By, Denial, DenialReason, Direction, Drop, FlowId, Instant, Protocol, Refusal,
 };
 use crate::limits::{self, GATEWAY_PORTS};
-use crate::rule::policy::{Decision, Names, Question, Said};
+use crate::rule::policy::{Decision, Names, Question, Said, Verdict};
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::tcp;
 use crate::store::flows::{FlowKey, FlowKind};
@@ -54,7 +54,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Protocol::Udp => FlowKind::Udp,
             Protocol::Icmpv4 | Protocol::Icmpv6 => return Err(Refusal::Forbidden),
         };
-        self.admit_inbound(now, inbound)?;
+        let by = self.admit_inbound(now, inbound)?;
         let is_full =
             kind == FlowKind::Tcp && self.inbound_tcp >= self.config.inbound_tcp_flows_max;
         let key = self.inbound_key(kind, inbound).filter(|_| !is_full).ok_or(Refusal::Exhausted)?;
@@ -76,24 +76,30 @@ impl<R: RingHandle> Engine<'_, R> {
             own.received(now);
             self.timers.set(slot, Some(now.plus_millis(limits::UDP_IDLE_MS_MAX)));
         }
+        let account = self.flows.account_mut(slot);
+        (account.opened, account.by, account.peer) = (now, by, Some(inbound.peer));
         self.out.counters.inbound_opened += 1;
         Ok(self.flows.id(slot))
     }
 
-    /// Asks the policy.
-    fn admit_inbound(&mut self, now: Instant, inbound: &Inbound) -> Result<(), Refusal> {
-        let verdict = self.answer(
-            now,
-            Question {
-                direction: Direction::Ingress,
-                protocol: inbound.protocol,
-                address: inbound.peer.ip(),
-                port: inbound.guest_port,
-                names: Names { bound: &[], said: Said::Never },
-            },
-        );
+    /// What policy says to `peer`, who wants to reach the guest's port.
+    pub(super) fn judge_inbound(
+        &self,
+        now: Instant,
+        protocol: Protocol,
+        (peer, guest_port): (IpAddr, u16),
+    ) -> Verdict {
+        let names = Names { bound: &[], said: Said::Never };
+        let direction = Direction::Ingress;
+        self.answer(now, Question { direction, protocol, address: peer, port: guest_port, names })
+    }
+
+    /// Asks the policy; returns what allows it.
+    fn admit_inbound(&mut self, now: Instant, inbound: &Inbound) -> Result<By, Refusal> {
+        let ends = (inbound.peer.ip(), inbound.guest_port);
+        let verdict = self.judge_inbound(now, inbound.protocol, ends);
         if verdict.decision == Decision::Allow {
-            return Ok(());
+            return Ok(verdict.by);
         }
         let by: By = verdict.by;
         self.note(

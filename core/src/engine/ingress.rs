@@ -280,7 +280,7 @@ impl<R: RingHandle> Engine<'_, R> {
         key: FlowKey,
         segment: Segment,
     ) -> Result<Option<Step>, Drop> {
-        let Some(admission) = self.admission(now, &key) else {
+        let Some((admission, by)) = self.admission(now, &key) else {
             self.answer_reset(&key, &segment);
             return Err(Drop::Denied);
         };
@@ -292,6 +292,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let bytes = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
         let syn = Syn::of(guest, &segment, bytes);
         self.tcp.open(now, slot, syn);
+        self.note_opened(now, slot, &key, by);
         let action = self.begin(now, slot, &key, admission);
         let deadline = self.tcp.deadline(now, slot);
         self.timers.set(slot, deadline);
@@ -392,6 +393,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let deadline = own.deadline(kind);
         self.timers.set(slot, Some(deadline));
         self.flows.touch(slot);
+        self.flows.account_mut(slot).from_guest_bytes += payload.len() as u64;
         let range = packet.at.start + payload.start..packet.at.start + payload.end;
         let payload = match packet.source {
             Source::Ring(record) => Payload::Ring(record, range),
@@ -419,9 +421,7 @@ impl<R: RingHandle> Engine<'_, R> {
         key: FlowKey,
         kind: DatagramKind,
     ) -> Result<u32, (Drop, Refusal)> {
-        if let Some(refusal) = self.refusal(now, &key) {
-            return Err((Drop::Denied, refusal));
-        }
+        let by = self.admit_datagrams(now, &key).map_err(|refusal| (Drop::Denied, refusal))?;
         let slot = match kind {
             DatagramKind::Udp => self.insert_or_evict(key),
             DatagramKind::Echo => self.flows.insert(key),
@@ -431,6 +431,7 @@ impl<R: RingHandle> Engine<'_, R> {
             DatagramKind::Udp => self.out.counters.udp_opened += 1,
             DatagramKind::Echo => self.out.counters.icmp_opened += 1,
         }
+        self.note_opened(now, slot, &key, by);
         Ok(slot)
     }
 }

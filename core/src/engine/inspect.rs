@@ -100,6 +100,7 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.needs_egress(slot);
         let is_veiled = matches!(opening.heard, Heard::Veiled(_));
         if verdict.decision == Decision::Allow {
+            self.note_heard(now, slot, verdict.by, name);
             if ends_here {
                 return Some(self.intercept(now, (slot, &key), (name, is_veiled), false));
             }

@@ -14,9 +14,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::Engine;
 use super::names::OWN_NAMES;
-use crate::contract::{
-    By, DatagramKind, Denial, DenialReason, Direction, Event, FlowId, Instant, Protocol, Refusal,
-};
+use crate::contract::{By, Denial, DenialReason, Direction, FlowId, Instant, Protocol, Refusal};
 use crate::limits::{self, BINDINGS_PER_ADDRESS_MAX, DNS_PORT, HTTPS_PORT};
 use crate::rule::place::Site;
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
@@ -94,10 +92,10 @@ pub(super) fn is_for_names(key: &FlowKey) -> bool {
 }
 
 impl<R: RingHandle> Engine<'_, R> {
-    /// How a connection of `key` begins; `None`: policy denies it, which is noted.
-    pub(super) fn admission(&mut self, now: Instant, key: &FlowKey) -> Option<Admission> {
+    /// How a connection of `key` begins, and by what; `None`: policy denies it, which is noted.
+    pub(super) fn admission(&mut self, now: Instant, key: &FlowKey) -> Option<(Admission, By)> {
         if is_for_names(key) {
-            return Some(Admission::Connect);
+            return Some((Admission::Connect, By::Gateway));
         }
         if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
             self.note_denial(now, key, (By::Gateway, DenialReason::OtherNames), None);
@@ -105,26 +103,46 @@ impl<R: RingHandle> Engine<'_, R> {
         }
         let verdict = self.judge(now, key, Said::Awaited);
         let is_intercepted = self.is_intercepted(key);
-        match verdict.decision {
-            Decision::Allow | Decision::WaitForName if is_intercepted => Some(Admission::Hear),
-            Decision::Allow => Some(Admission::Connect),
+        let admission = match verdict.decision {
+            Decision::Allow | Decision::WaitForName if is_intercepted => Admission::Hear,
+            Decision::Allow => Admission::Connect,
             Decision::WaitForName => {
                 let otherwise = self.judge(now, key, self.unsaid()).decision;
                 let is_allowed = otherwise == Decision::Allow;
-                Some(if is_allowed { Admission::ConnectAndHear } else { Admission::Hear })
+                if is_allowed { Admission::ConnectAndHear } else { Admission::Hear }
             }
-            Decision::Deny if self.has_page_for(key, verdict.by) => Some(Admission::Hear),
+            Decision::Deny if self.has_page_for(key, verdict.by) => Admission::Hear,
             Decision::Deny => {
                 self.note_denial(now, key, (verdict.by, DenialReason::Policy), None);
-                None
+                return None;
             }
-        }
+        };
+        Some((admission, verdict.by))
     }
 
-    /// How a datagram flow of `key` is refused, which is noted; `None`: policy allows it.
-    pub(super) fn refusal(&mut self, now: Instant, key: &FlowKey) -> Option<Refusal> {
+    /// What allows a datagram flow of `key`.
+    ///
+    /// # Errors
+    /// How it is refused, which is noted.
+    pub(super) fn admit_datagrams(&mut self, now: Instant, key: &FlowKey) -> Result<By, Refusal> {
+        let (refusal, denied) = match self.judge_datagrams(now, key, &[]) {
+            Ok(by) => return Ok(by),
+            Err(denied) => denied,
+        };
+        self.note_denial(now, key, denied, None);
+        Err(refusal)
+    }
+
+    /// What allows a datagram flow of `key`, whose address `bound` leads to as well; else how it is
+    /// refused, and why.
+    pub(super) fn judge_datagrams(
+        &self,
+        now: Instant,
+        key: &FlowKey,
+        bound: &[&str],
+    ) -> Result<By, (Refusal, (By, DenialReason))> {
         if is_for_names(key) {
-            return None;
+            return Ok(By::Gateway);
         }
         let is_quic = key.kind == FlowKind::Udp
             && self.config.refuses_quic
@@ -136,16 +154,15 @@ impl<R: RingHandle> Engine<'_, R> {
         } else {
             let is_quic = key.kind == FlowKind::Udp && key.outside_port == HTTPS_PORT;
             let said = if is_quic { self.unsaid() } else { Said::Never };
-            let verdict = self.judge(now, key, said);
+            let verdict = self.judge_named(now, key, Names { bound, said });
             match verdict.decision {
-                Decision::Allow => return None,
+                Decision::Allow => return Ok(verdict.by),
                 Decision::Deny => (verdict.by, DenialReason::Policy),
                 Decision::WaitForName => (verdict.by, DenialReason::NameUnknown),
             }
         };
-        self.note_denial(now, key, denied, None);
         // As by a closed port: browsers then take TCP at once.
-        Some(if is_quic { Refusal::Refused } else { Refusal::Forbidden })
+        Err((if is_quic { Refusal::Refused } else { Refusal::Forbidden }, denied))
     }
 
     /// What counts as said where nothing was that can be read.
@@ -183,12 +200,17 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// The verdict on a flow of `key` on which `said` was said.
     pub(super) fn judge(&self, now: Instant, key: &FlowKey, said: Said<'_>) -> Verdict {
+        self.judge_named(now, key, Names { bound: &[], said })
+    }
+
+    /// The same for one whose address the names of `names` lead to as well.
+    pub(super) fn judge_named(&self, now: Instant, key: &FlowKey, names: Names<'_>) -> Verdict {
         let question = Question {
             direction: Direction::Egress,
             protocol: protocol(key),
             address: key.outside,
             port: key.outside_port,
-            names: Names { bound: &[], said },
+            names,
         };
         self.answer(now, question)
     }
@@ -213,8 +235,10 @@ impl<R: RingHandle> Engine<'_, R> {
     /// The same for an address that is known by names. Apart, as their list is long.
     #[inline(never)]
     fn judge_bound(&self, now: Instant, question: Question<'_>) -> Verdict {
-        let bound = self.names.of(now, question.address).take(BINDINGS_PER_ADDRESS_MAX);
-        let bound: heapless::Vec<&str, BINDINGS_PER_ADDRESS_MAX> = bound.collect();
+        let known = question.names.bound.iter().copied();
+        let bound = known.chain(self.names.of(now, question.address));
+        let bound: heapless::Vec<&str, BINDINGS_PER_ADDRESS_MAX> =
+            bound.take(BINDINGS_PER_ADDRESS_MAX).collect();
         let names = Names { bound: &bound, ..question.names };
         evaluate(&self.config.policy, &self.site(), &Question { names, ..question })
     }
@@ -229,45 +253,6 @@ impl<R: RingHandle> Engine<'_, R> {
         }
     }
 
-    /// Replaces this host's own addresses, of which those that would not be `public` anyway may be
-    /// left out. `None`, or more than [`OWN_ADDRESSES_MAX`](limits::OWN_ADDRESSES_MAX): they are
-    /// not known, and until they are, no rule that allows `public` matches.
-    ///
-    /// A flow to an address that is this host's from now on ends, where policy does not allow it to
-    /// that: its datagrams, and the SYNs of a connection that is not there yet, would reach this
-    /// host. The guest is told; the caller closes what is no longer [live](Self::is_live).
-    ///
-    /// # Cost
-    /// A look at every flow. It is not for every turn.
-    pub fn replace_own_addresses(&mut self, now: Instant, own: Option<&[IpAddr]>) {
-        let own = own.and_then(|own| heapless::Vec::from_slice(own).ok());
-        self.own_is_known = own.is_some();
-        let Some(own) = own else { return };
-        self.config.own_addresses = own;
-        let config = &self.config;
-        for slot in 0..config.tcp_flows_max + config.udp_flows_max + config.icmp_flows_max {
-            if let Some(key) = self.flows.key(slot)
-                && self.site().is_own(key.outside)
-                && self.judge(now, &key, Said::Never).decision != Decision::Allow
-            {
-                self.end_denied(now, slot, &key);
-            }
-        }
-    }
-
-    fn end_denied(&mut self, now: Instant, slot: u32, key: &FlowKey) {
-        let kind = match key.kind {
-            FlowKind::Tcp => {
-                let flow = self.flows.id(slot);
-                return self.handle(now, Event::OutsideReset { flow });
-            }
-            FlowKind::Udp => DatagramKind::Udp,
-            FlowKind::Echo => DatagramKind::Echo,
-        };
-        self.fail_datagram(now, slot, key, (kind, Refusal::Forbidden));
-        self.remove(slot);
-    }
-
     /// Whether `flow` has not ended: the host still has a socket for it, or should.
     #[must_use]
     pub fn is_live(&self, flow: FlowId) -> bool {
@@ -279,7 +264,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 }
 
-fn protocol(key: &FlowKey) -> Protocol {
+pub(super) fn protocol(key: &FlowKey) -> Protocol {
     match (key.kind, key.outside) {
         (FlowKind::Tcp, _) => Protocol::Tcp,
         (FlowKind::Udp, _) => Protocol::Udp,

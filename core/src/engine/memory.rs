@@ -17,6 +17,7 @@ use crate::store::timers::Timer;
 #[allow(missing_docs, reason = "each field is described by the field of `MemoryLen` with its name")]
 pub struct Memory<'a> {
     pub flows: &'a mut [FlowSlot],
+    pub flow_names: &'a mut [NameText],
     pub index: &'a mut [u32],
     pub timers: &'a mut [Timer],
     pub tcp: &'a mut [TcpSlot<'a>],
@@ -36,6 +37,8 @@ pub struct Memory<'a> {
 pub struct MemoryLen {
     /// Flow slots, of every kind; as many timers.
     pub flows: usize,
+    /// Names of flows: of each that has one.
+    pub flow_names: usize,
     /// Entries of the flow index.
     pub index: usize,
     /// TCP flows; as many sockets.
@@ -48,7 +51,8 @@ pub struct MemoryLen {
     pub fragments: usize,
     /// Bytes of those.
     pub fragment_bytes: usize,
-    /// Bindings of addresses to names: none without rules by name. As many texts.
+    /// Bindings of addresses to names: none without rules by name, unless such may come
+    /// ([`Config::keeps_names`]). As many texts.
     pub names: usize,
     /// Entries of the index of those.
     pub name_buckets: usize,
@@ -63,9 +67,11 @@ impl MemoryLen {
         let tcp = config.tcp_flows_max as usize;
         let datagrams = config.udp_flows_max as usize + config.icmp_flows_max as usize;
         let fragments = config.fragment_sets as usize;
-        let names = if has_names(&config.policy) { limits::BINDINGS_MAX as usize } else { 0 };
+        let keeps_names = config.keeps_names || has_names(&config.policy);
+        let names = if keeps_names { limits::BINDINGS_MAX as usize } else { 0 };
         Self {
             flows: tcp + datagrams,
+            flow_names: tcp + datagrams,
             index: FlowTable::index_len(tcp + datagrams),
             tcp,
             datagrams,

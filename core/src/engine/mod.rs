@@ -11,9 +11,11 @@ mod inbound;
 mod ingress;
 mod inspect;
 mod judge;
+mod listing;
 mod memory;
 mod names;
 mod outside;
+mod reload;
 mod run;
 mod turn;
 
@@ -151,7 +153,12 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             ends: Ends::of(&link, config.autoconf.is_some()),
             from_guest,
             out,
-            flows: FlowTable::new(memory.flows, memory.index, counts, &config.seed),
+            flows: FlowTable::new(
+                (memory.flows, memory.flow_names),
+                memory.index,
+                counts,
+                &config.seed,
+            ),
             timers: Timers::new(memory.timers, now),
             tcp,
             datagrams: memory.datagrams,

@@ -186,7 +186,7 @@ impl<R: RingHandle> Engine<'_, R> {
             return Err(Fault::Rebound);
         }
         if (asked.is_of(kind::A) || asked.is_of(kind::AAAA))
-            && is_named(&self.config.policy, &asked.name)
+            && (self.config.keeps_names || is_named(&self.config.policy, &asked.name))
         {
             let names = &mut self.names;
             dns::resolved(answer, &asked.name, |address, seconds| {

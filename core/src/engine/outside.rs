@@ -112,6 +112,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let slot = self.tcp_slot(flow)?;
         let taken = self.tcp.take(now, slot, take)?;
         if taken > 0 {
+            self.flows.account_mut(slot).from_guest_bytes += taken as u64;
             self.flows.needs_attention(slot);
             self.flows.needs_egress(slot);
         }
@@ -132,6 +133,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let slot = self.tcp_slot(flow)?;
         let given = self.tcp.give(slot, give)?;
         if given > 0 {
+            self.flows.account_mut(slot).to_guest_bytes += given as u64;
             self.flows.needs_egress(slot);
         }
         Some(given)

@@ -70,11 +70,21 @@ pub(crate) fn has_names(policy: &Policy) -> bool {
 
 /// Whether some rule of `policy` is about `name`: of others it need not be known where they lead.
 pub(crate) fn is_named(policy: &Policy, name: &str) -> bool {
-    policy.rules().any(|rule| match rule.destination {
+    policy.rules().any(|rule| is_about_name(&rule, name))
+}
+
+/// Whether the rule of `policy` that `by` means is about `name`.
+pub(crate) fn is_by(policy: &Policy, by: By, name: &str) -> bool {
+    let By::Rule(index) = by else { return false };
+    policy.rules().nth(index.into()).is_some_and(|rule| is_about_name(&rule, name))
+}
+
+fn is_about_name(rule: &Rule<'_>, name: &str) -> bool {
+    match rule.destination {
         Destination::Domain(domain) => name == domain,
         Destination::DomainSuffix(suffix) => is_below(name, suffix),
         Destination::Any | Destination::Cidr(_) | Destination::Group(_) => false,
-    })
+    }
 }
 
 /// Whether an answer from outside may lead to `address`, at `site`.

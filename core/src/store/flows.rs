@@ -11,7 +11,9 @@ use core::ops::Range;
 
 use siphasher::sip::SipHasher13;
 
+use super::account::Account;
 use super::list::{Link, Links, List};
+use super::names::NameText;
 use crate::contract::FlowId;
 
 const EMPTY: u32 = u32::MAX;
@@ -35,10 +37,11 @@ pub(crate) struct FlowKey {
     pub(crate) outside_port: u16,
 }
 
-/// One slot: whose it is, and its links.
+/// One slot: whose it is, what is told of it, and its links.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowSlot {
     key: Option<FlowKey>,
+    account: Account,
     generation: u32,
     hash: u32,
     /// The free list while free, then the list of flows of its kind by age of use.
@@ -52,6 +55,7 @@ impl FlowSlot {
     /// A slot that no flow has.
     pub const FREE: Self = Self {
         key: None,
+        account: Account::NEW,
         generation: 0,
         hash: 0,
         age: Link::OFF,
@@ -100,6 +104,8 @@ impl Pool {
 /// All flows of an engine.
 pub(crate) struct FlowTable<'a> {
     slots: &'a mut [FlowSlot],
+    /// The name of each flow that has one.
+    names: &'a mut [NameText],
     index: &'a mut [u32],
     hasher: SipHasher13,
     tcp: Pool,
@@ -116,16 +122,17 @@ impl<'a> FlowTable<'a> {
         (2 * flows).next_power_of_two()
     }
 
-    /// `slots` has a slot for each flow of `counts` (TCP, UDP, echo), `index` has
+    /// `slots` and `names` have one for each flow of `counts` (TCP, UDP, echo), `index` has
     /// [`index_len`](Self::index_len) entries.
     pub(crate) fn new(
-        slots: &'a mut [FlowSlot],
+        (slots, names): (&'a mut [FlowSlot], &'a mut [NameText]),
         index: &'a mut [u32],
         counts: [u32; 3],
         key: &[u8; 16],
     ) -> Self {
         let [tcp, udp, echo] = counts;
         assert!(slots.len() >= (tcp + udp + echo) as usize, "a slot for each flow");
+        assert!(names.len() >= slots.len(), "a name for each flow");
         assert!(
             index.len().is_power_of_two() && index.len() >= 2 * slots.len(),
             "half full at most"
@@ -133,6 +140,7 @@ impl<'a> FlowTable<'a> {
         index.fill(EMPTY);
         Self {
             slots,
+            names,
             index,
             hasher: SipHasher13::new_with_key(key),
             tcp: Pool::new(0..tcp),
@@ -207,7 +215,7 @@ impl<'a> FlowTable<'a> {
         pool.by_age.push_back(&mut By::<AGE>(self.slots), slot);
         let hash = self.hash(&key);
         let flow = &mut self.slots[slot as usize];
-        (flow.key, flow.hash) = (Some(key), hash);
+        (flow.key, flow.hash, flow.account) = (Some(key), hash, Account::NEW);
         flow.generation = flow.generation.wrapping_add(1);
         let mut at = hash as usize & self.mask();
         while self.index[at] != EMPTY {
@@ -274,7 +282,43 @@ impl<'a> FlowTable<'a> {
         self.slots.get(slot as usize)?.key
     }
 
-    /// The name of the flow in `slot`.
+    /// What is told of the flow in `slot`.
+    pub(crate) fn account(&self, slot: u32) -> &Account {
+        &self.slots[slot as usize].account
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn account_mut(&mut self, slot: u32) -> &mut Account {
+        &mut self.slots[slot as usize].account
+    }
+
+    /// The name that the flow in `slot` is known by.
+    pub(crate) fn name(&self, slot: u32) -> Option<&str> {
+        let bytes = usize::from(self.account(slot).name_bytes);
+        let text = self.names[slot as usize].get(..bytes).filter(|text| !text.is_empty())?;
+        core::str::from_utf8(text).ok()
+    }
+
+    /// Lets the flow in `slot` be known by `name`; one that is too long for a name is left out.
+    pub(crate) fn set_name(&mut self, slot: u32, name: &str) {
+        let text = &mut self.names[slot as usize];
+        let Some(place) = text.get_mut(..name.len()) else { return };
+        place.copy_from_slice(name.as_bytes());
+        // A name's text has fewer than 256 bytes.
+        self.account_mut(slot).name_bytes = u8::try_from(name.len()).unwrap_or(0);
+    }
+
+    /// The slots that flows have.
+    ///
+    /// # Cost
+    /// A look at every slot that was ever used.
+    pub(crate) fn used(&self) -> impl Iterator<Item = u32> {
+        let pools = [&self.tcp, &self.udp, &self.echo];
+        let used = pools.into_iter().flat_map(|pool| pool.slots.start..pool.fresh);
+        used.filter(|slot| self.slots[*slot as usize].key.is_some())
+    }
+
+    /// The identity of the flow in `slot`.
     pub(crate) fn id(&self, slot: u32) -> FlowId {
         FlowId { index: slot, generation: self.slots[slot as usize].generation }
     }
@@ -394,9 +438,10 @@ mod tests {
 
     #[test]
     fn finds_what_a_map_finds_through_a_million_changes() {
-        let mut slots = vec![FlowSlot::FREE; 64];
+        let (mut slots, mut names) = (vec![FlowSlot::FREE; 64], vec![[0; 253]; 64]);
         let mut index = vec![0; FlowTable::index_len(64)];
-        let mut table = FlowTable::new(&mut slots, &mut index, [0, 64, 0], &[7; 16]);
+        let lent = (slots.as_mut_slice(), names.as_mut_slice());
+        let mut table = FlowTable::new(lent, &mut index, [0, 64, 0], &[7; 16]);
         let mut model: HashMap<u16, u32> = HashMap::new();
         let mut seed = 1u32;
         for _ in 0..1_000_000 {
@@ -415,9 +460,9 @@ mod tests {
 
     #[test]
     fn an_id_dies_with_its_flow() {
-        let mut slots = vec![FlowSlot::FREE; 1];
+        let (mut slots, mut names) = ([FlowSlot::FREE], [[0; 253]]);
         let mut index = vec![0; 2];
-        let mut table = FlowTable::new(&mut slots, &mut index, [0, 1, 0], &[0; 16]);
+        let mut table = FlowTable::new((&mut slots, &mut names), &mut index, [0, 1, 0], &[0; 16]);
         let slot = table.insert(key(1)).unwrap();
         let id = table.id(slot);
         table.needs_egress(slot);
@@ -429,9 +474,9 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_is_the_oldest() {
-        let mut slots = vec![FlowSlot::FREE; 2];
+        let (mut slots, mut names) = ([FlowSlot::FREE; 2], [[0; 253]; 2]);
         let mut index = vec![0; 4];
-        let mut table = FlowTable::new(&mut slots, &mut index, [0, 2, 0], &[0; 16]);
+        let mut table = FlowTable::new((&mut slots, &mut names), &mut index, [0, 2, 0], &[0; 16]);
         let a = table.insert(key(1)).unwrap();
         let b = table.insert(key(2)).unwrap();
         table.touch(a);

@@ -1,5 +1,6 @@
 //! Fixed memory without rules: rings, tables, lists, timers.
 
+pub(crate) mod account;
 pub(crate) mod flows;
 pub(crate) mod fragments;
 pub(crate) mod list;

@@ -132,6 +132,11 @@ impl<'a> NameTable<'a> {
         hash & (self.buckets.len() - 1)
     }
 
+    /// Whether there is memory for names at all.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
     /// The slots of the bucket of `address`.
     fn slots_of(&self, address: IpAddr) -> impl Iterator<Item = u32> {
         let first =

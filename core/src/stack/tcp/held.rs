@@ -4,7 +4,7 @@
 //! its receive buffer, whose window bounds it, until a verdict lets it go.
 
 use super::{Phase, Tcp, TcpSlot, limits};
-use crate::contract::Instant;
+use crate::contract::{FlowState, Instant};
 
 /// What the guest's bytes wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,24 @@ impl Tcp<'_> {
     /// What the flow's bytes wait for.
     pub(crate) fn held(&self, slot: u32) -> Held {
         self.slots.get(slot as usize).map_or(Held::No, |flow| flow.look.held)
+    }
+
+    /// How far the flow is.
+    pub(crate) fn state(&self, slot: u32) -> FlowState {
+        let Some(flow) = self.slots.get(slot as usize) else { return FlowState::Closing };
+        match (flow.phase, flow.look.held) {
+            (Phase::Open, Held::Unknown) => FlowState::Hearing,
+            (Phase::Connecting(_), _) | (Phase::Open, Held::Dialling) => FlowState::Connecting,
+            (Phase::Open, _) if flow.is_calling => FlowState::Connecting,
+            (Phase::Open, Held::No | Held::Dialled)
+                if !flow.guest_finished && !flow.outside_finished =>
+            {
+                FlowState::Open
+            }
+            (Phase::Open | Phase::Free | Phase::Lingering | Phase::Resetting, _) => {
+                FlowState::Closing
+            }
+        }
     }
 
     /// Whether the host has been told of the flow.

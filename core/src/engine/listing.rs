@@ -1,0 +1,69 @@
+//! What is known of the flows, for who asks, and for who judges them once more.
+//!
+//! Owns when what is known is noted, and how it is told; must not know what follows from it.
+
+use core::net::SocketAddr;
+
+use super::Engine;
+use super::judge::protocol;
+use crate::contract::{By, Direction, FlowInfo, FlowState, Instant};
+use crate::rule::name;
+use crate::store::flows::{FlowKey, FlowKind};
+use crate::store::ring::RingHandle;
+use crate::wire::said::SaidName;
+
+impl<R: RingHandle> Engine<'_, R> {
+    /// Every flow that there is now.
+    ///
+    /// # Cost
+    /// A look at every slot that was ever used. It is not for every turn.
+    pub fn flows(&self) -> impl Iterator<Item = FlowInfo<'_>> {
+        self.flows.used().filter_map(|slot| self.flow_info(slot))
+    }
+
+    fn flow_info(&self, slot: u32) -> Option<FlowInfo<'_>> {
+        let key = self.flows.key(slot)?;
+        let account = self.flows.account(slot);
+        let state = match key.kind {
+            FlowKind::Tcp => self.tcp.state(slot),
+            FlowKind::Udp | FlowKind::Echo => FlowState::Open,
+        };
+        Some(FlowInfo {
+            id: self.flows.id(slot),
+            protocol: protocol(&key),
+            direction: if account.peer.is_some() { Direction::Ingress } else { Direction::Egress },
+            guest: SocketAddr::new(self.guest(key.outside), key.guest_port),
+            outside: SocketAddr::new(key.outside, key.outside_port),
+            peer: account.peer,
+            name: self.flows.name(slot),
+            state,
+            by: account.by,
+            opened: account.opened,
+            from_guest_bytes: account.from_guest_bytes,
+            to_guest_bytes: account.to_guest_bytes,
+        })
+    }
+
+    /// Notes that the guest opened the flow in `slot`, which `by` allows: with the name that its
+    /// address is known by, first of all one that the rule is about.
+    pub(super) fn note_opened(&mut self, now: Instant, slot: u32, key: &FlowKey, by: By) {
+        let account = self.flows.account_mut(slot);
+        (account.opened, account.by) = (now, by);
+        let mut bound = self.names.of(now, key.outside);
+        let Some(first) = bound.next() else { return };
+        let is_meant = |bound: &&str| name::is_by(&self.config.policy, by, bound);
+        let meant = core::iter::once(first).chain(bound).find(is_meant).unwrap_or(first);
+        self.flows.set_name(slot, meant);
+        self.flows.account_mut(slot).is_bound = true;
+    }
+
+    /// Notes that the flow in `slot` was allowed by what it said.
+    pub(super) fn note_heard(&mut self, now: Instant, slot: u32, by: By, said: Option<&SaidName>) {
+        self.flows.account_mut(slot).by = by;
+        let Some((said, key)) = said.zip(self.flows.key(slot)) else { return };
+        let is_bound = self.is_bound(now, key.outside, said);
+        self.flows.set_name(slot, said);
+        let account = self.flows.account_mut(slot);
+        (account.is_said, account.is_bound) = (true, is_bound);
+    }
+}

@@ -1,0 +1,302 @@
+//! A configuration is replaced while flows are open: what it forbids ends, what it allows does not
+//! notice, and what can't change is refused as a whole. And the list of flows, which tells what
+//! each is, and by what it is allowed.
+
+use core::net::SocketAddr;
+
+use sim::frame::{self, flag};
+use sim::guest::Script;
+use sim::{Room, World, tls};
+use sluicegate_core::{
+    Bucket, By, Config, Direction, FlowId, FlowState, Inbound, Permission, Policy, Protocol, Rate,
+};
+
+use crate::inspection::bind;
+use crate::policy_rules::{config_of, ip, push};
+use crate::{Error, assert_error_about, at, only};
+
+/// What any flow is listed as: protocol, other end, name, state, and what allows it.
+type Listed = (Protocol, SocketAddr, Option<String>, FlowState, By);
+
+fn room<'a>(default: &str, lines: &[&str]) -> Room<'a> {
+    Room::new(Config { keeps_names: true, ..config_of(default, lines) })
+}
+
+/// Lets `lines` over `default` hold, as the host does it.
+fn reload(world: &mut World<'_>, default: &str, lines: &[&str]) {
+    replace(world, &config_of(default, lines)).expect("because only the policy is another");
+}
+
+fn replace(world: &mut World<'_>, config: &Config) -> Result<(), sluicegate_core::ConfigError> {
+    let now = world.now();
+    world.engine.replace_config(now, config)?;
+    close_ended(world);
+    Ok(())
+}
+
+fn close_ended(world: &mut World<'_>) {
+    world.peers.streams.retain(|_, stream| world.engine.is_live(stream.id));
+    world.peers.datagrams.retain(|_, flow| world.engine.is_live(flow.id));
+    world.run();
+}
+
+/// All flows but those on which names are asked.
+fn listed(world: &World<'_>) -> Vec<Listed> {
+    let flows = world.engine.flows().filter(|flow| flow.outside.port() != 53);
+    flows.map(|f| (f.protocol, f.outside, f.name.map(str::to_owned), f.state, f.by)).collect()
+}
+
+/// Whether bytes of `script` still reach the outside.
+fn passes(world: &mut World<'_>, script: &mut Script) -> bool {
+    script.send(world, b"more");
+    !script.reset && world.stream().received.ends_with(b"more")
+}
+
+#[test]
+fn what_is_forbidden_is_reset_and_what_is_allowed_goes_on() {
+    let mut room = room("allow", &[]);
+    let mut world = room.world();
+    let mut stays = Script::connect(&mut world, at(ip("1.1.1.1"), 80), 40_000);
+    world.peers.log.clear();
+    let [mut goes, to] = [(); 2].map(|()| Script::new(at(ip("1.1.1.2"), 80), 40_001));
+    let waiting = Script::new(at(ip("1.1.1.2"), 81), 40_002);
+    let datagrams = ["1.1.1.1", "1.1.1.2"].map(|a| frame::udp(1, at(ip(a), 443), b"ask"));
+    goes.open(&mut world);
+    datagrams.iter().for_each(|datagram| world.send(datagram));
+    let id = world.peers.streams.values().map(|s| s.id).max_by_key(|id| id.index).unwrap();
+    world.inbox();
+    reload(&mut world, "deny", &["allow egress all 1.1.1.1/32"]);
+    let inbox = world.inbox();
+    let resets: Vec<u16> = inbox
+        .iter()
+        .filter_map(|seen| seen.tcp())
+        .map(|segment| {
+            assert!(segment.has(flag::RST), "{segment:?}");
+            segment.ports.1
+        })
+        .collect();
+    assert_eq!(resets, [to.port]);
+    let errors: Vec<_> = inbox.iter().filter(|seen| seen.icmp().is_some()).collect();
+    let [error] = errors[..] else { panic!("one for the datagram that went there: {inbox:?}") };
+    assert_error_about(error, Error::PROHIBITED.of(ip("1.1.1.2")), &datagrams[1]);
+    assert!(!world.engine.is_live(id), "the host closes its socket");
+    assert!(passes(&mut world, &mut stays));
+    assert_eq!(world.peers.datagrams.len(), 1);
+    // And what is new is judged by what holds now.
+    world.send(&frame::tcp(waiting.to, &waiting.syn()));
+    assert!(only(&mut world).tcp().is_some_and(|segment| segment.has(flag::RST)));
+}
+
+#[test]
+fn a_connection_that_the_host_has_yet_to_make_is_refused() {
+    let mut room = room("allow", &[]);
+    let mut world = room.world();
+    world.peers.answer = sim::Answer::Silence;
+    let script = Script::new(at(ip("1.1.1.1"), 80), 40_000);
+    world.send(&frame::tcp(script.to, &script.syn()));
+    let listed = listed(&world);
+    assert_eq!(listed, [(Protocol::Tcp, script.to, None, FlowState::Connecting, By::Default)]);
+    reload(&mut world, "deny", &[]);
+    let reset = only(&mut world);
+    let reset = reset.tcp().expect("a segment");
+    assert!(reset.has(flag::RST | flag::ACK));
+    assert_eq!(reset.ack, script.next.wrapping_add(1), "it answers the SYN");
+    assert_eq!(world.engine.flows().count(), 0);
+}
+
+/// A connection to 1.1.1.1:443 that said `good.test`, under a policy that allows that name.
+fn said_good<'a>(world: &mut World<'a>) -> Script {
+    bind(world, "good.test", ip("1.1.1.1"));
+    let mut script = Script::new(at(ip("1.1.1.1"), 443), 40_000);
+    script.open(world);
+    script.send(world, &tls::hello("good.test"));
+    assert!(!script.reset && world.stream().received == tls::hello("good.test"));
+    script
+}
+
+const BY_NAME: [&str; 2] = ["allow any all host", "allow any all good.test"];
+
+#[test]
+fn what_was_allowed_by_the_name_it_said_stays_after_the_name_was_forgotten() {
+    let mut room = room("deny", &BY_NAME);
+    let mut world = room.world();
+    let mut script = said_good(&mut world);
+    let expected =
+        (Protocol::Tcp, script.to, Some("good.test".to_owned()), FlowState::Open, By::Rule(1));
+    assert_eq!(listed(&world), [expected.clone()]);
+    world.advance(2 * 60 * 60 * 1000);
+    let now = world.now();
+    assert!(!world.engine.is_bound(now, ip("1.1.1.1"), "good.test"), "its time is over");
+    script.read(&mut world);
+    reload(&mut world, "deny", &["allow any all other.test", BY_NAME[0], BY_NAME[1]]);
+    assert!(passes(&mut world, &mut script));
+    let (protocol, to, name, state, _) = expected;
+    assert_eq!(listed(&world), [(protocol, to, name, state, By::Rule(2))], "by its rule of now");
+    reload(&mut world, "deny", &["allow any all host", "allow any all other.test"]);
+    script.read(&mut world);
+    assert!(script.reset);
+    assert_eq!(listed(&world), []);
+}
+
+#[test]
+fn what_had_no_need_to_say_a_name_ends_where_it_would_need_to_now() {
+    for strict in [true, false] {
+        let mut room = room("allow", &[]);
+        let mut world = room.world();
+        bind(&mut world, "good.test", ip("1.1.1.1"));
+        let mut script = Script::connect(&mut world, at(ip("1.1.1.1"), 443), 40_000);
+        script.send(&mut world, &tls::hello("good.test"));
+        let named = Some("good.test".to_owned());
+        assert_eq!(listed(&world)[0].2, named, "known by the name that was resolved");
+        let config = Config { strict, ..config_of("deny", &BY_NAME) };
+        replace(&mut world, &config).unwrap();
+        script.read(&mut world);
+        // Without `strict` the names of its address are enough.
+        assert_eq!(script.reset, strict);
+    }
+}
+
+#[test]
+fn a_name_that_is_denied_now_ends_what_said_it_and_what_leads_there() {
+    let deny = ["deny any all good.test"];
+    let mut room = room("deny", &BY_NAME);
+    let mut world = room.world();
+    let mut script = said_good(&mut world);
+    let ask = frame::udp(1, at(ip("1.1.1.1"), 4433), b"ask");
+    world.send(&ask);
+    assert_eq!(listed(&world).len(), 2);
+    world.inbox();
+    reload(&mut world, "allow", &deny);
+    script.read(&mut world);
+    assert!(script.reset);
+    assert_eq!(listed(&world), []);
+}
+
+#[test]
+fn who_has_yet_to_speak_is_judged_when_it_speaks_by_what_holds_then() {
+    for (lines, passes) in [(&BY_NAME[..], false), (&["allow any all evil.test"][..], true)] {
+        let mut room = room("deny", &BY_NAME);
+        let mut world = room.world();
+        for name in ["good.test", "evil.test"] {
+            bind(&mut world, name, ip("1.1.1.1"));
+        }
+        let mut script = Script::new(at(ip("1.1.1.1"), 443), 40_000);
+        script.open(&mut world);
+        assert_eq!(listed(&world)[0].3, FlowState::Hearing);
+        reload(&mut world, "deny", lines);
+        script.send(&mut world, &tls::hello("evil.test"));
+        assert_eq!(!script.reset, passes, "{lines:?}");
+    }
+}
+
+#[test]
+fn who_came_from_outside_is_judged_by_who_it_is() {
+    let mut room = room("allow", &["allow ingress all any"]);
+    let mut world = room.world();
+    let peers = ["203.0.113.9", "203.0.113.10"].map(|peer| at(ip(peer), 5000));
+    let flows: Vec<FlowId> = peers
+        .iter()
+        .map(|peer| {
+            let now = world.now();
+            let inbound =
+                Inbound { protocol: Protocol::Udp, peer: *peer, guest_port: 53, is_ipv6: false };
+            world.engine.open_inbound(now, &inbound).expect("because it is allowed")
+        })
+        .collect();
+    let known: Vec<_> = world.engine.flows().map(|f| (f.id, f.direction, f.peer)).collect();
+    let expected: Vec<_> =
+        flows.iter().zip(peers).map(|(id, peer)| (*id, Direction::Ingress, Some(peer))).collect();
+    assert_eq!(known, expected);
+    let one = ["allow ingress all 203.0.113.10/32", "deny ingress all any"];
+    reload(&mut world, "allow", &one);
+    assert_eq!(flows.iter().map(|id| world.engine.is_live(*id)).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn what_can_not_change_is_refused_and_nothing_has_changed() {
+    let mut room = Room::new(config_of("allow", &[]));
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(ip("1.1.1.1"), 80), 40_000);
+    let deny = || Config {
+        policy: Policy::new(Permission::Deny, Permission::Deny),
+        ..config_of("deny", &[])
+    };
+    let cases: [(&str, fn(&mut Config)); 6] = [
+        ("interface", |config| config.link.mtu = 9000),
+        ("max_connections", |config| config.tcp_flows_max += 1),
+        ("max_udp_connections", |config| config.udp_flows_max -= 1),
+        ("tls.intercepted_ports", |config| config.intercepted_ports.push(443).unwrap()),
+        ("fragment_sets", |config| config.fragment_sets = 0),
+        ("policy.rules", |config| push(&mut config.policy, "allow any all good.test")),
+    ];
+    for (field, change) in cases {
+        let mut config = deny();
+        change(&mut config);
+        let error = replace(&mut world, &config).unwrap_err();
+        assert_eq!(error.field, field);
+        assert!(passes(&mut world, &mut script), "{field}: nothing has changed");
+    }
+    replace(&mut world, &deny()).unwrap();
+    script.read(&mut world);
+    assert!(script.reset);
+}
+
+#[test]
+fn a_rate_that_stays_goes_on_and_a_new_one_holds_at_once() {
+    let slow = |bytes| {
+        Some(Rate {
+            bandwidth: Some(Bucket { size: bytes, refill_ms: 1000, one_time_burst: 0 }),
+            ops: None,
+        })
+    };
+    let config = |bytes| Config { to_guest_rate: slow(bytes), ..config_of("allow", &[]) };
+    let mut room = Room::new(config(1_000_000));
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(ip("1.1.1.1"), 80), 40_000);
+    let came = |world: &mut World<'_>, script: &mut Script| {
+        let before = script.received.len();
+        world.give(&[7; 20_000]);
+        script.read(world);
+        script.received.len() - before
+    };
+    assert_eq!(came(&mut world, &mut script), 20_000);
+    replace(&mut world, &config(1000)).unwrap();
+    let few = came(&mut world, &mut script);
+    assert!(few < 20_000, "{few} bytes at once");
+    // The same again gives no new bucket.
+    replace(&mut world, &config(1000)).unwrap();
+    world.run();
+    script.read(&mut world);
+    assert_eq!(came(&mut world, &mut script), 0);
+    replace(&mut world, &Config { to_guest_rate: None, ..config(1) }).unwrap();
+    world.run();
+    script.read(&mut world);
+    assert_eq!(script.received.len(), 3 * 20_000);
+}
+
+#[test]
+fn a_flow_ends_when_somebody_asks_for_it_and_its_bytes_are_counted() {
+    let mut room = room("allow", &[]);
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(ip("1.1.1.1"), 80), 40_000);
+    script.send(&mut world, &[1; 3000]);
+    world.give(&[2; 300]);
+    script.read(&mut world);
+    world.send(&frame::udp(9, at(ip("1.1.1.1"), 99), b"ask"));
+    world.deliver(world.datagram(), b"answer");
+    let counted: Vec<_> =
+        world.engine.flows().map(|f| (f.id, f.from_guest_bytes, f.to_guest_bytes)).collect();
+    let [(tcp, 3000, 300), (udp, 3, 6)] = counted[..] else { panic!("{counted:?}") };
+    world.inbox();
+    for id in [tcp, udp] {
+        let now = world.now();
+        assert!(world.engine.end(now, id));
+        assert!(!world.engine.is_live(id));
+        let now = world.now();
+        assert!(!world.engine.end(now, id), "once");
+    }
+    close_ended(&mut world);
+    script.read(&mut world);
+    assert!(script.reset);
+    assert_eq!(world.engine.flows().count(), 0);
+}
