@@ -25,13 +25,14 @@ const CORE: &[&[&str]] = &[
 
 /// The floors of the host. `lib` and `main` stand above all.
 const HOST: &[&[&str]] = &[
-    &["error", "clock", "wake", "rings", "netns", "events", "termination"],
+    &["error", "clock", "wake", "rings", "netns", "events", "termination", "histogram"],
     &["metrics", "memory"],
-    &["config"],
+    &["config", "open_metrics"],
     &["service"],
     &["intercept"],
     &["flow"],
     &["adapter"],
+    &["control"],
     &["driver", "replay"],
     &["network"],
     &["cli"],

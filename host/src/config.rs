@@ -237,6 +237,34 @@ impl NetworkConfig {
         Ok(Addresses::of_slot(number, &overrides)?)
     }
 
+    /// The same without the values of its secrets.
+    pub(crate) fn without_values(mut self) -> Self {
+        for secret in &mut self.secrets.secrets {
+            secret.value = SecretValue::default();
+        }
+        self
+    }
+
+    /// Checks that `new` differs in nothing that this host can't change while a network runs; what
+    /// the engine can't is the engine's to say.
+    pub(crate) fn check_fixed(&self, new: &Self) -> Result<(), ConfigError> {
+        let fixed = |field, is_same, value: &str| {
+            let expected = "as it was at the start: it can't change while the network runs";
+            if is_same { Ok(()) } else { Err(ConfigError::new(field, value, expected)) }
+        };
+        fixed("interface", self.interface == new.interface, "another link")?;
+        fixed("tls", self.tls == new.tls, "another section")?;
+        let is_same_page = !self.tls.enabled || self.http == new.http;
+        fixed("http", is_same_page, "another section, where TLS is intercepted")?;
+        let trust = new.trust_host_cas;
+        fixed(
+            "trust_host_cas",
+            self.trust_host_cas == trust,
+            if trust { "true" } else { "false" },
+        )?;
+        fixed("profile", self.profile == new.profile, "another profile")
+    }
+
     /// The engine's configuration for the guest in `slot`; `seed` is secret randomness. It does not
     /// know this host's own addresses yet.
     ///

@@ -15,6 +15,7 @@ use sluicegate_core::{Config, Engine, Instant, MemoryLen};
 
 use crate::adapter::GuestLink;
 use crate::clock::Clock;
+use crate::control::{Inbox, Order};
 use crate::error::Error;
 use crate::events::Speaker;
 use crate::flow::ports::{Listener, Ports};
@@ -80,7 +81,8 @@ pub(crate) struct Driver {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) speaker: Speaker,
     pub(crate) names: ResolverParts,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<(usize, Listener)>,
+    pub(crate) orders: std::sync::mpsc::Receiver<Order>,
     pub(crate) tls: Option<Tls>,
 }
 
@@ -114,6 +116,8 @@ impl Driver {
             engine,
             flows,
             own,
+            inbox: Inbox::new(self.orders, self.clock),
+            is_ordered: false,
             front: self.front,
             poll: self.poll,
             clock: self.clock,
@@ -133,6 +137,9 @@ struct Loop<'a> {
     engine: HostEngine<'a>,
     flows: Flows,
     own: OwnAddresses,
+    inbox: Inbox,
+    /// More orders may wait than one turn obeys.
+    is_ordered: bool,
     front: FrontEnd,
     poll: Poll,
     clock: Clock,
@@ -156,11 +163,12 @@ impl Loop<'_> {
             self.published.driver_turns.fetch_add(1, Ordering::Relaxed);
             let now = self.clock.now();
             self.own.update(&mut self.engine, &mut self.flows, now);
+            self.is_ordered = self.inbox.obey(&mut self.engine, &mut self.flows, now);
             self.receive(now)?;
             self.flows.serve(&mut self.engine, now);
             let until = self.flows.perform_all(&mut self.engine, now);
             self.send()?;
-            self.published.publish(self.engine.counters());
+            self.published.publish(self.engine.counters(), self.engine.flow_counts());
             self.wait(&mut events, until)?;
             for event in &events {
                 match event.token() {
@@ -219,7 +227,7 @@ impl Loop<'_> {
         if let Some(limit) = self.own.patience(now) {
             timeout = Some(timeout.map_or(limit, |t| t.min(limit)));
         }
-        if self.flows.is_busy() {
+        if self.flows.is_busy() || self.is_ordered {
             timeout = Some(Duration::ZERO);
         }
         let polled = self.poll.poll(events, timeout);

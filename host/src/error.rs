@@ -35,6 +35,20 @@ pub enum Error {
     /// The network was started before, or has been shut down.
     #[error("the network was already started")]
     AlreadyStarted,
+    /// The network was not started yet, or has ended: nobody is there to be asked.
+    #[error("the network does not run")]
+    NotRunning,
+    /// The network's driver did not answer in time, or too much was asked of it at once.
+    #[error("the network's driver is busy; ask again")]
+    Busy,
+    /// Somebody else has changed the configuration meanwhile.
+    #[error("the configuration is number {current} by now, not {expected}; read it again")]
+    Conflict {
+        /// The change that was expected to be the last.
+        expected: u64,
+        /// The last.
+        current: u64,
+    },
     /// The machine refused something that the network can't do without.
     #[error("{doing}: {source}")]
     Machine {

@@ -18,15 +18,18 @@
 pub mod adapter;
 mod clock;
 pub mod config;
+mod control;
 mod driver;
 mod error;
 mod events;
 mod flow;
+mod histogram;
 mod intercept;
 mod memory;
 mod metrics;
 pub mod netns;
 mod network;
+mod open_metrics;
 pub mod replay;
 mod rings;
 mod service;
@@ -34,6 +37,7 @@ mod termination;
 mod wake;
 
 pub use config::NetworkConfig;
+pub use control::{ControlHandle, FlowRow};
 pub use error::{AuthorityError, Error, LoadError};
 pub use events::{Denied, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent};
 pub use flow::ports::PublishedPort;
@@ -42,6 +46,6 @@ pub use network::SmoltcpNetwork;
 pub use rings::{HeapRing, RingConsumer, RingProducer};
 pub use service::secrets::SecretsHandle;
 pub use sluicegate_core::{
-    By, Cidr, DenialReason, Direction, Group, Permission, PortRange, Profile, Protocol,
+    By, Cidr, DenialReason, Direction, FlowState, Group, Permission, PortRange, Profile, Protocol,
 };
 pub use termination::TerminationHandle;

@@ -24,6 +24,7 @@ Examples:
   ip netns add box && sluicegate attach --netns box --config network.json
   sluicegate serve --socket /tmp/net.sock               # the network of a QEMU or libkrun machine
   sluicegate check network.json
+  sluicegate ctl --control /tmp/net.ctl flows           # of a network with --control /tmp/net.ctl
 
 SLUICEGATE_LOG sets what is logged: SLUICEGATE_LOG=debug, SLUICEGATE_LOG=sluicegate_host=trace."
 )]
@@ -42,6 +43,7 @@ enum Command {
     Serve(cli::serve::ServeArgs),
     Env(cli::env::EnvArgs),
     Check(cli::check::CheckArgs),
+    Ctl(cli::ctl::CtlArgs),
     Replay(cli::replay::ReplayArgs),
     Demo(cli::demo::DemoArgs),
     #[cfg(feature = "krun")]
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => cli::serve::run(args),
         Command::Env(args) => cli::env::run(&args),
         Command::Check(args) => cli::check::run(&args),
+        Command::Ctl(args) => cli::ctl::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Demo(args) => cli::demo::run(args),
         #[cfg(feature = "krun")]

@@ -1,16 +1,20 @@
 //! Counters that others may read while the driver runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use sluicegate_core::{Counters, Drop};
+use sluicegate_core::{Counters, Drop, Instant};
 
+use crate::histogram::Histogram;
 use crate::rings::Rings;
 
 /// What the driver publishes: one number a counter, written by it alone.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     drops: [AtomicU64; Drop::ALL.len()],
+    /// Flows that there are: TCP, UDP, echo.
+    flows: [AtomicU32; 3],
     frames_from_guest: AtomicU64,
     tcp_opened: AtomicU64,
     tcp_refused: AtomicU64,
@@ -31,6 +35,23 @@ pub(crate) struct Published {
     pub(crate) host_exhausted: AtomicU64,
     /// What the adapter dropped, counted by the VMM's thread.
     pub(crate) adapter_drops: AdapterDrops,
+    pub(crate) times: Times,
+}
+
+/// How much time there is from `began` to `now`.
+pub(crate) fn since(began: Instant, now: Instant) -> Duration {
+    Duration::from_micros(now.as_micros().saturating_sub(began.as_micros()))
+}
+
+/// How long others took.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    /// From the host's connect to its success.
+    pub(crate) connect: Histogram,
+    /// From a query to its answer.
+    pub(crate) names: Histogram,
+    /// From the guest's hello to the end of its handshake.
+    pub(crate) tls: Histogram,
 }
 
 /// Frames that an adapter dropped, by reason.
@@ -45,8 +66,11 @@ pub(crate) struct AdapterDrops {
 }
 
 impl Published {
-    /// Copies the engine's counters.
-    pub(crate) fn publish(&self, counters: &Counters) {
+    /// Copies the engine's counters, and how many flows it has.
+    pub(crate) fn publish(&self, counters: &Counters, flows: [u32; 3]) {
+        for (to, from) in self.flows.iter().zip(flows) {
+            to.store(from, Ordering::Relaxed);
+        }
         for (to, from) in self.drops.iter().zip(counters.drops) {
             to.store(from, Ordering::Relaxed);
         }
@@ -75,7 +99,7 @@ impl Published {
 #[derive(Clone)]
 pub struct MetricsHandle {
     rings: Arc<Rings>,
-    published: Arc<Published>,
+    pub(crate) published: Arc<Published>,
 }
 
 impl MetricsHandle {
@@ -93,6 +117,14 @@ impl MetricsHandle {
     #[must_use]
     pub fn rx_bytes(&self) -> u64 {
         self.rings.to_guest.bytes_accepted()
+    }
+
+    /// How many flows there are, by protocol, as of the driver's last turn.
+    #[must_use]
+    pub fn flow_counts(&self) -> [(&'static str, u32); 3] {
+        let [tcp, udp, icmp] = &self.published.flows;
+        [("tcp", tcp), ("udp", udp), ("icmp", icmp)]
+            .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
     }
 
     /// Every counter by name, as of the driver's last turn. Drops are `drop_` and their reason.

@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::Poll;
-use rustls::pki_types::ServerName;
 #[cfg(feature = "krun")]
 use sluicegate_core::limits;
 use sluicegate_core::{ConfigError, FrameRing};
@@ -15,17 +14,18 @@ use crate::adapter::GuestLink;
 #[cfg(feature = "krun")]
 use crate::adapter::krun::{Doorbell, KrunBackend};
 use crate::clock::Clock;
-use crate::config::{DnsConfig, NameChannel, NetworkConfig, PortConfig};
+use crate::config::{DnsConfig, NetworkConfig};
+use crate::control::{ControlHandle, Desk, name_servers};
 use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
 use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
-use crate::flow::ports::{Listener, PublishedPort};
+use crate::flow::ports::PublishedPort;
 use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Interceptor, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
-use crate::service::certs::{client_of, host_roots_pem};
-use crate::service::dns::{ResolverParts, Secure, Server};
+use crate::service::certs::host_roots_pem;
+use crate::service::dns::ResolverParts;
 use crate::service::secrets::{SecretsHandle, Vault};
 use crate::termination::TerminationHandle;
 use crate::wake::DriverWake;
@@ -44,9 +44,7 @@ pub struct SmoltcpNetwork {
     environment: Vec<(String, String)>,
     rings: Arc<Rings>,
     dns: DnsConfig,
-    ports: Vec<PortConfig>,
-    accept_queue: u32,
-    published_ports: Vec<PublishedPort>,
+    desk: Arc<Desk>,
     published: Arc<Published>,
     audience: Arc<Audience>,
     clock: Clock,
@@ -91,11 +89,13 @@ impl SmoltcpNetwork {
         let core = config.to_core(slot, seed)?;
         let addresses = config.addresses(slot)?;
         let audience = Arc::<Audience>::default();
+        let published = Arc::<Published>::default();
         let termination = TerminationHandle::default();
-        let vault = Arc::new(Vault::new(config.secrets)?);
+        let vault = Arc::new(Vault::new(config.secrets.clone())?);
         let clock = Clock::new();
         let interceptor = if config.tls.enabled {
-            let reporter = Reporter::new(Arc::clone(&audience), clock, termination.clone());
+            let told = (Arc::clone(&audience), Arc::clone(&published));
+            let reporter = Reporter::new(told.0, clock, termination.clone(), told.1);
             let vault = Arc::clone(&vault);
             Some(Arc::new(Interceptor::new(&config.tls, config.http.clone(), vault, reporter)?))
         } else {
@@ -116,16 +116,19 @@ impl SmoltcpNetwork {
                 Doorbell::new(clock).map_err(Error::machine("opening the guest's doorbell"))?,
             ),
         };
+        let told =
+            (Arc::clone(&audience), MetricsHandle::new(Arc::clone(&rings), Arc::clone(&published)));
+        let receive_frame_bytes_is_set = config.interface.receive_frame_bytes.is_some();
+        let (dns, trust_host_cas) = (config.dns.clone(), config.trust_host_cas);
+        let desk = Desk::new((config, slot), Arc::clone(&wake), Arc::clone(&vault), told);
         Ok(Self {
             environment: environment(&addresses),
             config: core,
-            dns: config.dns,
-            ports: config.ports,
-            accept_queue: config.tcp_accept_queue_size,
-            published_ports: vec![],
+            dns,
+            desk: Arc::new(desk),
             addresses,
             rings,
-            published: Arc::default(),
+            published,
             audience,
             clock,
             wake,
@@ -134,10 +137,10 @@ impl SmoltcpNetwork {
             guest_ends: Some((guest_producer, guest_consumer)),
             worker,
             link: None,
-            receive_frame_bytes_is_set: config.interface.receive_frame_bytes.is_some(),
+            receive_frame_bytes_is_set,
             driver: None,
             termination,
-            trust_host_cas: config.trust_host_cas,
+            trust_host_cas,
             vault,
             interceptor,
         })
@@ -226,12 +229,7 @@ impl SmoltcpNetwork {
             return Err(Error::AlreadyStarted);
         }
         // On this thread: whoever starts a network decides in which namespace it listens.
-        let listeners: Vec<Listener> = self
-            .ports
-            .iter()
-            .map(|port| Listener::bind(port, self.accept_queue))
-            .collect::<Result<_, _>>()?;
-        self.published_ports = listeners.iter().map(|listener| listener.port).collect();
+        let listeners = self.desk.bind_ports()?;
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
         let driver = Driver {
@@ -244,6 +242,7 @@ impl SmoltcpNetwork {
             stop: Arc::clone(&self.stop),
             speaker: Speaker(Arc::clone(&self.audience)),
             listeners,
+            orders: self.desk.open(self.config.link.receive_frame_bytes),
             tls: self.interceptor.as_ref().map(|interceptor| Tls {
                 interceptor: Arc::clone(interceptor),
                 runtime: runtime.clone(),
@@ -253,6 +252,7 @@ impl SmoltcpNetwork {
                 runtime,
                 wake: Arc::clone(&self.wake),
                 clock: self.clock,
+                published: Arc::clone(&self.published),
                 servers: name_servers(&self.dns)?,
                 timeout: Duration::from_millis(self.dns.query_timeout_ms),
             },
@@ -273,8 +273,8 @@ impl SmoltcpNetwork {
 
     /// The ports that are published, once the network was started: where this host really listens.
     #[must_use]
-    pub fn published_ports(&self) -> &[PublishedPort] {
-        &self.published_ports
+    pub fn published_ports(&self) -> Vec<PublishedPort> {
+        self.desk.ports()
     }
 
     /// Waits until the driver ends by itself: when its link is gone, or it failed.
@@ -353,6 +353,16 @@ impl SmoltcpNetwork {
         Some([host_roots_pem().as_bytes(), own.as_bytes()].concat())
     }
 
+    /// Where the network is changed and asked while it runs. If this is called before
+    /// [`start`](Self::start), the names that addresses are resolved by are kept (some MiB at
+    /// most), so that rules by name may come to a policy without, and flows are listed with their
+    /// names.
+    #[must_use]
+    pub fn control_handle(&mut self) -> ControlHandle {
+        self.config.keeps_names = true;
+        ControlHandle(Arc::clone(&self.desk))
+    }
+
     /// Where secrets are changed while the network runs.
     #[must_use]
     pub fn secrets_handle(&self) -> SecretsHandle {
@@ -386,41 +396,6 @@ impl Drop for SmoltcpNetwork {
             tracing::warn!(%error, "a network ended with an error");
         }
     }
-}
-
-/// The name servers of `config`, where they are now.
-fn name_servers(config: &DnsConfig) -> Result<Vec<Server>, Error> {
-    let mut servers = vec![];
-    let mut client = None;
-    for server in &config.nameservers {
-        let unknown = |_| {
-            let expected = "a server whose name this host's resolver knows";
-            ConfigError::new("dns.nameservers", server, expected)
-        };
-        let addresses = server.addresses().map_err(unknown)?;
-        let (name, url) = match &server.channel {
-            NameChannel::Plain => {
-                let plain = |address| Server { address, secure: None };
-                servers.extend(addresses.into_iter().map(plain));
-                continue;
-            }
-            NameChannel::Tls { name } => (name, None),
-            NameChannel::Https { name, path } => {
-                (name, Some(format!("https://{name}:{}{path}", server.port)))
-            }
-        };
-        let trusting = match &client {
-            Some(client) => client,
-            None => client.insert(client_of(&config.upstream_ca_cert)?),
-        };
-        let name = ServerName::try_from(name.clone());
-        let name = name.map_err(|_| ConfigError::new("dns.nameservers", server, "a server"))?;
-        for address in addresses {
-            let secure = Secure::new(name.clone(), url.clone(), trusting.clone());
-            servers.push(Server { address, secure: Some(Arc::new(secure)) });
-        }
-    }
-    Ok(servers)
 }
 
 fn environment(addresses: &sluicegate_core::addr::Addresses) -> Vec<(String, String)> {

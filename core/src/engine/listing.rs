@@ -21,6 +21,12 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.used().filter_map(|slot| self.flow_info(slot))
     }
 
+    /// How many flows there are now: TCP, UDP, echo.
+    #[must_use]
+    pub fn flow_counts(&self) -> [u32; 3] {
+        self.flows.counts()
+    }
+
     fn flow_info(&self, slot: u32) -> Option<FlowInfo<'_>> {
         let key = self.flows.key(slot)?;
         let account = self.flows.account(slot);

@@ -93,11 +93,13 @@ struct Pool {
     fresh: u32,
     free: List,
     by_age: List,
+    /// Slots that flows have.
+    count: u32,
 }
 
 impl Pool {
     fn new(slots: Range<u32>) -> Self {
-        Self { fresh: slots.start, slots, free: List::EMPTY, by_age: List::EMPTY }
+        Self { fresh: slots.start, slots, free: List::EMPTY, by_age: List::EMPTY, count: 0 }
     }
 }
 
@@ -213,6 +215,7 @@ impl<'a> FlowTable<'a> {
             None => return None,
         };
         pool.by_age.push_back(&mut By::<AGE>(self.slots), slot);
+        pool.count += 1;
         let hash = self.hash(&key);
         let flow = &mut self.slots[slot as usize];
         (flow.key, flow.hash, flow.account) = (Some(key), hash, Account::NEW);
@@ -245,6 +248,7 @@ impl<'a> FlowTable<'a> {
             FlowKind::Echo => &mut self.echo,
         };
         pool.by_age.remove(&mut By::<AGE>(self.slots), slot);
+        pool.count -= 1;
         // The slot that was used last is the next to be used: its memory is in the caches.
         pool.free.push_front(&mut By::<AGE>(self.slots), slot);
         self.unindex(slot, hash);
@@ -306,6 +310,11 @@ impl<'a> FlowTable<'a> {
         place.copy_from_slice(name.as_bytes());
         // A name's text has fewer than 256 bytes.
         self.account_mut(slot).name_bytes = u8::try_from(name.len()).unwrap_or(0);
+    }
+
+    /// How many flows there are: TCP, UDP, echo.
+    pub(crate) fn counts(&self) -> [u32; 3] {
+        [self.tcp.count, self.udp.count, self.echo.count]
     }
 
     /// The slots that flows have.

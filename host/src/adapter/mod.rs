@@ -8,7 +8,7 @@ use crate::rings::{RingConsumer, RingProducer};
 pub mod datagram;
 #[cfg(feature = "krun")]
 pub(crate) mod krun;
-mod socket;
+pub mod socket;
 pub mod stream;
 pub mod tap;
 mod vnet;

@@ -2,16 +2,19 @@
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 16;
+
 /// The path of a socket of ours. It is removed with the value, unless another socket is there by
 /// then.
 #[derive(Debug)]
-pub(super) struct SocketPath {
+pub struct SocketPath {
     path: PathBuf,
     /// Which file it is.
     device: u64,
@@ -47,6 +50,17 @@ pub(super) fn bind(path: &Path, kind: Type) -> io::Result<(Socket, SocketPath)> 
     let file = std::fs::symlink_metadata(path)?;
     let path = SocketPath { path: path.to_owned(), device: file.dev(), inode: file.ino() };
     Ok((socket, path))
+}
+
+/// Listens at `path`, which only this user may connect to; non-blocking.
+///
+/// # Errors
+/// Something else is at the path, or another program listens there; or it can't be made. The path
+/// is in the text.
+pub fn listen(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
+    let (socket, path) = bind(path, Type::STREAM)?;
+    socket.listen(BACKLOG)?;
+    Ok((socket.into(), path))
 }
 
 fn explain(path: &Path, error: &io::Error) -> io::Error {

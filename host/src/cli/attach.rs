@@ -60,8 +60,8 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
     // First, while nothing of ours can have the descriptor's number.
     let ready = args.ready_fd.map(take_descriptor).transpose()?;
     let signals = Signals::block()?;
-    let network = args.link.network(Autoconf::On)?;
-    let interface = link::interface(&args.ifname, &network);
+    let described = args.link.network(Autoconf::On)?;
+    let interface = link::interface(&args.ifname, &described.network);
     let netns = netns::open(&args.netns)?;
     let tap = netns::within(netns.as_fd(), || -> Result<Tap, Failure> {
         let mut tap = Tap::create(&interface.name, interface.mtu)?;
@@ -70,10 +70,10 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
         Ok(tap)
     })??;
     args.link.give_up(None)?;
-    let log = args.link.log(&network)?;
+    let log = args.link.log(&described.network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
-    let online = Online::start(network, tap, move || {
+    let online = Online::start(described, tap, move || {
         // Nobody listens any more after a signal.
         let _ = tell.send(Occurrence::NetworkEnded);
     })?;

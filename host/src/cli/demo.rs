@@ -31,7 +31,7 @@ use sluicegate_host::{
 
 use super::failure::{Failure, complain};
 use super::inside::Inside;
-use super::link::{self, LinkArgs};
+use super::link::{self, Described, LinkArgs};
 use super::online::Online;
 use servers::Servers;
 
@@ -100,7 +100,7 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     LinkArgs::default().prepare(&mut tap);
     let dropped = tap.dropped_frames();
-    let online = Online::start(network, tap, || ())?;
+    let online = Online::start(Described { network, control: None }, tap, || ())?;
     let published = online.published_port().ok_or("no port was published")?;
     done("address set-up", began.elapsed(), &addresses(&interface))?;
     let outcome = follow(inside.go()?, published);

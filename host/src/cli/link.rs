@@ -9,6 +9,7 @@ use sluicegate_host::config::{PolicyConfig, PortConfig};
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
+use super::control::{ControlSocket, Desk, Document};
 use super::failure::{Failure, warn};
 use super::guest_env;
 use super::log::{Log, LogFormat};
@@ -56,6 +57,10 @@ pub(crate) struct LinkArgs {
     /// (PEM), for the guest's trust store
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
+    /// Let the network be asked and changed at this Unix socket (`sluicegate ctl --help`); only this
+    /// user may
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Whether this process gives up what it needs no more once it has the guest's link: its
     /// capabilities, writing and running files, and system calls to that end
     #[arg(long, value_name = "SWITCH", default_value = "on")]
@@ -134,12 +139,14 @@ impl LinkArgs {
     /// The network that the arguments describe, not yet started, for a guest that `autoconf` tells
     /// its addresses unless somebody decided otherwise. Says on the standard error what may leave
     /// if nobody decided that.
-    pub(super) fn network(&self, autoconf: Autoconf) -> Result<SmoltcpNetwork, Failure> {
+    pub(super) fn network(&self, autoconf: Autoconf) -> Result<Described, Failure> {
         let config = match &self.config {
             Some(path) => NetworkConfig::from_file(path)?,
             None => NetworkConfig::default(),
         };
-        let mut config = self.profile.apply(config);
+        let mut args = self.clone();
+        args.decide_autoconf(&config, autoconf);
+        let mut config = args.overlay(config);
         if !config.enabled {
             return Err("enabled: the config says false, so there is no network to make".into());
         }
@@ -151,28 +158,47 @@ impl LinkArgs {
             );
         }
         config.ports.extend(&self.publish);
-        config.interface.mtu = self.mtu.or(config.interface.mtu);
-        let enabled = &mut config.interface.autoconf.enabled;
-        *enabled = Some(self.tells_addresses(*enabled, autoconf));
-        let network = SmoltcpNetwork::try_new(config, self.slot.into())?;
+        let control = self.control.as_deref().map(|path| -> Result<_, Failure> {
+            let text = self.config.as_ref().map(std::fs::read_to_string).transpose()?;
+            let document = Document::first(text.as_deref().unwrap_or("{}"), &config)?;
+            Ok((ControlSocket::bind(path)?, document))
+        });
+        let control = control.transpose()?;
+        let mut network = SmoltcpNetwork::try_new(config, self.slot.into())?;
         if let Some(path) = &self.ca_out {
             guest_env::write_authority(&network, path)?;
         }
-        Ok(network)
+        let control = control.map(|(socket, document)| {
+            (socket, Desk::new(network.control_handle(), args, document))
+        });
+        Ok(Described { network, control })
     }
 
-    /// Whether the guest is told its addresses: the arguments' word, else that of the `file`, else
-    /// `default`.
-    fn tells_addresses(&self, file: Option<bool>, default: Autoconf) -> bool {
+    /// Decides whether the guest is told its addresses: the arguments' word, else that of `config`,
+    /// else `default`.
+    fn decide_autoconf(&mut self, config: &NetworkConfig, default: Autoconf) {
+        let file = config.interface.autoconf.enabled;
+        let file = file.map(|told| if told { Autoconf::On } else { Autoconf::Off });
+        self.autoconf = self.autoconf.or(file).or(Some(default));
+    }
+
+    /// What the arguments make of `config`, whether it is that of the start or a later one.
+    pub(super) fn overlay(&self, config: NetworkConfig) -> NetworkConfig {
+        let mut config = self.profile.apply(config);
+        config.interface.mtu = self.mtu.or(config.interface.mtu);
         let asked = self.autoconf.map(|asked| asked == Autoconf::On);
-        asked.or(file).unwrap_or(default == Autoconf::On)
+        let enabled = &mut config.interface.autoconf.enabled;
+        *enabled = asked.or(*enabled);
+        config
     }
 
     /// Gives up what is not needed any more, unless the arguments say no; a file of the folder
-    /// `removable` may still be removed. To be called before threads are started.
+    /// `removable`, and the control socket's, may still be removed. To be called before threads are
+    /// started.
     pub(super) fn give_up(&self, removable: Option<&Path>) -> Result<(), Failure> {
+        let folders = removable.into_iter().chain(self.control.as_deref().map(folder_of));
         match self.sandbox {
-            Switch::On => sandbox::enter(removable).map_err(|failure| {
+            Switch::On => sandbox::enter(&folders.collect::<Vec<_>>()).map_err(|failure| {
                 format!("giving up privileges: {failure}; --sandbox off goes on without").into()
             }),
             Switch::Off => Ok(()),
@@ -197,6 +223,20 @@ impl LinkArgs {
     }
 }
 
+/// A network that was described, and who may ask and change it.
+pub(super) struct Described {
+    pub(super) network: SmoltcpNetwork,
+    pub(super) control: Option<(ControlSocket, Desk)>,
+}
+
+/// The folder of the file `path`.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    }
+}
+
 /// The guest's interface, called `name`, on the link of `network`.
 pub(super) fn interface(name: &str, network: &SmoltcpNetwork) -> Interface {
     let addresses = network.addresses();
@@ -218,7 +258,11 @@ mod tests {
     #[test]
     fn who_decides_last_on_autoconf_is_asked_first() {
         let tells = |asked, file, default| {
-            LinkArgs { autoconf: asked, ..LinkArgs::default() }.tells_addresses(file, default)
+            let mut config = NetworkConfig::default();
+            config.interface.autoconf.enabled = file;
+            let mut args = LinkArgs { autoconf: asked, ..LinkArgs::default() };
+            args.decide_autoconf(&config, default);
+            args.overlay(config).interface.autoconf.enabled == Some(true)
         };
         for default in [Autoconf::On, Autoconf::Off] {
             assert_eq!(tells(None, None, default), default == Autoconf::On);

@@ -49,7 +49,7 @@ impl Log {
 }
 
 /// The line of `event`, before which this log lost `gone` others.
-fn line(event: &NetworkEvent, format: LogFormat, gone: u64) -> String {
+pub(super) fn line(event: &NetworkEvent, format: LogFormat, gone: u64) -> String {
     let (text, object) = match event {
         NetworkEvent::Denied(denied) => {
             let mut denied = denied.clone();

@@ -3,6 +3,8 @@
 pub(crate) mod attach;
 mod channel;
 pub(crate) mod check;
+mod control;
+pub(crate) mod ctl;
 pub(crate) mod demo;
 pub(crate) mod env;
 mod failure;

@@ -11,6 +11,7 @@ use sluicegate_host::{MetricsHandle, RingConsumer, RingProducer, SmoltcpNetwork}
 use tokio::runtime::Runtime;
 
 use super::failure::{Failure, warn};
+use super::link::Described;
 
 /// A running network.
 pub(super) struct Online {
@@ -23,7 +24,7 @@ impl Online {
     /// Serves `link` with `network`; calls `at_end` when that ends, by itself or by
     /// [`Online::stop`].
     pub(super) fn start(
-        mut network: SmoltcpNetwork,
+        Described { mut network, control }: Described,
         link: impl GuestLink + 'static,
         at_end: impl FnMut() + Send + 'static,
     ) -> Result<Self, Failure> {
@@ -33,12 +34,15 @@ impl Online {
         network.attach_link(Box::new(Watched { link, at_end }))?;
         network.try_start(runtime.handle().clone())?;
         tell_ports(&network);
+        if let Some((socket, desk)) = control {
+            socket.serve(runtime.handle(), desk)?;
+        }
         Ok(Self { network, _runtime: runtime })
     }
 
     /// Where the first published port is reached.
     pub(super) fn published_port(&self) -> Option<SocketAddr> {
-        self.network.published_ports().first().map(|port| port.host)
+        self.network.published_ports().first().copied().map(|port| port.host)
     }
 
     /// The network's counters.

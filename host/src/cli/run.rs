@@ -62,10 +62,10 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 
 fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::block()?;
-    let network = args.link.network(Autoconf::Off)?;
-    let interface = link::interface(INTERFACE_NAME, &network);
+    let described = args.link.network(Autoconf::Off)?;
+    let interface = link::interface(INTERFACE_NAME, &described.network);
     let input = std::io::stdin();
-    let environment = GuestEnv::of(&network)?;
+    let environment = GuestEnv::of(&described.network)?;
     let command = (args.command.as_slice(), environment.variables.as_slice());
     let mut inside = Inside::start(&interface, command, input.as_fd(), Stdio::inherit())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
@@ -73,10 +73,10 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     // The file with the authorities goes at the end.
     let folder = std::env::temp_dir();
     args.link.give_up(Some(folder.as_path()).filter(|_| !environment.variables.is_empty()))?;
-    let log = args.link.log(&network)?;
+    let log = args.link.log(&described.network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
-    let online = Online::start(network, tap, move || {
+    let online = Online::start(described, tap, move || {
         // Nobody listens any more when the command has ended.
         let _ = tell.send(Occurrence::NetworkEnded);
     })?;

@@ -60,11 +60,11 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_personality,
 ];
 
-/// Gives up what is not needed any more. A file of the folder `removable` may still be removed.
-pub(super) fn enter(removable: Option<&Path>) -> Result<(), Failure> {
+/// Gives up what is not needed any more. Files of the folders `removable` may still be removed.
+pub(super) fn enter(removable: &[&Path]) -> Result<(), Failure> {
     set_no_new_privs(true)?;
     give_up_files(removable)?;
-    give_up_capabilities(removable.is_some())?;
+    give_up_capabilities(!removable.is_empty())?;
     give_up_calls()
 }
 
@@ -82,7 +82,7 @@ fn give_up_capabilities(removes: bool) -> Result<(), Failure> {
 }
 
 /// All may be read; nothing written, made, removed or run.
-fn give_up_files(removable: Option<&Path>) -> Result<(), Failure> {
+fn give_up_files(removable: &[&Path]) -> Result<(), Failure> {
     let abi = ABI::V4;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let all = AccessFs::from_all(abi);
@@ -93,7 +93,7 @@ fn give_up_files(removable: Option<&Path>) -> Result<(), Failure> {
         .add_rule(PathBeneath::new(PathFd::new("/")?, read))?
         // Whoever wants to forget something writes it there; descriptors that are open stay so.
         .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::WriteFile))?;
-    if let Some(folder) = removable {
+    for folder in removable {
         let remove: BitFlags<AccessFs> = AccessFs::RemoveFile.into();
         rules = rules.add_rule(PathBeneath::new(PathFd::new(folder)?, remove))?;
     }
@@ -124,7 +124,7 @@ pub(crate) struct SandboxProbeArgs {
 pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
     let try_all = || -> Result<(), Failure> {
         let removable = args.folder.join("removable");
-        enter(Some(&removable))?;
+        enter(&[&removable])?;
         let told = |what: &str, is_done: bool| {
             println!("{what}: {}", if is_done { "done" } else { "refused" });
         };

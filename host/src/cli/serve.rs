@@ -3,18 +3,17 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
 
-use sluicegate_host::SmoltcpNetwork;
 use sluicegate_host::adapter::GuestLink;
 use sluicegate_host::adapter::datagram::DatagramLink;
 use sluicegate_host::adapter::stream::StreamLink;
 
 use super::attach::{announce, take_descriptor, until_asked};
 use super::failure::{Failure, complain};
-use super::link::{Autoconf, LinkArgs};
+use super::link::{Autoconf, Described, LinkArgs, folder_of};
 use super::online::Online;
 use super::signals::{Occurrence, Signals};
 
@@ -77,42 +76,39 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let taken = args.fd.map(take_socket).transpose()?;
     let ready = args.ready_fd.map(take_descriptor).transpose()?;
     let signals = Signals::block()?;
-    let network = args.link.network(Autoconf::On)?;
+    let described = args.link.network(Autoconf::On)?;
     match (&args.socket, taken) {
         (_, Some(stream)) => {
-            until_end(args, (network, signals, ready), StreamLink::connected(stream)?)
+            until_end(args, (described, signals, ready), StreamLink::connected(stream)?)
         }
         (Some(path), None) if args.datagram => {
-            until_end(args, (network, signals, ready), DatagramLink::bind(path)?)
+            until_end(args, (described, signals, ready), DatagramLink::bind(path)?)
         }
         (Some(path), None) => {
             let link = StreamLink::listen(path)?;
             let link = if args.one_shot { link.one_shot() } else { link };
-            until_end(args, (network, signals, ready), link)
+            until_end(args, (described, signals, ready), link)
         }
         (None, None) => Err("--socket PATH or --fd N: say where the machine is".into()),
     }
 }
 
 /// What is made before the link.
-type Parts = (SmoltcpNetwork, Signals, Option<std::fs::File>);
+type Parts = (Described, Signals, Option<std::fs::File>);
 
 fn until_end(
     args: &ServeArgs,
-    (network, signals, ready): Parts,
+    (described, signals, ready): Parts,
     link: impl GuestLink + 'static,
 ) -> Result<(), Failure> {
     let ends_with_peer = args.one_shot || args.fd.is_some();
     // The socket's path goes with it.
-    let folder = args.socket.as_deref().map(|path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        Some(_) | None => Path::new("."),
-    });
+    let folder = args.socket.as_deref().map(folder_of);
     args.link.give_up(folder)?;
-    let log = args.link.log(&network)?;
+    let log = args.link.log(&described.network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
-    let online = Online::start(network, link, move || {
+    let online = Online::start(described, link, move || {
         // Nobody listens any more after a signal.
         let _ = tell.send(Occurrence::NetworkEnded);
     })?;

@@ -15,7 +15,7 @@ use sluicegate_host::SmoltcpNetwork;
 
 use super::failure::{Failure, complain, warn};
 use super::inside::SET_UP_FAILED;
-use super::link::{Autoconf, LinkArgs};
+use super::link::{Autoconf, Described, LinkArgs};
 use super::online::tell_ports;
 use super::signals::{Occurrence, Signals};
 
@@ -77,12 +77,15 @@ fn boot(args: VmArgs) -> Result<(), Failure> {
     let krunfw = kernel::library(args.krunfw.as_deref())?;
     probe::probe()?;
     let signals = Signals::block()?;
-    let mut network = args.link.network(Autoconf::Off)?;
+    let Described { mut network, control } = args.link.network(Autoconf::Off)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let backend = network.try_take_backend()?;
     network.try_start(runtime.handle().clone())?;
     tell_ports(&network);
+    if let Some((socket, desk)) = control {
+        socket.serve(runtime.handle(), desk)?;
+    }
     let log = args.link.log(&network)?;
     let [program, arguments] = command(&args, &network);
     let vm = VmBuilder::new()

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluicegate_core::{ConfigError, Protocol};
 
 /// Ports that may be published.
@@ -11,7 +11,7 @@ const PORTS_MAX: usize = 1024;
 pub(super) const ACCEPT_QUEUE_DEFAULT: u32 = 1024;
 
 /// A port of the guest that is reached at a port of this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortConfig {
     /// The port of this host; 0: any that is free (`SmoltcpNetwork::published_ports` tells).
@@ -27,7 +27,7 @@ pub struct PortConfig {
 }
 
 /// The protocol of a published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PortProtocol {
     /// TCP.

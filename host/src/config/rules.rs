@@ -7,7 +7,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
 use sluicegate_core::{Cidr, Direction, Group, Permission, PortRange, Protocol};
 
 use super::policy::{DestinationConfig, PolicyConfig, RuleConfig};
@@ -110,6 +111,43 @@ impl TryFrom<Ends> for PortsFile {
         }
         Ok(Self(PortRange { start, end }))
     }
+}
+
+/// As it is read: `{"default_egress": "deny", "default_ingress": "allow", "rules": [...]}`.
+impl Serialize for PolicyConfig {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        json!({
+            "default_egress": word(self.default_egress),
+            "default_ingress": word(self.default_ingress),
+            "rules": self.rules.iter().map(rule).collect::<Vec<_>>(),
+        })
+        .serialize(json)
+    }
+}
+
+fn word(permission: Permission) -> &'static str {
+    match permission {
+        Permission::Allow => "allow",
+        Permission::Deny => "deny",
+    }
+}
+
+fn rule(rule: &RuleConfig) -> Value {
+    let destination = match &rule.destination {
+        DestinationConfig::Any => json!("any"),
+        DestinationConfig::Cidr(network) => json!({ "cidr": network.to_string() }),
+        DestinationConfig::Group(group) => json!({ "group": group.name() }),
+        DestinationConfig::Domain(name) => json!({ "domain": name }),
+        DestinationConfig::DomainSuffix(name) => json!({ "domain_suffix": name }),
+    };
+    let range = |range: &PortRange| json!({ "start": range.start, "end": range.end });
+    json!({
+        "direction": rule.direction.map_or("any", Direction::name),
+        "destination": destination,
+        "protocols": rule.protocols.iter().map(|one| one.name()).collect::<Vec<_>>(),
+        "ports": rule.ports.iter().map(range).collect::<Vec<_>>(),
+        "action": word(rule.action),
+    })
 }
 
 impl PolicyFile {

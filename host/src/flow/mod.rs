@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mio::{Registry, Token};
 use sluicegate_core::{Action, Denial, Engine, Event, FlowId, Instant, Outside, Refusal};
@@ -23,9 +24,9 @@ use sluicegate_core::{Action, Denial, Engine, Event, FlowId, Instant, Outside, R
 use crate::clock::Clock;
 use crate::events::{Denied, NetworkEvent, Speaker};
 use crate::memory::Pages;
-use crate::metrics::Published;
+use crate::metrics::{Published, since};
 use crate::rings::HeapRing;
-use crate::service::dns::Resolver;
+use crate::service::dns::{Resolver, Server};
 use datagram::DatagramFlow;
 use names::{NameStream, Names};
 use ports::Ports;
@@ -248,7 +249,13 @@ impl Flows {
             slot.is_queued = false;
             let id = slot.id;
             let served = match &mut slot.flow {
-                Flow::Tcp(tcp) => tcp.serve(engine, now, &self.registry),
+                Flow::Tcp(tcp) => {
+                    let served = tcp.serve(engine, now, &self.registry);
+                    if let Some(dialled) = tcp.take_dialled() {
+                        self.published.times.connect.note(since(dialled, now));
+                    }
+                    served
+                }
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.inbox),
                 Flow::Names(stream) => stream.serve((engine, now), &mut self.names),
                 Flow::Tls(tls) => tls.serve(engine, now),
@@ -318,7 +325,7 @@ impl Flows {
         flow: FlowId,
         to: sluicegate_core::Outside,
     ) {
-        match TcpFlow::connect(flow, socket::addresses(to), &self.registry) {
+        match TcpFlow::connect((flow, now), socket::addresses(to), &self.registry) {
             Ok(tcp) => {
                 let is_connected = tcp.is_connected();
                 self.insert(flow, Flow::Tcp(tcp));
@@ -417,6 +424,11 @@ impl Flows {
             let is_queued = slot.as_ref().is_some_and(|old| old.is_queued);
             *slot = Some(Slot { id, flow, is_queued });
         }
+    }
+
+    /// Asks other name servers from now on.
+    pub(crate) fn replace_name_servers(&mut self, servers: Vec<Server>, timeout: Duration) {
+        self.names.replace_servers(servers, timeout);
     }
 
     /// Closes the sockets of flows that the engine ended without an action.

@@ -9,11 +9,12 @@
 //! oldest where there are too many.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use sluicegate_core::{Event, FlowId, Instant, QueryStep, limits};
 
 use super::{Flow, Flows, HostEngine, Served, Slot};
-use crate::service::dns::{Answered, Cache, Resolver};
+use crate::service::dns::{Answered, Cache, Resolver, Server};
 
 /// Answers of the resolver that one turn hands on.
 const TURN_ANSWERS_MAX: usize = 256;
@@ -92,6 +93,12 @@ impl Names {
             out: vec![0; limits::DNS_MESSAGE_BYTES_MAX].into(),
             streams: VecDeque::new(),
         }
+    }
+
+    /// Asks other servers from now on; what the first have been asked comes as it comes.
+    pub(super) fn replace_servers(&mut self, servers: Vec<Server>, timeout: Duration) {
+        self.resolver.replace_servers(servers, timeout);
+        self.cache = Cache::default();
     }
 
     fn hear(

@@ -93,6 +93,15 @@ impl Listener {
     }
 }
 
+/// Which of the published ports go, and which come.
+#[derive(Default)]
+pub(crate) struct PortChange {
+    /// The places of those that go.
+    pub(crate) gone: Vec<usize>,
+    /// Those that come, each with the place that it keeps.
+    pub(crate) new: Vec<(usize, Listener)>,
+}
+
 /// Whether somebody may be at a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watch {
@@ -109,7 +118,10 @@ type Peer = (usize, SocketAddr);
 
 /// The published ports of a network.
 pub(crate) struct Ports {
-    listeners: Vec<Listener>,
+    /// Each at the place that it keeps.
+    listeners: Vec<Option<Listener>>,
+    /// The token of the first place.
+    first_token: usize,
     /// What is known of each.
     watches: Vec<Watch>,
     /// The flow of each UDP peer.
@@ -121,27 +133,65 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Watches `listeners`, with tokens from `first` on.
+    /// Watches `listeners`, each at its place, with tokens from `first_token` on.
     pub(crate) fn new(
-        listeners: Vec<Listener>,
+        listeners: Vec<(usize, Listener)>,
         registry: &Registry,
-        first: usize,
+        first_token: usize,
     ) -> io::Result<Self> {
-        for (index, listener) in listeners.iter().enumerate() {
-            let fd = listener.door.as_raw_fd();
-            registry.register(&mut SourceFd(&fd), Token(first + index), Interest::READABLE)?;
-        }
-        Ok(Self {
-            watches: vec![Watch::Ready; listeners.len()],
-            space: if listeners.is_empty() {
-                Box::default()
-            } else {
-                vec![0; DATAGRAM_BYTES_MAX].into()
-            },
-            listeners,
+        let mut ports = Self {
+            watches: vec![],
+            space: Box::default(),
+            listeners: vec![],
+            first_token,
             flows: HashMap::new(),
             peers: HashMap::new(),
-        })
+        };
+        ports.watch(&listeners, registry)?;
+        listeners.into_iter().for_each(|(place, listener)| ports.put(place, listener));
+        Ok(ports)
+    }
+
+    /// Watches `listeners`, all or none of them.
+    fn watch(&self, listeners: &[(usize, Listener)], registry: &Registry) -> io::Result<()> {
+        for (count, (place, listener)) in listeners.iter().enumerate() {
+            let (fd, token) = (listener.door.as_raw_fd(), Token(self.first_token + place));
+            let watched = registry.register(&mut SourceFd(&fd), token, Interest::READABLE);
+            if let Err(error) = watched {
+                unwatch(listeners.iter().take(count).map(|(_, listener)| listener), registry);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets `listener`, which is watched, have `place`.
+    fn put(&mut self, place: usize, listener: Listener) {
+        if self.listeners.len() <= place {
+            self.listeners.resize_with(place + 1, || None);
+            self.watches.resize(place + 1, Watch::Quiet);
+        }
+        if self.space.is_empty() {
+            self.space = vec![0; DATAGRAM_BYTES_MAX].into();
+        }
+        self.listeners[place] = Some(listener);
+        self.watches[place] = Watch::Ready;
+    }
+
+    /// Closes the listener at `place`; returns the flows that it alone can answer.
+    fn take_away(&mut self, place: usize, registry: &Registry) -> Vec<FlowId> {
+        if let Some(listener) = self.listeners.get_mut(place).and_then(Option::take) {
+            unwatch([&listener].into_iter(), registry);
+        }
+        if let Some(watch) = self.watches.get_mut(place) {
+            *watch = Watch::Quiet;
+        }
+        let of_it = |(flow, (own, _)): &(FlowId, Peer)| (*own == place).then_some(*flow);
+        self.peers.values().filter_map(of_it).collect()
+    }
+
+    fn listener(&self, place: usize) -> Option<&Listener> {
+        self.listeners.get(place)?.as_ref()
     }
 
     pub(super) fn note(&mut self, index: usize) {
@@ -167,7 +217,7 @@ impl Ports {
     /// The guest's answer to a peer of a UDP port; `None`: the flow is none of these.
     pub(super) fn answer(&self, flow: FlowId, payload: &[u8], segment_bytes: u16) -> Option<()> {
         let (_, (index, peer)) = self.peers.get(&flow.index).filter(|(own, _)| *own == flow)?;
-        let Door::Udp(socket) = &self.listeners.get(*index)?.door else { return None };
+        let Door::Udp(socket) = &self.listener(*index)?.door else { return None };
         let step = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
         let mut rest = payload;
         loop {
@@ -202,7 +252,41 @@ impl Ports {
     }
 }
 
+/// Watches `listeners` no longer.
+fn unwatch<'l>(listeners: impl Iterator<Item = &'l Listener>, registry: &Registry) {
+    for listener in listeners {
+        // It fails only where it is not watched.
+        let _ = registry.deregister(&mut SourceFd(&listener.door.as_raw_fd()));
+    }
+}
+
 impl Flows {
+    /// Watches the listeners that are new in `change`, which may yet be refused.
+    pub(crate) fn watch_ports(&self, change: &PortChange) -> io::Result<()> {
+        self.ports.watch(&change.new, &self.registry)
+    }
+
+    /// Watches them no longer: it was refused.
+    pub(crate) fn unwatch_ports(&self, change: &PortChange) {
+        unwatch(change.new.iter().map(|(_, listener)| listener), &self.registry);
+    }
+
+    /// Lets the ports be as `change` has them, whose new ones are watched. Connections stay open;
+    /// what a UDP port that goes has to answer ends.
+    pub(crate) fn replace_ports(
+        &mut self,
+        (engine, now): (&mut HostEngine<'_>, Instant),
+        change: PortChange,
+    ) {
+        for place in change.gone {
+            for flow in self.ports.take_away(place, &self.registry) {
+                engine.end(now, flow);
+                self.ports.forget(flow);
+            }
+        }
+        change.new.into_iter().for_each(|(place, listener)| self.ports.put(place, listener));
+    }
+
     /// Lets in who waits at the published ports, each port within its budget. False: there is no
     /// room for more on the way to the guest.
     pub(super) fn serve_ports(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
@@ -213,7 +297,8 @@ impl Flows {
                 Watch::Rests(until) if until > now => continue,
                 Watch::Rests(_) | Watch::Ready => {}
             }
-            self.ports.watches[index] = match self.ports.listeners[index].door {
+            let Some(listener) = self.ports.listener(index) else { continue };
+            self.ports.watches[index] = match listener.door {
                 Door::Tcp(_) => self.accept(engine, now, index),
                 Door::Udp(_) => {
                     has_room &= engine.can_deliver(now);
@@ -227,7 +312,8 @@ impl Flows {
     /// Accepts at the port `index`.
     fn accept(&mut self, engine: &mut HostEngine<'_>, now: Instant, index: usize) -> Watch {
         for _ in 0..TURN_ACCEPTS_MAX {
-            let Listener { port, door: Door::Tcp(listener) } = &self.ports.listeners[index] else {
+            let Some(Listener { port, door: Door::Tcp(listener) }) = self.ports.listener(index)
+            else {
                 return Watch::Quiet;
             };
             let port = *port;
@@ -282,7 +368,9 @@ impl Flows {
                 return Watch::Ready;
             }
             let ports = &mut self.ports;
-            let Listener { port, door: Door::Udp(socket) } = &ports.listeners[index] else {
+            let Some(Listener { port, door: Door::Udp(socket) }) =
+                ports.listeners.get(index).and_then(Option::as_ref)
+            else {
                 return Watch::Quiet;
             };
             let port = *port;

@@ -21,6 +21,8 @@ pub(super) struct TcpFlow {
     id: FlowId,
     stream: TcpStream,
     phase: Phase,
+    /// When the host began to connect, until it is counted how long that took.
+    dialled: Option<Instant>,
     /// Bytes or an end may be there to read.
     is_readable: bool,
     /// The outside's end was announced: a short read is not the last.
@@ -46,16 +48,22 @@ impl TcpFlow {
     /// # Errors
     /// What the guest is told, where not even the beginning works.
     pub(super) fn connect(
-        id: FlowId,
+        (id, now): (FlowId, Instant),
         (first, fallback): (SocketAddr, Option<SocketAddr>),
         registry: &Registry,
     ) -> Result<Self, Refusal> {
+        let dialled = Some(now);
         match start(id, first, registry) {
-            Ok((stream, connected)) => Ok(Self::new(id, stream, connected, fallback)),
+            Ok((stream, connected)) => {
+                Ok(Self { dialled, ..Self::new(id, stream, connected, fallback) })
+            }
             Err(refused) => {
                 match fallback.filter(|_| is_worth_another(socket::refusal(&refused))) {
                     Some(other) => start(id, other, registry)
-                        .map(|(stream, connected)| Self::new(id, stream, connected, None))
+                        .map(|(stream, connected)| Self {
+                            dialled,
+                            ..Self::new(id, stream, connected, None)
+                        })
                         .map_err(|error| socket::refusal(&error)),
                     None => Err(socket::refusal(&refused)),
                 }
@@ -96,6 +104,7 @@ impl TcpFlow {
             id,
             stream,
             phase,
+            dialled: None,
             is_readable: false,
             is_ending: false,
             is_blocked: false,
@@ -105,6 +114,11 @@ impl TcpFlow {
 
     pub(super) fn is_connected(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// When the host began to connect, once: when it has succeeded.
+    pub(super) fn take_dialled(&mut self) -> Option<Instant> {
+        if matches!(self.phase, Phase::Connecting { .. }) { None } else { self.dialled.take() }
     }
 
     /// Notes an edge.
@@ -215,7 +229,8 @@ impl TcpFlow {
         if let Some(other) = fallback.filter(|_| is_worth_another(refusal))
             && let Ok((stream, connected)) = start(flow, other, registry)
         {
-            *self = Self::new(flow, stream, connected, None);
+            let dialled = self.dialled;
+            *self = Self { dialled, ..Self::new(flow, stream, connected, None) };
             if connected {
                 engine.handle(now, Event::Connected { flow });
                 return None;

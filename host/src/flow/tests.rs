@@ -29,6 +29,7 @@ fn resolver(poll: &mio::Poll) -> Resolver {
     let start = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let waker = mio::Waker::new(poll.registry(), mio::Token(usize::MAX)).unwrap();
     Resolver::new(ResolverParts {
+        published: Arc::default(),
         runtime: RUNTIME.get_or_init(start).handle().clone(),
         wake: DriverWake::new(waker),
         clock: Clock::new(),

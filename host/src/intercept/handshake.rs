@@ -57,6 +57,7 @@ pub(super) async fn run(
     call: Call,
     guest: DuplexStream,
 ) -> Result<(), Broken> {
+    let began = interceptor.reporter.now();
     let accept = LazyConfigAcceptor::new(Acceptor::default(), guest);
     let hello = timeout(HANDSHAKE_MAX, accept).await.map_err(|_| Broken)??;
     let (name, offered) = read(&hello.client_hello());
@@ -87,6 +88,7 @@ pub(super) async fn run(
     };
     let chosen = upstream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
     let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
+    interceptor.reporter.note_handshakes(began);
     let exchange = Arc::new(Exchange::new(interceptor, call, is_verified));
     match chosen.as_deref() {
         Some(H2) => http::h2(exchange, guest, upstream).await,

@@ -2,9 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sluicegate_core::Instant;
+
 use super::Call;
 use crate::clock::Clock;
 use crate::events::{Audience, Incident, Intercepted, NetworkEvent};
+use crate::metrics::{Published, since};
 use crate::service::secrets::{Violation, ViolationAction};
 use crate::termination::TerminationHandle;
 
@@ -16,6 +19,7 @@ pub(crate) struct Reporter {
     audience: Arc<Audience>,
     clock: Clock,
     termination: TerminationHandle,
+    published: Arc<Published>,
     budget: Mutex<Budget>,
 }
 
@@ -46,8 +50,18 @@ impl Reporter {
         audience: Arc<Audience>,
         clock: Clock,
         termination: TerminationHandle,
+        published: Arc<Published>,
     ) -> Self {
-        Self { audience, clock, termination, budget: Mutex::default() }
+        Self { audience, clock, termination, published, budget: Mutex::default() }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Counts how long the handshakes took that began at `began`.
+    pub(super) fn note_handshakes(&self, began: Instant) {
+        self.published.times.tls.note(since(began, self.now()));
     }
 
     /// Tells what there was on `call`.

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::clock::Clock;
+use crate::metrics::{Published, since};
 use crate::wake::DriverWake;
 use upstreams::Upstreams;
 
@@ -40,6 +41,8 @@ pub(crate) struct ResolverParts {
     /// Whom to wake when an answer is there.
     pub(crate) wake: Arc<DriverWake>,
     pub(crate) clock: Clock,
+    /// Where it is counted how long they take.
+    pub(crate) published: Arc<Published>,
     /// The name servers; empty: the host's own.
     pub(crate) servers: Vec<Server>,
     /// How long a query may take.
@@ -58,6 +61,8 @@ pub(crate) struct Answered {
 pub(crate) struct Resolver {
     runtime: Handle,
     wake: Arc<DriverWake>,
+    clock: Clock,
+    published: Arc<Published>,
     timeout: Duration,
     upstreams: Arc<Upstreams>,
     in_flight: usize,
@@ -71,12 +76,20 @@ impl Resolver {
         Self {
             runtime: parts.runtime,
             wake: parts.wake,
+            clock: parts.clock,
+            published: parts.published,
             timeout: parts.timeout,
             upstreams: Arc::new(Upstreams::new(parts.servers, parts.clock)),
             in_flight: 0,
             answers,
             to_answers,
         }
+    }
+
+    /// Asks `servers` from now on, each query for `timeout` at most.
+    pub(crate) fn replace_servers(&mut self, servers: Vec<Server>, timeout: Duration) {
+        self.upstreams = Arc::new(Upstreams::new(servers, self.clock));
+        self.timeout = timeout;
     }
 
     /// Asks `query`, whose number is replaced; the result will have `ticket`. False: too many are
@@ -92,8 +105,13 @@ impl Resolver {
             wake: Arc::clone(&self.wake),
         };
         let (upstreams, timeout) = (Arc::clone(&self.upstreams), self.timeout);
+        let (clock, published) = (self.clock, Arc::clone(&self.published));
         self.runtime.spawn(async move {
+            let began = clock.now();
             let answer = upstreams.resolve(&query, timeout).await;
+            if answer.is_some() {
+                published.times.names.note(since(began, clock.now()));
+            }
             due.settle(ticket, answer);
         });
         true

@@ -21,15 +21,15 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
 use sluicegate_core::ConfigError;
 use zeroize::Zeroizing;
 
-use crate::config::HostPattern;
 use crate::config::secrets::{SecretConfig, SecretsConfig, check_value};
+use crate::config::{HostPattern, SecretValue};
 
 pub(crate) use crate::config::ViolationAction;
 pub(crate) use body::BodyFilter;
@@ -160,16 +160,51 @@ impl Vault {
         current.secrets.iter().map(pair).collect()
     }
 
+    /// Keeps everybody else from changing them meanwhile.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { vault: self, _changes: changes }
+    }
+
+    /// Lets `snapshot` hold; whoever made it [holds](Self::hold) the secrets.
+    pub(crate) fn set(&self, snapshot: Arc<Snapshot>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
     fn change(
         &self,
         change: impl FnOnce(&mut SecretsConfig) -> Result<(), ConfigError>,
     ) -> Result<(), ConfigError> {
-        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.hold();
         let mut config = self.current().config.clone();
         change(&mut config)?;
-        let snapshot = Arc::new(Snapshot::new(config.resolve()?));
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.set(held.prepare(config)?);
         Ok(())
+    }
+}
+
+/// The secrets, which nobody else changes.
+pub(crate) struct Held<'v> {
+    vault: &'v Vault,
+    _changes: MutexGuard<'v, ()>,
+}
+
+impl Held<'_> {
+    /// What `config` will be. A secret without a value and without a source keeps the value that
+    /// the secret of that variable has.
+    ///
+    /// # Errors
+    /// A field that is out of its range, or a value that is not to be had.
+    pub(crate) fn prepare(&self, mut config: SecretsConfig) -> Result<Arc<Snapshot>, ConfigError> {
+        let current = self.vault.current();
+        for secret in &mut config.secrets {
+            if secret.source.is_none() && secret.value.reveal().is_empty() {
+                let mut known = current.config.secrets.iter();
+                let known = known.find(|known| known.env_var == secret.env_var);
+                secret.value = known.map_or(SecretValue::default(), |known| known.value.clone());
+            }
+        }
+        Ok(Arc::new(Snapshot::new(config.resolve()?)))
     }
 }
 

@@ -24,6 +24,9 @@ mod stack;
 #[allow(dead_code, reason = "the tests need a part of it")]
 #[path = "../../../../host/src/clock.rs"]
 mod clock;
+#[allow(dead_code, unreachable_pub, reason = "the tests need a part of it")]
+#[path = "../../../../host/src/histogram.rs"]
+mod histogram;
 #[path = "../../../../host/src/adapter/krun.rs"]
 mod krun;
 #[allow(dead_code, unreachable_pub, reason = "the tests need a part of it")]

@@ -1,0 +1,96 @@
+//! `--control PATH`: the network is asked and changed over a Unix socket, as HTTP with JSON.
+//!
+//! Owns the socket, who may connect to it, and how many do; what a request means is
+//! `control/routes.rs`, what is shown of the configuration `control/document.rs`. The socket's file
+//! is this user's alone, and a peer must be this user or root. Sixteen connections at a time, each
+//! with ten seconds to send the head of a request.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use sluicegate_host::adapter::socket::{self, SocketPath};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::failure::Failure;
+pub(super) use document::Document;
+pub(super) use routes::Desk;
+
+mod document;
+mod routes;
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 16;
+/// How long a peer may take for the head of a request.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// How long nobody is accepted after this host could not.
+const REST: Duration = Duration::from_millis(100);
+
+/// The socket, before anybody is served.
+pub(super) struct ControlSocket {
+    listener: std::os::unix::net::UnixListener,
+    path: SocketPath,
+}
+
+impl ControlSocket {
+    /// Listens at `path`.
+    pub(super) fn bind(path: &Path) -> Result<Self, Failure> {
+        let (listener, path) =
+            socket::listen(path).map_err(|error| format!("--control {error}"))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Serves whoever connects, on `runtime`, as long as that is there.
+    pub(super) fn serve(self, runtime: &Handle, desk: Desk) -> Result<(), Failure> {
+        let _entered = runtime.enter();
+        let listener = UnixListener::from_std(self.listener)?;
+        runtime.spawn(serve(listener, self.path, Arc::new(desk)));
+        Ok(())
+    }
+}
+
+async fn serve(listener: UnixListener, _path: SocketPath, desk: Arc<Desk>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // It is never closed.
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the control socket can't accept");
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+        };
+        if !is_trusted(&stream) {
+            tracing::warn!("somebody else connected to the control socket, and was turned away");
+            continue;
+        }
+        let desk = Arc::clone(&desk);
+        tokio::spawn(async move {
+            let _permit = permit;
+            let answer = service_fn(move |request| {
+                let desk = Arc::clone(&desk);
+                async move { Ok::<_, std::convert::Infallible>(routes::answer(&desk, request).await) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_MAX)
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection to the control socket");
+            }
+        });
+    }
+}
+
+/// Whether the peer is this user, or root.
+fn is_trusted(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}

@@ -1,0 +1,361 @@
+//! Changing and asking a network while it runs.
+//!
+//! Owns what may be asked for, how a new configuration is prepared and applied as a whole, and the
+//! way of both to the driver and back; must not know who asks ([`ControlHandle`] is what they
+//! hold). Whatever has to wait for others (names of name servers, sockets of ports, values of
+//! secrets) is done on the thread of who asks. The driver then does what is left between two
+//! turns: it takes all of it, or the engine refuses it and nothing has changed.
+//!
+//! Bounded: so many orders wait, one configuration is prepared at a time, and who asks has an
+//! answer after five seconds at most.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sluicegate_core::{Config, ConfigError, FlowId, Instant};
+
+use crate::clock::Clock;
+use crate::config::{NetworkConfig, PortConfig};
+use crate::error::Error;
+use crate::events::{Audience, Events};
+use crate::flow::ports::{Listener, PortChange, PublishedPort};
+use crate::flow::{Flows, HostEngine};
+use crate::metrics::MetricsHandle;
+use crate::service::dns::Server;
+use crate::service::secrets::{Snapshot, Vault};
+use crate::wake::DriverWake;
+
+mod row;
+mod servers;
+
+pub use row::FlowRow;
+pub(crate) use servers::name_servers;
+
+/// Orders that may wait for the driver.
+const ORDERS_MAX: usize = 64;
+/// Orders that one turn of the driver obeys.
+const TURN_ORDERS_MAX: usize = 8;
+/// How long a driver may take to obey.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the driver is asked for, and where the answer goes.
+pub(crate) enum Order {
+    Replace(Box<Change>, SyncSender<Result<(), Error>>),
+    Flows(SyncSender<Vec<FlowRow>>),
+    End(FlowId, SyncSender<bool>),
+}
+
+/// A new configuration, prepared.
+pub(crate) struct Change {
+    core: Config,
+    ports: PortChange,
+    /// The name servers, if they are others, and their time.
+    names: Option<(Vec<Server>, Duration)>,
+    vault: Arc<Vault>,
+    secrets: Arc<Snapshot>,
+}
+
+/// A port that is published, and its place among them.
+#[derive(Debug, Clone, Copy)]
+struct Published {
+    config: PortConfig,
+    place: usize,
+    port: PublishedPort,
+}
+
+/// What holds now.
+struct Current {
+    version: u64,
+    /// Without the values of secrets.
+    config: NetworkConfig,
+    ports: Vec<Published>,
+    /// The bound that a front end has set, where the configuration has none.
+    receive_frame_bytes: u32,
+}
+
+/// Where orders are given.
+pub(crate) struct Desk {
+    slot: u64,
+    wake: Arc<DriverWake>,
+    vault: Arc<Vault>,
+    audience: Arc<Audience>,
+    metrics: MetricsHandle,
+    current: Mutex<Current>,
+    /// Held by who replaces the configuration.
+    changes: Mutex<()>,
+    /// The way to the driver, while it runs.
+    orders: Mutex<Option<SyncSender<Order>>>,
+}
+
+impl Desk {
+    /// The desk of the network in `slot`, which begins with `config`.
+    pub(crate) fn new(
+        (config, slot): (NetworkConfig, u64),
+        wake: Arc<DriverWake>,
+        vault: Arc<Vault>,
+        (audience, metrics): (Arc<Audience>, MetricsHandle),
+    ) -> Self {
+        let current = Current {
+            version: 1,
+            config: config.without_values(),
+            ports: vec![],
+            receive_frame_bytes: 0,
+        };
+        Self {
+            slot,
+            wake,
+            vault,
+            audience,
+            metrics,
+            current: Mutex::new(current),
+            changes: Mutex::default(),
+            orders: Mutex::default(),
+        }
+    }
+
+    /// Lets orders be given to the driver that takes them here.
+    pub(crate) fn open(&self, receive_frame_bytes: u32) -> Receiver<Order> {
+        let (give, take) = sync_channel(ORDERS_MAX);
+        self.current().receive_frame_bytes = receive_frame_bytes;
+        *lock(&self.orders) = Some(give);
+        take
+    }
+
+    /// Binds the ports that the network begins with.
+    ///
+    /// # Errors
+    /// One can't be published; it is named.
+    pub(crate) fn bind_ports(&self) -> Result<Vec<(usize, Listener)>, Error> {
+        let mut current = self.current();
+        let (change, ports) = prepare_ports(&[], &current.config)?;
+        current.ports = ports;
+        Ok(change.new)
+    }
+
+    /// The ports that are published now.
+    pub(crate) fn ports(&self) -> Vec<PublishedPort> {
+        self.current().ports.iter().map(|published| published.port).collect()
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        lock(&self.current)
+    }
+
+    /// What the driver answers to the order that `order` makes.
+    fn ask<T>(&self, order: impl FnOnce(SyncSender<T>) -> Order) -> Result<T, Error> {
+        let (answer, answered) = sync_channel(1);
+        let orders = lock(&self.orders).clone().ok_or(Error::NotRunning)?;
+        match orders.try_send(order(answer)) {
+            Ok(()) => {}
+            Err(std::sync::mpsc::TrySendError::Full(_)) => return Err(Error::Busy),
+            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(Error::NotRunning),
+        }
+        self.wake.ring();
+        answered.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Error::Busy,
+            RecvTimeoutError::Disconnected => Error::NotRunning,
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Changes and asks a network while it runs, from any thread; each call waits until the driver has
+/// done it, five seconds at most. Clones are the same handle.
+#[derive(Clone)]
+pub struct ControlHandle(pub(crate) Arc<Desk>);
+
+impl ControlHandle {
+    /// What holds now, and the number of changes that led to it, from 1. The values of secrets are
+    /// not in it.
+    #[must_use]
+    pub fn config(&self) -> (NetworkConfig, u64) {
+        let current = self.0.current();
+        (current.config.clone(), current.version)
+    }
+
+    /// Lets `config` hold from now on: all of it, or, where this fails, nothing of it. Flows that
+    /// it forbids are reset, whoever opened them, and those that it allows do not notice. Returns
+    /// the number of this change.
+    ///
+    /// `policy`, `strict`, `http` (where nothing is intercepted), `dns`, `ports`,
+    /// `max_inbound_tcp_connections`, `rate_limiter`, `secrets` and `nat64_prefixes` may change;
+    /// `tcp_accept_queue_size` is that of ports that are new. A published port that is in both
+    /// stays open. A secret without a value (and without a source) keeps the value that the secret
+    /// of that variable has.
+    ///
+    /// Name servers by name are looked up, so it may wait for them; call it where that does no
+    /// harm.
+    ///
+    /// # Errors
+    /// A field that is out of range, or that can't change; a port that can't be published; a value
+    /// that is not to be had; [`Error::Conflict`] where another change than number `expected` led
+    /// to what holds now; [`Error::NotRunning`]; [`Error::Busy`].
+    pub fn replace(&self, config: NetworkConfig, expected: Option<u64>) -> Result<u64, Error> {
+        let desk = &self.0;
+        let _one_at_a_time = lock(&desk.changes);
+        let (now, version, old_ports, receive_frame_bytes) = {
+            let current = desk.current();
+            let ports = current.ports.clone();
+            (current.config.clone(), current.version, ports, current.receive_frame_bytes)
+        };
+        if let Some(expected) = expected.filter(|expected| *expected != version) {
+            return Err(Error::Conflict { expected, current: version });
+        }
+        now.check_fixed(&config)?;
+        let mut core = config.to_core(desk.slot, [0; 16])?;
+        core.link.receive_frame_bytes = receive_frame_bytes;
+        // Nobody else changes a secret meanwhile: it would be lost.
+        let held = desk.vault.hold();
+        let secrets = held.prepare(config.secrets.clone())?;
+        let config = config.without_values();
+        let names = if now.dns == config.dns {
+            None
+        } else {
+            let timeout = Duration::from_millis(config.dns.query_timeout_ms);
+            Some((name_servers(&config.dns)?, timeout))
+        };
+        let (ports, published) = prepare_ports(&old_ports, &config)?;
+        let vault = Arc::clone(&desk.vault);
+        let change = Box::new(Change { core, ports, names, vault, secrets });
+        desk.ask(|answer| Order::Replace(change, answer))??;
+        let mut current = desk.current();
+        current.version += 1;
+        (current.config, current.ports) = (config, published);
+        Ok(current.version)
+    }
+
+    /// Every flow that there is.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Busy`].
+    pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
+        self.0.ask(Order::Flows)
+    }
+
+    /// Ends the flow with this [number](FlowRow::id): both sides see a reset, or of datagrams that
+    /// they are not wanted. False: there is none (any more).
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Busy`].
+    pub fn end_flow(&self, id: u64) -> Result<bool, Error> {
+        self.0.ask(|answer| Order::End(row::flow_id(id), answer))
+    }
+
+    /// A subscription to what the network tells of from now on, as
+    /// [`SmoltcpNetwork::events`](crate::SmoltcpNetwork::events).
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.0.audience.subscribe()
+    }
+
+    /// Where the counters are read.
+    #[must_use]
+    pub fn metrics(&self) -> MetricsHandle {
+        self.0.metrics.clone()
+    }
+
+    /// The ports that are published now: where this host really listens.
+    #[must_use]
+    pub fn published_ports(&self) -> Vec<PublishedPort> {
+        self.0.ports()
+    }
+}
+
+/// What becomes of the ports `old` where `config` holds.
+fn prepare_ports(
+    old: &[Published],
+    config: &NetworkConfig,
+) -> Result<(PortChange, Vec<Published>), Error> {
+    let mut change = PortChange::default();
+    let mut left = old.to_vec();
+    let mut wanted = vec![];
+    let mut published = vec![];
+    for port in &config.ports {
+        match left.iter().position(|known| known.config == *port) {
+            Some(index) => published.push(left.swap_remove(index)),
+            None => wanted.push(port),
+        }
+    }
+    change.gone = left.iter().map(|known| known.place).collect();
+    for config_of in wanted {
+        // Those that go have their places, and their sockets, until the driver lets go of them.
+        let is_taken = |place: &usize| {
+            let mut known = old.iter().chain(&published);
+            known.any(|known| known.place == *place)
+        };
+        let place = (0..).find(|place| !is_taken(place)).unwrap_or(0);
+        let listener = Listener::bind(config_of, config.tcp_accept_queue_size)?;
+        published.push(Published { config: *config_of, place, port: listener.port });
+        change.new.push((place, listener));
+    }
+    Ok((change, published))
+}
+
+/// The driver's end: takes orders, and obeys them.
+pub(crate) struct Inbox {
+    orders: Receiver<Order>,
+    clock: Clock,
+}
+
+impl Inbox {
+    pub(crate) fn new(orders: Receiver<Order>, clock: Clock) -> Self {
+        Self { orders, clock }
+    }
+
+    /// Obeys what was ordered meanwhile. True: more may wait.
+    ///
+    /// # Cost
+    /// A look at a queue where nothing was.
+    pub(crate) fn obey(
+        &self,
+        engine: &mut HostEngine<'_>,
+        flows: &mut Flows,
+        now: Instant,
+    ) -> bool {
+        for _ in 0..TURN_ORDERS_MAX {
+            let Ok(order) = self.orders.try_recv() else { return false };
+            // Who asked may have lost patience: then nobody takes the answer.
+            match order {
+                Order::Replace(change, answer) => {
+                    let _ = answer.send(change.apply(engine, flows, now));
+                }
+                Order::Flows(answer) => {
+                    let _ = answer.send(row::rows(engine, self.clock));
+                }
+                Order::End(flow, answer) => {
+                    let has_ended = engine.end(now, flow);
+                    flows.close_ended(engine);
+                    let _ = answer.send(has_ended);
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Change {
+    fn apply(
+        self,
+        engine: &mut HostEngine<'_>,
+        flows: &mut Flows,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let Self { core, ports, names, vault, secrets } = self;
+        flows.watch_ports(&ports).map_err(Error::machine("watching the published ports"))?;
+        if let Err(refused) = engine.replace_config(now, &core) {
+            flows.unwatch_ports(&ports);
+            return Err(ConfigError::into(refused));
+        }
+        flows.replace_ports((engine, now), ports);
+        if let Some((servers, timeout)) = names {
+            flows.replace_name_servers(servers, timeout);
+        }
+        vault.set(secrets);
+        flows.close_ended(engine);
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! The counters as OpenMetrics text, which Prometheus and others scrape.
+
+use core::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::histogram::Histogram;
+use crate::metrics::MetricsHandle;
+
+/// What a metric is about, by its name; the others say it themselves.
+const HELP: &[(&str, &str)] = &[
+    ("tx_bytes", "Ethernet bytes from the guest"),
+    ("rx_bytes", "Ethernet bytes to the guest"),
+    ("tcp_opened", "TCP flows that the guest opened"),
+    ("tcp_refused", "TCP flows that the outside did not accept"),
+    ("tcp_reset", "TCP flows that ended with a reset"),
+    ("tcp_denied_heard", "TCP flows that were denied by what they said"),
+    ("udp_evicted", "UDP flows that made room for newer ones"),
+    ("inbound_opened", "flows that somebody outside opened at a published port"),
+    ("denials_left_out", "denials that were too many to be told"),
+    ("host_exhausted", "sockets that the host would not open, by lack of descriptors or memory"),
+    ("driver_turns", "turns of the driver's loop"),
+];
+
+impl MetricsHandle {
+    /// Everything as OpenMetrics 1.0 text (`application/openmetrics-text; version=1.0.0`), which
+    /// ends with `# EOF`. Counters are `sluicegate_NAME_total`, with drops by `reason`; gauges are
+    /// `sluicegate_flows` by protocol; histograms are in seconds.
+    #[must_use]
+    pub fn open_metrics(&self) -> String {
+        let mut registry = Registry::with_prefix("sluicegate");
+        registry.register_collector(Box::new(self.clone()));
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &registry) {
+            Ok(()) => text,
+            // A string takes what is written to it.
+            Err(fmt::Error) => String::from("# EOF\n"),
+        }
+    }
+
+    fn encode_drops(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (family, prefix, help): (&str, &str, &str),
+    ) -> fmt::Result {
+        let mut drops = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
+        for (name, count) in self.counters() {
+            if let Some(reason) = name.strip_prefix(prefix) {
+                let labels = [("reason", reason)];
+                drops
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_flows(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "flows that are open";
+        let mut flows = encoder.encode_descriptor("flows", help, None, MetricType::Gauge)?;
+        for (protocol, count) in self.flow_counts() {
+            flows.encode_family(&[("protocol", protocol)])?.encode_gauge(&i64::from(count))?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_times(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    times: &Histogram,
+) -> fmt::Result {
+    let unit = Some(&Unit::Seconds);
+    let counted = times.read();
+    encoder
+        .encode_descriptor(name, help, unit, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(counted.sum_s, counted.count, &counted.buckets, None)
+}
+
+impl Collector for MetricsHandle {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let of_the_engine = ("drops", "drop_", "frames of the guest that went no further");
+        self.encode_drops(&mut encoder, of_the_engine)?;
+        let of_the_adapter = ("adapter_drops", "adapter_", "frames that the front end dropped");
+        self.encode_drops(&mut encoder, of_the_adapter)?;
+        for (name, count) in self.counters() {
+            if name.starts_with("drop_") || name.starts_with("adapter_") {
+                continue;
+            }
+            let help = HELP.iter().find(|(known, _)| *known == name).map(|(_, help)| *help);
+            let words = name.replace('_', " ");
+            encoder
+                .encode_descriptor(name, help.unwrap_or(&words), None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        self.encode_flows(&mut encoder)?;
+        let times = &self.published.times;
+        let connect = ("connect", "time until the outside accepted a TCP flow");
+        encode_times(&mut encoder, connect, &times.connect)?;
+        let names = ("dns", "time until a name server had answered");
+        encode_times(&mut encoder, names, &times.names)?;
+        let tls = ("tls_handshake", "time of the handshakes of an intercepted connection, both");
+        encode_times(&mut encoder, tls, &times.tls)
+    }
+}
+
+impl fmt::Debug for MetricsHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.counters()).finish()
+    }
+}
