@@ -272,26 +272,23 @@ fn prepare_ports(
 ) -> Result<(PortChange, Vec<Published>), Error> {
     let mut change = PortChange::default();
     let mut left = old.to_vec();
-    let mut wanted = vec![];
-    let mut published = vec![];
+    let mut published: Vec<Published> = vec![];
     for port in &config.ports {
-        match left.iter().position(|known| known.config == *port) {
-            Some(index) => published.push(left.swap_remove(index)),
-            None => wanted.push(port),
+        if let Some(index) = left.iter().position(|known| known.config == *port) {
+            published.push(left.swap_remove(index));
+            continue;
         }
-    }
-    change.gone = left.iter().map(|known| known.place).collect();
-    for config_of in wanted {
-        // Those that go have their places, and their sockets, until the driver lets go of them.
+        // Those that go have their places until the driver lets go of them.
         let is_taken = |place: &usize| {
             let mut known = old.iter().chain(&published);
             known.any(|known| known.place == *place)
         };
         let place = (0..).find(|place| !is_taken(place)).unwrap_or(0);
-        let listener = Listener::bind(config_of, config.tcp_accept_queue_size)?;
-        published.push(Published { config: *config_of, place, port: listener.port });
+        let listener = Listener::bind(port, config.tcp_accept_queue_size)?;
+        published.push(Published { config: *port, place, port: listener.port });
         change.new.push((place, listener));
     }
+    change.gone = left.iter().map(|known| known.place).collect();
     Ok((change, published))
 }
 

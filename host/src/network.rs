@@ -402,3 +402,6 @@ fn environment(addresses: &sluicegate_core::addr::Addresses) -> Vec<(String, Str
     let variables = addresses.environment();
     variables.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect()
 }
+
+#[cfg(test)]
+mod tests;

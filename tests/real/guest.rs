@@ -40,6 +40,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) verbose: bool,
     /// The guest's kernel leaves work to the engine, and the other way round.
     pub(crate) offload: bool,
+    /// Where the engine is asked and changed; `None`: nowhere.
+    pub(crate) control: Option<PathBuf>,
 }
 
 impl Default for Setup<'_> {
@@ -51,6 +53,7 @@ impl Default for Setup<'_> {
             descriptors: None,
             verbose: false,
             offload: true,
+            control: None,
         }
     }
 }
@@ -103,6 +106,9 @@ impl Guest {
         }
         if let Some(config) = &config {
             arguments.extend(["--config".into(), config.0.clone().into()]);
+        }
+        if let Some(path) = &setup.control {
+            arguments.extend(["--control".into(), path.into()]);
         }
         if setup.verbose {
             arguments.push("-vv".into());

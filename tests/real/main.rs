@@ -23,6 +23,7 @@ mod waiting;
 mod autoconf;
 mod back_pressure;
 mod command;
+mod control;
 mod datagrams;
 mod denials;
 mod endings;

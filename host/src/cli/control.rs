@@ -5,6 +5,7 @@
 //! is this user's alone, and a peer must be this user or root. Sixteen connections at a time, each
 //! with ten seconds to send the head of a request.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use sluicegate_host::adapter::socket::{self, SocketPath};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use super::failure::Failure;
 pub(super) use document::Document;
@@ -62,7 +64,7 @@ async fn serve(listener: UnixListener, _path: SocketPath, desk: Arc<Desk>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "the control socket can't accept");
-                tokio::time::sleep(REST).await;
+                sleep(REST).await;
                 continue;
             }
         };
@@ -75,7 +77,7 @@ async fn serve(listener: UnixListener, _path: SocketPath, desk: Arc<Desk>) {
             let _permit = permit;
             let answer = service_fn(move |request| {
                 let desk = Arc::clone(&desk);
-                async move { Ok::<_, std::convert::Infallible>(routes::answer(&desk, request).await) }
+                async move { Ok::<_, Infallible>(routes::answer(&desk, request).await) }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -57,8 +57,8 @@ pub(crate) struct LinkArgs {
     /// (PEM), for the guest's trust store
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
-    /// Let the network be asked and changed at this Unix socket (`sluicegate ctl --help`); only this
-    /// user may
+    /// Let the network be asked and changed at this Unix socket (`sluicegate ctl`), which only this
+    /// user may connect to
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Whether this process gives up what it needs no more once it has the guest's link: its

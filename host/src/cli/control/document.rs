@@ -52,7 +52,8 @@ mod tests {
     fn values_are_not_shown_and_the_rest_is_as_it_was_written() {
         let text = r#"{"strict": false, "secrets": {"secrets": [
             {"env_var": "A", "value": "hunter2", "allowed_hosts": ["a.test"]},
-            {"env_var": "B", "source": {"kind": "env", "var": "X"}, "allowed_hosts": ["b.test"]}]}}"#;
+            {"env_var": "B", "source": {"kind": "env", "var": "X"},
+                "allowed_hosts": ["b.test"]}]}}"#;
         let config = NetworkConfig::from_json(text).unwrap();
         let shown = Document::first(text, &config).unwrap().text;
         assert!(!shown.to_string().contains("hunter2"));

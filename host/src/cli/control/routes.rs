@@ -2,8 +2,8 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /v1/config` | the configuration that holds, without values of secrets; its number as ETag |
-//! | `PUT /v1/config` | another holds from now on, as a whole; with If-Match only in place of that |
+//! | `GET /v1/config` | the configuration that holds, without values of secrets; ETag: its number |
+//! | `PUT /v1/config` | another holds from now on, as a whole; If-Match: only in place of that |
 //! | `GET /v1/flows` | every flow |
 //! | `DELETE /v1/flows/ID` | it is ended |
 //! | `GET /v1/ports` | the published ports |

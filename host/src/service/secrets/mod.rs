@@ -91,6 +91,15 @@ impl Snapshot {
     }
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// What the secrets are, in their order.
+    pub(crate) fn values_for_test(&self) -> Vec<String> {
+        let text = |secret: &Secret| String::from_utf8_lossy(&secret.value).into_owned();
+        self.secrets.iter().map(text).collect()
+    }
+}
+
 impl Secret {
     fn new(secret: &SecretConfig, all: &SecretsConfig) -> Self {
         let places = &secret.substitution;

@@ -1,0 +1,427 @@
+//! A network is asked and changed while it runs: with `sluicegate ctl`, with curl, and by programs
+//! that read metrics.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::guest::{Guest, Setup, sluicegate};
+use crate::needs;
+use crate::process::{self, Finished, Process};
+use crate::servers::{self, Family};
+use crate::tls::Scratch;
+use crate::waiting::{PATIENCE, now, until};
+
+/// A guest that is served under `config`, and the socket that it is asked at.
+struct Controlled {
+    guest: Guest,
+    socket: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Controlled {
+    fn new(config: Value) -> Self {
+        let scratch = Scratch::new("control");
+        let socket = scratch.0.join("control");
+        let setup =
+            Setup { config: Some(config), control: Some(socket.clone()), ..Setup::default() };
+        Self { guest: Guest::with(&setup), socket, _scratch: scratch }
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Command {
+        let mut command = sluicegate();
+        command.arg("ctl").arg("--control").arg(&self.socket).args(arguments);
+        command
+    }
+
+    fn json(&self, what: &[&str]) -> Value {
+        serde_json::from_str(&process::succeed(&mut self.ctl(what))).unwrap()
+    }
+
+    /// The flows but those on which names are asked.
+    fn flows(&self) -> Vec<Value> {
+        let flows = self.json(&["flows", "--json"])["flows"].as_array().unwrap().clone();
+        flows.into_iter().filter(|flow| !peer(flow).ends_with(":53")).collect()
+    }
+
+    /// Lets `config` hold.
+    fn put(&self, config: &Value) -> Finished {
+        let mut process = Process::start(self.ctl(&["put", "-"]).stdin(Stdio::piped()));
+        process.take_input().write_all(config.to_string().as_bytes()).unwrap();
+        process.finish()
+    }
+
+    /// curl at the socket: the status, the headers, and the body.
+    fn curl(&self, arguments: &[&str], path: &str) -> (u16, String, String) {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-m", "30", "-i", "--unix-socket"]).arg(&self.socket).args(arguments);
+        let answer = process::succeed(curl.arg(format!("http://localhost{path}")));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+}
+
+fn peer(flow: &Value) -> &str {
+    flow["peer"].as_str().unwrap()
+}
+
+fn allow_all() -> Value {
+    json!({ "policy": { "default_egress": "allow", "default_ingress": "allow" } })
+}
+
+/// One that lets the guest reach these ports of this host, and nothing else.
+fn only(ports: &[u16]) -> Value {
+    let ports: Vec<Value> = ports.iter().map(|p| json!({ "start": p, "end": p })).collect();
+    json!({ "policy": { "default_egress": "deny", "rules": [{
+        "direction": "egress", "destination": { "group": "host" }, "ports": ports,
+        "action": "allow" }] } })
+}
+
+/// What comes back on `stream` of what is written to it.
+fn echoes(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"echo")?;
+    let mut heard = [0; 4];
+    stream.read_exact(&mut heard)
+}
+
+#[test]
+fn a_policy_that_changes_resets_what_it_forbids_and_nothing_else() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let controlled = Controlled::new(allow_all());
+    let guest = &controlled.guest;
+    let ports = [(); 2].map(|()| servers::echo(servers::listener(Family::V4)));
+    let mut streams = ports.map(|port| guest.connect(Family::V4, port));
+    streams.iter_mut().for_each(|stream| echoes(stream).unwrap());
+    let shown = controlled.flows();
+    let mut peers: Vec<&str> = shown.iter().map(peer).collect();
+    peers.sort_unstable();
+    let gateway = guest.gateway(Family::V4);
+    let mut expected = ports.map(|port| SocketAddr::new(gateway, port).to_string());
+    expected.sort_unstable();
+    assert_eq!(peers, expected);
+    for flow in &shown {
+        assert_eq!((&flow["state"], &flow["by"]), (&json!("open"), &json!("default")), "{flow}");
+        assert_eq!((&flow["from_guest_bytes"], &flow["to_guest_bytes"]), (&json!(4), &json!(4)));
+    }
+    let done = controlled.put(&only(&ports[..1]));
+    assert_eq!(done.code, 0, "{}", done.errors);
+    echoes(&mut streams[0]).unwrap();
+    let error = echoes(&mut streams[1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let again = guest.try_connect((gateway, ports[1])).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::ConnectionRefused);
+    let flows = controlled.flows();
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    assert_eq!((&flows[0]["by"], &flows[0]["rule"]), (&json!("rule"), &json!(0)));
+    // And as it was.
+    assert_eq!(controlled.put(&allow_all()).code, 0);
+    echoes(&mut guest.connect(Family::V4, ports[1])).unwrap();
+}
+
+#[test]
+fn a_configuration_that_is_refused_changes_nothing_and_says_why() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let controlled = Controlled::new(allow_all());
+    let port = servers::echo(servers::listener(Family::V4));
+    let mut stream = controlled.guest.connect(Family::V4, port);
+    let held = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let in_use = held.local_addr().unwrap().port();
+    let before = controlled.json(&["config"]);
+    let deny = |more: Value| {
+        let mut config = json!({ "policy": { "default_egress": "deny" } });
+        let members = config.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        config
+    };
+    for (config, words) in [
+        (deny(json!({ "polizy": {} })), "did you mean `policy`"),
+        (deny(json!({ "interface": { "mac": "02:00:00:00:00:99" } })), "interface: another link"),
+        (deny(json!({ "tls": { "enabled": true } })), "tls: another section"),
+        (deny(json!({ "max_connections": 7 })), "max_connections: 7"),
+        (
+            deny(json!({ "ports": [{ "host_port": in_use, "guest_port": 1 }] })),
+            "can't be published",
+        ),
+        (deny(json!({ "dns": { "query_timeout_ms": 0 } })), "dns.query_timeout_ms: 0"),
+        (json!("not an object"), "invalid type"),
+    ] {
+        let refused = controlled.put(&config);
+        assert_eq!(refused.code, 1, "{config}");
+        assert!(refused.errors.contains(words), "{config}: {}", refused.errors);
+        assert_eq!(controlled.json(&["config"]), before, "{config}");
+        echoes(&mut stream).unwrap();
+    }
+    // Who has seen another than what holds is told so, and may look again.
+    let stale = ["put", "--if-version", "7", "/dev/null"];
+    let refused = process::run(&mut controlled.ctl(&stale));
+    assert_eq!(refused.code, 1);
+    let long = format!("{{\"policy\": \"{}\"}}", "x".repeat(1024 * 1024));
+    let scratch = Scratch::new("long");
+    let file = scratch.0.join("file");
+    std::fs::write(&file, long).unwrap();
+    let data = format!("@{}", file.display());
+    let put = ["-X", "PUT", "-H", "Expect:", "--data-binary", &data];
+    assert_eq!(controlled.curl(&put, "/v1/config").0, 413);
+    assert_eq!(controlled.curl(&["-X", "PUT", "-d", "{"], "/v1/config").0, 400);
+    let stale = ["-X", "PUT", "-d", "{}", "-H", "If-Match: \"7\""];
+    assert_eq!(controlled.curl(&stale, "/v1/config").0, 412);
+    let wrong = ["-X", "PUT", "-d", "{}", "-H", "If-Match: seven"];
+    assert_eq!(controlled.curl(&wrong, "/v1/config").0, 400);
+    assert_eq!(controlled.curl(&[], "/v1/nothing").0, 404);
+    assert_eq!(controlled.curl(&[], "/").0, 404);
+    let (status, head, _) = controlled.curl(&["-X", "POST"], "/v1/flows");
+    assert!(status == 405 && head.contains("allow: get"), "{head}");
+    let (status, head, body) = controlled.curl(&[], "/v1/config");
+    assert!(status == 200 && head.contains("etag: \"1\""), "{head}");
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), before);
+    let (status, head, _) =
+        controlled.curl(&["-X", "PUT", "-d", "{}", "-H", "If-Match: \"1\""], "/v1/config");
+    assert!(status == 200 && head.contains("etag: \"2\""), "{head}");
+    echoes(&mut stream).unwrap_err();
+}
+
+#[test]
+fn what_is_shown_can_be_put_back_and_has_no_value_of_a_secret() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let mut config = allow_all();
+    config["tls"] = json!({ "enabled": true });
+    config["strict"] = json!(false);
+    config["secrets"] = json!({ "secrets": [
+        { "env_var": "KEY", "value": "not-to-be-seen", "allowed_hosts": ["api.test"] }] });
+    let controlled = Controlled::new(config);
+    let shown = controlled.json(&["config"]);
+    assert!(!shown.to_string().contains("not-to-be-seen"), "{shown}");
+    assert_eq!(shown["strict"], json!(false));
+    let done = controlled.put(&shown);
+    assert_eq!(done.code, 0, "the value is kept: {}", done.errors);
+    assert_eq!(controlled.json(&["config"]), shown);
+    // Of another secret there is none to be kept.
+    let mut other = shown.clone();
+    other["secrets"]["secrets"][0]["env_var"] = json!("OTHER");
+    let refused = controlled.put(&other);
+    assert!(refused.errors.contains("secrets.secrets[].value: OTHER"), "{}", refused.errors);
+}
+
+#[test]
+fn ports_are_published_and_withdrawn_and_those_that_stay_do_not_notice() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let port = |guest_port: u16, protocol: &str| json!({ "host_port": 0, "guest_port": guest_port, "protocol": protocol });
+    let with = |ports: &[Value]| {
+        let mut config = allow_all();
+        config["ports"] = json!(ports);
+        config
+    };
+    let controlled = Controlled::new(with(&[port(7001, "tcp"), port(7002, "tcp")]));
+    let guest = &controlled.guest;
+    for inside in [7001, 7002, 7003] {
+        let address = guest.address(Family::V4);
+        let listener = guest.namespace().inside(|| std::net::TcpListener::bind((address, inside)));
+        servers::echo(listener.unwrap());
+    }
+    let published = || -> Vec<(u64, SocketAddr)> {
+        let ports = controlled.json(&["ports"]);
+        let ports = ports["ports"].as_array().unwrap().iter();
+        ports
+            .map(|p| {
+                (p["guest_port"].as_u64().unwrap(), p["host"].as_str().unwrap().parse().unwrap())
+            })
+            .collect()
+    };
+    let connect = |to: SocketAddr| {
+        let stream = TcpStream::connect(to)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        std::io::Result::Ok(stream)
+    };
+    let first = published();
+    let mut streams = [0, 1].map(|index| connect(first[index].1).unwrap());
+    streams.iter_mut().for_each(|stream| echoes(stream).unwrap());
+    let datagrams = port(7004, "udp");
+    let done = controlled.put(&with(&[port(7003, "tcp"), port(7002, "tcp"), datagrams.clone()]));
+    assert_eq!(done.code, 0, "{}", done.errors);
+    let second = published();
+    assert_eq!(second[1], first[1], "the one that stays is where it was");
+    assert_eq!(connect(first[0].1).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    echoes(&mut connect(second[0].1).unwrap()).unwrap();
+    echoes(&mut connect(second[1].1).unwrap()).unwrap();
+    // As where any program closes its listener, connections stay.
+    streams.iter_mut().for_each(|stream| echoes(stream).unwrap());
+    let peer = servers::datagrams(Family::V4);
+    peer.connect(second[2].1).unwrap();
+    let address = guest.address(Family::V4);
+    let inside = guest.namespace().inside(|| std::net::UdpSocket::bind((address, 7004)).unwrap());
+    servers::echo_datagrams(inside);
+    peer.send(b"ask").unwrap();
+    assert_eq!(peer.recv(&mut [0; 16]).unwrap(), 3);
+    // A port of datagrams goes with what came by it; its place may be another's.
+    assert_eq!(controlled.put(&with(&[port(7001, "tcp")])).code, 0);
+    until("the flow of datagrams ends", || {
+        controlled.flows().iter().all(|flow| flow["protocol"] == "tcp")
+    });
+    echoes(&mut connect(published()[0].1).unwrap()).unwrap();
+    assert_eq!(controlled.put(&with(&[datagrams])).code, 0);
+    peer.connect(published()[0].1).unwrap();
+    peer.send(b"once more").unwrap();
+    assert_eq!(peer.recv(&mut [0; 16]).unwrap(), 9);
+}
+
+#[test]
+fn a_flow_is_ended_by_its_number() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let controlled = Controlled::new(allow_all());
+    let port = servers::echo(servers::listener(Family::V6));
+    let mut streams = [(); 2].map(|()| controlled.guest.connect(Family::V6, port));
+    streams.iter_mut().for_each(|stream| echoes(stream).unwrap());
+    let guest = streams[0].local_addr().unwrap().to_string();
+    let flows = controlled.flows();
+    let flow = flows.iter().find(|flow| flow["guest"] == guest.as_str()).unwrap();
+    let id = flow["id"].to_string();
+    assert!(process::succeed(&mut controlled.ctl(&["flows"])).contains(&id), "{id}");
+    process::succeed(&mut controlled.ctl(&["end", &id]));
+    assert_eq!(echoes(&mut streams[0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    echoes(&mut streams[1]).unwrap();
+    let twice = process::run(&mut controlled.ctl(&["end", &id]));
+    assert!(twice.code == 1 && twice.errors.contains(&format!("flow {id}")), "{}", twice.errors);
+}
+
+/// Reads metrics as Prometheus does.
+const READER: &str = "\
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(sys.stdin.read()):
+    for sample in family.samples:
+        print(family.type, sample.name, sorted(sample.labels.items()), sample.value)
+";
+
+#[test]
+fn metrics_are_read_by_prometheus_own_parser() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let controlled = Controlled::new(allow_all());
+    let port = servers::echo(servers::listener(Family::V4));
+    let mut stream = controlled.guest.connect(Family::V4, port);
+    echoes(&mut stream).unwrap();
+    let (_, head, text) = controlled.curl(&[], "/v1/metrics");
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    let mut reader =
+        Process::start(Command::new("/usr/bin/python3").args(["-c", READER]).stdin(Stdio::piped()));
+    reader.take_input().write_all(text.as_bytes()).unwrap();
+    let read = reader.finish();
+    assert_eq!(read.code, 0, "{}\n{text}", read.errors);
+    for line in [
+        "counter sluicegate_tcp_opened_total [] 1",
+        "gauge sluicegate_flows [('protocol', 'tcp')] 1",
+        "counter sluicegate_drops_total [('reason', 'denied')] 0",
+        "counter sluicegate_adapter_drops_total [('reason', 'ring_full')] 0",
+        "histogram sluicegate_connect_seconds_count [] 1",
+        "histogram sluicegate_connect_seconds_bucket [('le', '+Inf')] 1",
+    ] {
+        assert!(read.output.lines().any(|read| read == line), "{line}:\n{}", read.output);
+    }
+}
+
+#[test]
+fn events_come_as_they_are_until_the_network_ends() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let controlled = Controlled::new(only(&[1]));
+    let events = Process::start(&mut controlled.ctl(&["events"]));
+    // They come from when somebody listens.
+    let gateway = controlled.guest.gateway(Family::V4);
+    until("an event is told", || {
+        controlled.guest.try_connect((gateway, 4242)).unwrap_err();
+        events.output().contains("\"destination_port\":4242")
+    });
+    let (engine, _namespace) = controlled.guest.into_parts();
+    engine.signal(rustix::process::Signal::TERM);
+    assert_eq!(engine.finish().code, 0);
+    events.finish();
+    assert!(!controlled.socket.exists(), "the socket goes with the network");
+}
+
+#[test]
+fn the_socket_is_for_this_user_and_root_alone() {
+    if !needs::are_met(&["setpriv", "curl"]) {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let controlled = Controlled::new(allow_all());
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&controlled.socket) & 0o777, 0o600);
+    // Somebody opens it to everybody: who comes is looked at all the same.
+    std::fs::set_permissions(&controlled.socket, PermissionsExt::from_mode(0o777)).unwrap();
+    let folder = controlled.socket.parent().unwrap();
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-sS", "-m", "30"]);
+    nobody.arg("--unix-socket").arg(&controlled.socket);
+    let refused = process::run(nobody.arg("http://localhost/v1/flows"));
+    assert!(refused.code != 0 && refused.output.is_empty(), "{refused:?}");
+    assert_eq!(controlled.curl(&[], "/v1/flows").0, 200);
+}
+
+#[test]
+fn who_holds_the_socket_open_keeps_nobody_else_from_it_for_long() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let controlled = Controlled::new(allow_all());
+    let connect = || std::os::unix::net::UnixStream::connect(&controlled.socket).unwrap();
+    let silent: Vec<_> = (0..16).map(|_| connect()).collect();
+    // Each is given up after its time for a head.
+    assert_eq!(controlled.curl(&[], "/v1/flows").0, 200);
+    drop(silent);
+}
+
+#[test]
+fn a_hundred_changes_a_second_drop_nothing_that_stays_allowed() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    const BYTES: usize = 400_000_000;
+    const CHANGES: u32 = 200;
+    let port = servers::http(servers::listener(Family::V4));
+    let controlled = Controlled::new(only(&[port]));
+    let gateway = controlled.guest.gateway(Family::V4);
+    let mut curl = controlled.guest.command("curl");
+    curl.args(["-sSf", "-m", "120", "-o", "/dev/null", "-w", "%{size_download}"]);
+    let load = Process::start(curl.arg(format!("http://{gateway}:{port}/{BYTES}")));
+    until("bytes pass", || {
+        let flows = controlled.flows();
+        flows.iter().any(|flow| flow["to_guest_bytes"].as_u64() > Some(1_000_000))
+    });
+    // Each is a rule more or less, and holds before the next is sent.
+    let mut socket = std::os::unix::net::UnixStream::connect(&controlled.socket).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let began = now();
+    for change in 0..CHANGES {
+        let spare = 20_000 + u16::try_from(change % 50).unwrap();
+        let text = only(&[port, spare]).to_string();
+        let head = format!("PUT /v1/config HTTP/1.1\r\nHost: l\r\nContent-Length: {}", text.len());
+        socket.write_all(format!("{head}\r\n\r\n{text}").as_bytes()).unwrap();
+        let mut answer = vec![0; 8192];
+        let len = socket.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..len]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains(&format!("etag: \"{}\"", change + 2)), "{answer}");
+    }
+    let a_second = f64::from(CHANGES) / began.elapsed().as_secs_f64();
+    println!("{a_second:.0} changes a second under load");
+    let loaded = load.finish();
+    assert_eq!((loaded.code, loaded.output), (0, BYTES.to_string()), "{}", loaded.errors);
+}
