@@ -217,7 +217,11 @@ fn ports_are_published_and_withdrawn_and_those_that_stay_do_not_notice() {
     if !needs::are_met(&[]) {
         return;
     }
-    let port = |guest_port: u16, protocol: &str| json!({ "host_port": 0, "guest_port": guest_port, "protocol": protocol });
+    let port = |guest_port: u16, protocol: &str| {
+        let mut port = json!({ "host_port": 0, "guest_port": guest_port });
+        port["protocol"] = json!(protocol);
+        port
+    };
     let with = |ports: &[Value]| {
         let mut config = allow_all();
         config["ports"] = json!(ports);
