@@ -26,7 +26,7 @@ const CORE: &[&[&str]] = &[
 /// The floors of the host. `lib` and `main` stand above all.
 const HOST: &[&[&str]] = &[
     &["error", "clock", "wake", "rings", "netns", "events", "termination", "histogram"],
-    &["metrics", "memory"],
+    &["metrics", "memory", "capture"],
     &["config", "open_metrics"],
     &["service"],
     &["intercept"],

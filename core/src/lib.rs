@@ -28,10 +28,10 @@ mod store;
 mod wire;
 
 pub use contract::{
-    Action, Autoconf, Bucket, By, Cidr, Config, ConfigError, Counters, DatagramKind, Denial,
-    DenialReason, DenyFormat, DenyPage, Destination, Direction, Drop, Event, FlowId, FlowInfo,
-    FlowState, Group, Instant, Link, Offload, Outside, Permission, Policy, PortRange, Profile,
-    Protocol, Protocols, Rate, Refusal, Rule, TransportChecksum, WaitReason,
+    Action, Autoconf, Bucket, By, Captured, CapturedKind, Cidr, Config, ConfigError, Counters,
+    DatagramKind, Denial, DenialReason, DenyFormat, DenyPage, Destination, Direction, Drop, Event,
+    FlowId, FlowInfo, FlowState, Group, Instant, Link, Offload, Outside, Permission, Policy,
+    PortRange, Profile, Protocol, Protocols, Rate, Refusal, Rule, TransportChecksum, WaitReason,
 };
 pub use engine::{Engine, Inbound, Memory, MemoryLen, QueryStep};
 pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use sluicegate_core::{Config, ConfigError, FlowId, Instant};
 
+use crate::capture::{Capture, CaptureEnd};
 use crate::clock::Clock;
 use crate::config::{NetworkConfig, PortConfig};
 use crate::error::Error;
@@ -22,6 +23,7 @@ use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
 use crate::flow::{Flows, HostEngine};
 use crate::metrics::MetricsHandle;
+use crate::rings::RingProducer;
 use crate::service::dns::Server;
 use crate::service::secrets::{Snapshot, Vault};
 use crate::wake::DriverWake;
@@ -44,6 +46,7 @@ pub(crate) enum Order {
     Replace(Box<Change>, SyncSender<Result<(), Error>>),
     Flows(SyncSender<Vec<FlowRow>>),
     End(FlowId, SyncSender<bool>),
+    Capture(RingProducer, CaptureEnd, SyncSender<()>),
 }
 
 /// A new configuration, prepared.
@@ -77,6 +80,7 @@ struct Current {
 /// Where orders are given.
 pub(crate) struct Desk {
     slot: u64,
+    clock: Clock,
     wake: Arc<DriverWake>,
     vault: Arc<Vault>,
     audience: Arc<Audience>,
@@ -92,7 +96,7 @@ impl Desk {
     /// The desk of the network in `slot`, which begins with `config`.
     pub(crate) fn new(
         (config, slot): (NetworkConfig, u64),
-        wake: Arc<DriverWake>,
+        (clock, wake): (Clock, Arc<DriverWake>),
         vault: Arc<Vault>,
         (audience, metrics): (Arc<Audience>, MetricsHandle),
     ) -> Self {
@@ -104,6 +108,7 @@ impl Desk {
         };
         Self {
             slot,
+            clock,
             wake,
             vault,
             audience,
@@ -245,6 +250,17 @@ impl ControlHandle {
         self.0.ask(|answer| Order::End(row::flow_id(id), answer))
     }
 
+    /// Captures every frame of the guest's link from now on. There is one capture at a time: that
+    /// before it ends.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Busy`].
+    pub fn capture(&self) -> Result<Capture, Error> {
+        let (capture, ring, end) = Capture::begin(self.0.clock.now(), Clock::time_of_day());
+        self.0.ask(|answer| Order::Capture(ring, end, answer))?;
+        Ok(capture)
+    }
+
     /// A subscription to what the network tells of from now on, as
     /// [`SmoltcpNetwork::events`](crate::SmoltcpNetwork::events).
     #[must_use]
@@ -296,11 +312,13 @@ fn prepare_ports(
 pub(crate) struct Inbox {
     orders: Receiver<Order>,
     clock: Clock,
+    /// The capture that is made.
+    capture: Option<CaptureEnd>,
 }
 
 impl Inbox {
     pub(crate) fn new(orders: Receiver<Order>, clock: Clock) -> Self {
-        Self { orders, clock }
+        Self { orders, clock, capture: None }
     }
 
     /// Obeys what was ordered meanwhile. True: more may wait.
@@ -308,11 +326,14 @@ impl Inbox {
     /// # Cost
     /// A look at a queue where nothing was.
     pub(crate) fn obey(
-        &self,
+        &mut self,
         engine: &mut HostEngine<'_>,
         flows: &mut Flows,
         now: Instant,
     ) -> bool {
+        if self.capture.take_if(|capture| !capture.is_read()).is_some() {
+            engine.capture(now, None);
+        }
         for _ in 0..TURN_ORDERS_MAX {
             let Ok(order) = self.orders.try_recv() else { return false };
             // Who asked may have lost patience: then nobody takes the answer.
@@ -327,6 +348,11 @@ impl Inbox {
                     let has_ended = engine.end(now, flow);
                     flows.close_ended(engine);
                     let _ = answer.send(has_ended);
+                }
+                Order::Capture(ring, end, answer) => {
+                    engine.capture(now, Some(ring));
+                    self.capture = Some(end);
+                    let _ = answer.send(());
                 }
             }
         }

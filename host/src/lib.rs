@@ -16,6 +16,7 @@
 //! [`SmoltcpNetwork`] is all of it for one guest.
 
 pub mod adapter;
+mod capture;
 mod clock;
 pub mod config;
 mod control;
@@ -36,6 +37,7 @@ mod service;
 mod termination;
 mod wake;
 
+pub use capture::Capture;
 pub use config::NetworkConfig;
 pub use control::{ControlHandle, FlowRow};
 pub use error::{AuthorityError, Error, LoadError};

@@ -120,7 +120,7 @@ impl SmoltcpNetwork {
             (Arc::clone(&audience), MetricsHandle::new(Arc::clone(&rings), Arc::clone(&published)));
         let receive_frame_bytes_is_set = config.interface.receive_frame_bytes.is_some();
         let (dns, trust_host_cas) = (config.dns.clone(), config.trust_host_cas);
-        let desk = Desk::new((config, slot), Arc::clone(&wake), Arc::clone(&vault), told);
+        let desk = Desk::new((config, slot), (clock, Arc::clone(&wake)), Arc::clone(&vault), told);
         Ok(Self {
             environment: environment(&addresses),
             config: core,

@@ -7,6 +7,7 @@
 mod addresses;
 mod autoconf;
 mod caps;
+mod capture;
 mod denials;
 mod drops;
 mod fragments;

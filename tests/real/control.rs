@@ -429,3 +429,89 @@ fn a_hundred_changes_a_second_drop_nothing_that_stays_allowed() {
     let loaded = load.finish();
     assert_eq!((loaded.code, loaded.output), (0, BYTES.to_string()), "{}", loaded.errors);
 }
+
+/// What tshark reads in `file`: of each packet the columns `fields`.
+fn tshark(file: &std::path::Path, fields: &[&str]) -> Vec<Vec<String>> {
+    let mut tshark = Command::new("tshark");
+    tshark.args(["-n", "-T", "fields", "-r"]).arg(file);
+    for field in fields {
+        tshark.args(["-e", field]);
+    }
+    let read = process::succeed(&mut tshark);
+    read.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn a_capture_is_read_by_tshark_and_says_why_a_frame_was_dropped() {
+    if !needs::are_met(&["tshark"]) {
+        return;
+    }
+    let port = servers::echo(servers::listener(Family::V4));
+    let controlled = Controlled::new(only(&[port]));
+    let file = controlled.socket.with_file_name("guest.pcapng");
+    let recorder = Process::start(controlled.ctl(&["capture"]).arg(&file));
+    let len = || std::fs::metadata(&file).map_or(0, |file| file.len());
+    until("the capture has begun", || len() > 0);
+    let mut stream = controlled.guest.connect(Family::V4, port);
+    echoes(&mut stream).unwrap();
+    let gateway = controlled.guest.gateway(Family::V4);
+    let refused = controlled.guest.try_connect((gateway, 4242)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    let flows = controlled.flows();
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    let is_there = |packets: &[Vec<String>]| packets.iter().any(|p| p[0] == "dropped: denied");
+    let fields = ["frame.comment", "tcp.dstport", "tcp.flags.syn", "frame.packet_flags_direction"];
+    until("what was denied is in the file", || is_there(&tshark(&file, &fields)));
+    let packets = tshark(&file, &fields);
+    let denied: Vec<_> = packets.iter().filter(|packet| packet[0] == "dropped: denied").collect();
+    assert_eq!(denied.len(), 1, "{packets:?}");
+    assert_eq!(denied[0][1..3], ["4242", "1"], "{denied:?}");
+    // Both directions, and the payload.
+    let port = port.to_string();
+    let to = packets.iter().any(|p| p[1] == port && p[3] == "0x00000001");
+    let from = packets.iter().any(|p| p[1] != port && p[3] == "0x00000002");
+    assert!(to && from, "{packets:?}");
+    let payloads = tshark(&file, &["tcp.payload"]);
+    assert_eq!(payloads.iter().filter(|p| p[0] == "6563686f").count(), 2, "{payloads:?}");
+    // Another capture ends this one, in order.
+    let mut other = Process::start(controlled.ctl(&["capture", "-"]).stdout(Stdio::piped()));
+    assert_eq!(recorder.finish().code, 0);
+    other.wait_for("sluicegate");
+    echoes(&mut stream).unwrap();
+}
+
+#[test]
+fn a_capture_is_bounded_where_that_is_said_and_a_full_disk_ends_it_alone() {
+    if !needs::are_met(&["tshark", "curl"]) {
+        return;
+    }
+    let port = servers::http(servers::listener(Family::V4));
+    let controlled = Controlled::new(only(&[port]));
+    let fetch = |bytes: u32| {
+        let mut curl = controlled.guest.command("curl");
+        curl.args(["-sSf", "-m", "60", "-o", "/dev/null"]);
+        let gateway = controlled.guest.gateway(Family::V4);
+        process::succeed(curl.arg(format!("http://{gateway}:{port}/{bytes}")));
+    };
+    let full = Process::start(&mut controlled.ctl(&["capture", "/dev/full"]));
+    let ended = full.finish();
+    assert!(ended.code == 1 && ended.errors.contains("/dev/full: No space left"), "{ended:?}");
+    fetch(1000);
+    let file = controlled.socket.with_file_name("ring.pcapng");
+    let mut ring = controlled.ctl(&["capture", "--size-max", "2000000"]);
+    let recorder = Process::start(ring.arg(&file));
+    let len = |file: &std::path::Path| std::fs::metadata(file).map_or(0, |file| file.len());
+    until("the capture has begun", || len(&file) > 0);
+    let before = file.with_file_name("ring.pcapng.1");
+    until("the file was begun anew", || {
+        fetch(1_000_000);
+        before.exists()
+    });
+    recorder.signal(rustix::process::Signal::TERM);
+    recorder.finish();
+    for file in [&file, &before] {
+        assert!(len(file) <= 1_000_000, "{}", len(file));
+        assert!(!tshark(file, &["frame.number"]).is_empty(), "each is a capture");
+    }
+    fetch(1000);
+}

@@ -2,6 +2,7 @@
 
 mod action;
 mod autoconf;
+mod captured;
 mod config;
 mod counters;
 mod denial;
@@ -17,6 +18,8 @@ mod time;
 
 pub use action::{Action, DatagramKind, Outside, WaitReason};
 pub use autoconf::Autoconf;
+pub(crate) use captured::HEADER_BYTES;
+pub use captured::{Captured, CapturedKind};
 pub use config::{Config, Link};
 pub use counters::Counters;
 pub use denial::{By, Denial, DenialReason};

@@ -44,10 +44,16 @@ impl<R: RingHandle> Engine<'_, R> {
         if self.pace.is_some() {
             self.pay(record.len());
         }
+        if let Some(capture) = self.out.capture() {
+            capture.note_from_guest(self.from_guest.bytes(&record));
+        }
         match self.accept(now, record) {
             Ok(step) => step,
             Err(reason) => {
                 self.out.counters.count_drop(reason);
+                if let Some(capture) = self.out.capture() {
+                    capture.note_dropped(reason);
+                }
                 self.denied()
             }
         }

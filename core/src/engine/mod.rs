@@ -27,6 +27,7 @@ use crate::contract::{
 };
 use crate::limits::{self, FRAME_BYTES_MAX, TURN_FRAMES_MAX};
 use crate::stack::autoconf::Autoconf;
+use crate::stack::capture::Capture;
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::device::Emitter;
 use crate::stack::tcp::{self, Say, Tcp, TcpMemory};
@@ -373,6 +374,16 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         if slot < self.config.tcp_flows_max && self.tcp.may_be_unused(Instant::ZERO, slot) {
             self.flows.may_be_unused(slot);
         }
+    }
+
+    /// Writes every frame of the link to `ring` from now on, until another is given, or none; each
+    /// a record that [`Captured`](crate::Captured) reads. What there is no room for is counted in
+    /// the next record, and nobody waits for the reader.
+    ///
+    /// # Cost
+    /// A copy of each frame while there is a ring; a look at a field where there is none.
+    pub fn capture(&mut self, now: Instant, ring: Option<Producer<R>>) {
+        self.out.set_capture(ring.map(|ring| Capture::new(ring, now)));
     }
 
     /// What was counted so far.

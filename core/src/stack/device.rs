@@ -16,6 +16,7 @@ use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Med
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket};
 
+use super::capture::Capture;
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
 use crate::store::pace::Pace;
@@ -40,6 +41,8 @@ pub(crate) struct Emitter<'a, R: RingHandle> {
     errors: ErrorBudget,
     /// How fast the guest may be sent frames, where that is limited.
     pace: Option<Pace>,
+    /// Who wants to see every frame.
+    capture: Option<Capture<R>>,
     pub(crate) counters: Counters,
 }
 
@@ -61,6 +64,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             fragment_ident: ident,
             errors: ErrorBudget::default(),
             pace: None,
+            capture: None,
             counters: Counters::default(),
         }
     }
@@ -75,6 +79,19 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         if let Some(pace) = &mut self.pace {
             pace.refill(now);
         }
+        if let Some(capture) = &mut self.capture {
+            capture.set_now(now);
+        }
+    }
+
+    /// Writes every frame down from now on, or none.
+    pub(crate) fn set_capture(&mut self, capture: Option<Capture<R>>) {
+        self.capture = capture;
+    }
+
+    /// Who wants to see every frame, if anybody.
+    pub(crate) fn capture(&mut self) -> Option<&mut Capture<R>> {
+        self.capture.as_mut()
     }
 
     /// When the next packet may be emitted, where that is limited.
@@ -108,6 +125,9 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     /// Wakes the consumer if it sleeps: once a batch.
     pub(crate) fn flush(&mut self) {
         self.ring.flush();
+        if let Some(capture) = &mut self.capture {
+            capture.end_turn();
+        }
     }
 
     /// The longest IP packet that the guest takes.
@@ -142,6 +162,9 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
 
     /// Publishes the frame that was reserved last, and pays for it.
     fn commit(&mut self, len: usize, offload: Offload) {
+        if let Some(capture) = &mut self.capture {
+            capture.note_to_guest(self.ring.reserved(len));
+        }
         self.ring.commit(len, offload);
         if let Some(pace) = &mut self.pace {
             let frames = offload.frames(len);

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 
 use super::failure::{Failure, complain};
 
+mod record;
 mod table;
 
 /// Ask or change a network that runs
@@ -30,6 +31,8 @@ Examples:
   sluicegate ctl flows
   sluicegate ctl config > now.json && $EDITOR now.json && sluicegate ctl put now.json
   sluicegate ctl end 4294967297
+  sluicegate ctl capture - | wireshark -k -i -
+  sluicegate ctl capture guest.pcapng --size-max 100000000 # as tcpdump -C, two files at most
   sluicegate ctl events | jq .destination
   curl --unix-socket /tmp/net.ctl http://localhost/v1/metrics     # the same without this program")]
 pub(crate) struct CtlArgs {
@@ -68,6 +71,16 @@ enum CtlCommand {
     Ports,
     /// Print the counters, as OpenMetrics text
     Metrics,
+    /// Capture every frame of the guest's link, as pcapng, until this is interrupted
+    ///
+    /// A frame that went no further says why in its comment. A network makes one capture at a time.
+    Capture {
+        /// Where to; - for the standard output
+        file: PathBuf,
+        /// Go on in FILE anew when it has half as many bytes, and keep the one before as FILE.1
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..))]
+        size_max: Option<u64>,
+    },
     /// Print what is denied from now on, a line of JSON each, until the network ends
     Events,
 }
@@ -108,6 +121,10 @@ async fn obey(args: &CtlArgs) -> Result<(), Failure> {
             Ok(())
         }
         CtlCommand::Ports => print(get(args, "ports").await?).await,
+        CtlCommand::Capture { file, size_max } => {
+            let frames = ask(args, Method::POST, "capture", (None, vec![])).await?;
+            record::write(frames, file, *size_max).await
+        }
         CtlCommand::Metrics => print(get(args, "metrics").await?).await,
         CtlCommand::Events => print(get(args, "events").await?).await,
     }

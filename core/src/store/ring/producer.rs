@@ -78,6 +78,16 @@ impl<R: RingHandle> Producer<R> {
         Some(unsafe { slice::from_raw_parts_mut(self.area.at(start).add(HEADER_BYTES), len_max) })
     }
 
+    /// The first `len` bytes of the last reservation, as far as it goes; none without one.
+    pub fn reserved(&self, len: usize) -> &[u8] {
+        let Some(Reserved { start, len: len_max }) = &self.reserved else { return &[] };
+        let len = len.min(*len_max);
+        self.ring.guards.read(self.area.offset(*start), record_bytes(len));
+        // SAFETY: as in `reserve`, which has found these bytes to be the producer's, initialised;
+        // whoever has them mutably from there borrows `self`, and so is gone by now.
+        unsafe { slice::from_raw_parts(self.area.at(*start).add(HEADER_BYTES), len) }
+    }
+
     /// Publishes the first `len` bytes of the last reservation as one frame.
     ///
     /// # Panics

@@ -8,6 +8,7 @@
 //! | `DELETE /v1/flows/ID` | it is ended |
 //! | `GET /v1/ports` | the published ports |
 //! | `GET /v1/metrics` | the counters, as OpenMetrics text |
+//! | `POST /v1/capture` | every frame of the guest's link from now on, as pcapng |
 //! | `GET /v1/events` | denials and the like from now on, a line of JSON each |
 //!
 //! What went wrong is `{"error": "..."}`.
@@ -17,7 +18,9 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use sluicegate_host::{By, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig};
+use sluicegate_host::{
+    By, Capture, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig,
+};
 use tokio::sync::Mutex;
 
 use super::document::Document;
@@ -30,6 +33,7 @@ const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 
 const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
+const PCAPNG: &str = "application/x-pcapng";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::convert::Infallible>;
@@ -106,8 +110,13 @@ async fn route(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>
             Ok(body(METRICS, Full::from(desk.control.metrics().open_metrics())))
         }
         (&Method::GET, "events") => Ok(events(desk.control.events())),
+        (&Method::POST, "capture") => {
+            let control = desk.control.clone();
+            Ok(capture(wait(move || control.capture()).await?))
+        }
         (_, "config") => Ok(not_allowed("GET, PUT")),
         (_, "flows" | "ports" | "metrics" | "events") => Ok(not_allowed("GET")),
+        (_, "capture") => Ok(not_allowed("POST")),
         (_, _) if name.starts_with("flows/") => Ok(not_allowed("DELETE")),
         (_, _) => Err(Refused(StatusCode::NOT_FOUND, format!("{path}: there is no such thing"))),
     }
@@ -240,5 +249,16 @@ fn events(events: Events) -> Response<Body> {
     });
     let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(LINES));
+    response
+}
+
+/// The capture as it is made, until nobody listens.
+fn capture(capture: Capture) -> Response<Body> {
+    let pieces = futures_util::stream::unfold(capture, |mut capture| async move {
+        let piece = capture.next_piece().await?;
+        Some((Ok(Frame::data(Bytes::from(piece))), capture))
+    });
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PCAPNG));
     response
 }
