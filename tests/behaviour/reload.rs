@@ -123,7 +123,7 @@ fn what_was_allowed_by_the_name_it_said_stays_after_the_name_was_forgotten() {
     let mut script = said_good(&mut world);
     let expected =
         (Protocol::Tcp, script.to, Some("good.test".to_owned()), FlowState::Open, By::Rule(1));
-    assert_eq!(listed(&world), [expected.clone()]);
+    assert_eq!(listed(&world), std::slice::from_ref(&expected));
     world.advance(2 * 60 * 60 * 1000);
     let now = world.now();
     assert!(!world.engine.is_bound(now, ip("1.1.1.1"), "good.test"), "its time is over");
@@ -221,7 +221,8 @@ fn what_can_not_change_is_refused_and_nothing_has_changed() {
         policy: Policy::new(Permission::Deny, Permission::Deny),
         ..config_of("deny", &[])
     };
-    let cases: [(&str, fn(&mut Config)); 6] = [
+    type Change = fn(&mut Config);
+    let cases: [(&str, Change); 6] = [
         ("interface", |config| config.link.mtu = 9000),
         ("max_connections", |config| config.tcp_flows_max += 1),
         ("max_udp_connections", |config| config.udp_flows_max -= 1),

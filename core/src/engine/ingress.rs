@@ -41,18 +41,15 @@ impl<R: RingHandle> Engine<'_, R> {
     /// Constant, and a pass over the bytes for the checksum and the copy.
     pub(super) fn ingest(&mut self, now: Instant, record: Record) -> Option<Step> {
         self.out.counters.frames_from_guest += 1;
-        if self.pace.is_some() {
-            self.pay(record.len());
-        }
-        if let Some(capture) = self.out.capture() {
-            capture.note_from_guest(self.from_guest.bytes(&record));
+        if self.is_watched {
+            self.watch(&record);
         }
         match self.accept(now, record) {
             Ok(step) => step,
             Err(reason) => {
                 self.out.counters.count_drop(reason);
-                if let Some(capture) = self.out.capture() {
-                    capture.note_dropped(reason);
+                if self.is_watched {
+                    self.watch_drop(reason);
                 }
                 self.denied()
             }

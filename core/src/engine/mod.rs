@@ -65,6 +65,8 @@ pub struct Engine<'a, R: RingHandle> {
     turn_frames: u32,
     /// How fast the guest may send, where that is limited.
     pace: Option<Pace>,
+    /// Each frame of the guest's is looked at: it is limited, or captured.
+    is_watched: bool,
     denials: Denials,
     /// The name that was said on the flow that is intercepted next; empty: none.
     heard: SaidName,
@@ -172,6 +174,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             ),
             turn_frames: 0,
             pace: config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now)),
+            is_watched: config.from_guest_rate.is_some(),
             denials: Denials::default(),
             heard: SaidName::new(),
             inbound_tcp: 0,
@@ -383,7 +386,8 @@ impl<'a, R: RingHandle> Engine<'a, R> {
     /// # Cost
     /// A copy of each frame while there is a ring; a look at a field where there is none.
     pub fn capture(&mut self, now: Instant, ring: Option<Producer<R>>) {
-        self.out.set_capture(ring.map(|ring| Capture::new(ring, now)));
+        self.out.watch.set_capture(ring.map(|ring| Capture::new(ring, now)));
+        self.decide_watch();
     }
 
     /// What was counted so far.

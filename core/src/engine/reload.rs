@@ -44,6 +44,7 @@ impl<R: RingHandle> Engine<'_, R> {
         if old.to_guest_rate != config.to_guest_rate {
             self.out.limit(config.to_guest_rate.as_ref().map(|rate| Pace::new(rate, now)));
         }
+        self.decide_watch();
         let own_addresses = core::mem::take(&mut self.config.own_addresses);
         let (seed, keeps_names) = (self.config.seed, self.config.keeps_names);
         self.config = Config { own_addresses, seed, keeps_names, ..config.clone() };

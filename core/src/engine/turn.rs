@@ -2,12 +2,12 @@
 //! and it is said what to wait for.
 
 use super::Engine;
-use crate::contract::{Action, Instant, WaitReason};
+use crate::contract::{Action, Drop, Instant, WaitReason};
 use crate::limits::TURN_FRAMES_MAX;
 use crate::stack::autoconf::Autoconf;
 use crate::stack::tcp::Egress;
 use crate::store::pace::Pace;
-use crate::store::ring::RingHandle;
+use crate::store::ring::{Record, RingHandle};
 
 impl<R: RingHandle> Engine<'_, R> {
     /// Gives the guest what every waiting flow has for it, and says what to wait for.
@@ -64,11 +64,27 @@ impl<R: RingHandle> Engine<'_, R> {
         from_guest.into_iter().chain(self.out.opens_at()).filter(|at| *at > now).min()
     }
 
-    /// A frame of `bytes` bytes has come. Apart, as few are limited.
+    /// Whether a frame that comes is looked at: where the guest is limited, or captured.
+    pub(super) fn decide_watch(&mut self) {
+        self.is_watched = self.pace.is_some() || self.out.watch.capture.is_some();
+    }
+
+    /// The frame of `record` has come. Apart, as few are looked at.
     #[inline(never)]
-    pub(super) fn pay(&mut self, bytes: usize) {
+    pub(super) fn watch(&mut self, record: &Record) {
         if let Some(pace) = &mut self.pace {
-            pace.take(bytes, 1);
+            pace.take(record.len(), 1);
+        }
+        if let Some(capture) = &mut self.out.watch.capture {
+            capture.note_from_guest(self.from_guest.bytes(record));
+        }
+    }
+
+    /// It goes no further.
+    #[inline(never)]
+    pub(super) fn watch_drop(&mut self, reason: Drop) {
+        if let Some(capture) = &mut self.out.watch.capture {
+            capture.note_dropped(reason);
         }
     }
 

@@ -16,7 +16,7 @@ use smoltcp::phy::{self, Checksum, ChecksumCapabilities, DeviceCapabilities, Med
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket};
 
-use super::capture::Capture;
+use super::watch::Watch;
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
 use crate::store::pace::Pace;
@@ -39,10 +39,7 @@ pub(crate) struct Emitter<'a, R: RingHandle> {
     link: Link,
     fragment_ident: u32,
     errors: ErrorBudget,
-    /// How fast the guest may be sent frames, where that is limited.
-    pace: Option<Pace>,
-    /// Who wants to see every frame.
-    capture: Option<Capture<R>>,
+    pub(crate) watch: Watch<R>,
     pub(crate) counters: Counters,
 }
 
@@ -63,44 +60,26 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             link,
             fragment_ident: ident,
             errors: ErrorBudget::default(),
-            pace: None,
-            capture: None,
+            watch: Watch::OFF,
             counters: Counters::default(),
         }
     }
 
     /// Sends no faster than `pace` has it from now on.
     pub(crate) fn limit(&mut self, pace: Option<Pace>) {
-        self.pace = pace;
+        self.watch.set_pace(pace);
     }
 
     /// Adds what the pace has gained: once a turn.
     pub(crate) fn refill(&mut self, now: Instant) {
-        if let Some(pace) = &mut self.pace {
-            pace.refill(now);
+        if self.watch.is_on() {
+            self.watch.refill(now);
         }
-        if let Some(capture) = &mut self.capture {
-            capture.set_now(now);
-        }
-    }
-
-    /// Writes every frame down from now on, or none.
-    pub(crate) fn set_capture(&mut self, capture: Option<Capture<R>>) {
-        self.capture = capture;
-    }
-
-    /// Who wants to see every frame, if anybody.
-    pub(crate) fn capture(&mut self) -> Option<&mut Capture<R>> {
-        self.capture.as_mut()
     }
 
     /// When the next packet may be emitted, where that is limited.
     pub(crate) fn opens_at(&self) -> Option<Instant> {
-        self.pace.as_ref().map(Pace::opens_at)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.pace.as_ref().is_some_and(|pace| !pace.is_open())
+        self.watch.opens_at()
     }
 
     /// The link that frames are made for.
@@ -113,21 +92,19 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     /// # Cost
     /// Constant; usually no shared memory is touched.
     pub(crate) fn has_room(&mut self) -> bool {
-        !self.is_closed() && self.ring.room() >= ROOM_BYTES
+        !self.watch.is_closed() && self.ring.room() >= ROOM_BYTES
     }
 
     /// As [`has_room`](Self::has_room), and if there is none, asks the consumer to wake us; where
     /// the pace is what forbids more, its [time](Self::opens_at) does.
     pub(crate) fn wait_for_room(&mut self) -> bool {
-        !self.is_closed() && !self.ring.wait_for_room(ROOM_BYTES)
+        !self.watch.is_closed() && !self.ring.wait_for_room(ROOM_BYTES)
     }
 
     /// Wakes the consumer if it sleeps: once a batch.
     pub(crate) fn flush(&mut self) {
         self.ring.flush();
-        if let Some(capture) = &mut self.capture {
-            capture.end_turn();
-        }
+        self.watch.end_turn();
     }
 
     /// The longest IP packet that the guest takes.
@@ -162,14 +139,10 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
 
     /// Publishes the frame that was reserved last, and pays for it.
     fn commit(&mut self, len: usize, offload: Offload) {
-        if let Some(capture) = &mut self.capture {
-            capture.note_to_guest(self.ring.reserved(len));
+        if self.watch.is_on() {
+            self.watch.frame(self.ring.reserved(len), offload);
         }
         self.ring.commit(len, offload);
-        if let Some(pace) = &mut self.pace {
-            let frames = offload.frames(len);
-            pace.take(len + (frames - 1) * usize::from(offload.header_bytes), frames);
-        }
     }
 
     /// Sends a packet that [`reply`] composes, whose kind is `kind`.

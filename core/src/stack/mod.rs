@@ -5,3 +5,4 @@ pub(crate) mod capture;
 pub(crate) mod datagram;
 pub(crate) mod device;
 pub(crate) mod tcp;
+pub(crate) mod watch;

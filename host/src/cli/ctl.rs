@@ -78,7 +78,8 @@ enum CtlCommand {
         /// Where to; - for the standard output
         file: PathBuf,
         /// Go on in FILE anew when it has half as many bytes, and keep the one before as FILE.1
-        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..))]
+        #[arg(long, value_name = "BYTES")]
+        #[arg(value_parser = clap::value_parser!(u64).range(1_000_000..))]
         size_max: Option<u64>,
     },
     /// Print what is denied from now on, a line of JSON each, until the network ends

@@ -1,0 +1,72 @@
+//! What looks at each frame for the guest: the pace, where that is limited, and a capture. Mostly
+//! neither is there, and then one look at a field says so.
+
+use super::capture::Capture;
+use crate::contract::{Instant, Offload};
+use crate::store::pace::Pace;
+use crate::store::ring::RingHandle;
+
+/// Who looks, if anybody.
+pub(crate) struct Watch<R: RingHandle> {
+    pace: Option<Pace>,
+    pub(crate) capture: Option<Capture<R>>,
+    /// One of them is there.
+    is_on: bool,
+}
+
+impl<R: RingHandle> Watch<R> {
+    pub(super) const OFF: Self = Self { pace: None, capture: None, is_on: false };
+
+    pub(super) fn set_pace(&mut self, pace: Option<Pace>) {
+        self.pace = pace;
+        self.is_on = self.pace.is_some() || self.capture.is_some();
+    }
+
+    pub(crate) fn set_capture(&mut self, capture: Option<Capture<R>>) {
+        self.capture = capture;
+        self.is_on = self.pace.is_some() || self.capture.is_some();
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// It is `now`: the pace has gained since.
+    #[inline(never)]
+    pub(super) fn refill(&mut self, now: Instant) {
+        if let Some(pace) = &mut self.pace {
+            pace.refill(now);
+        }
+        if let Some(capture) = &mut self.capture {
+            capture.set_now(now);
+        }
+    }
+
+    /// `frame` goes to the guest.
+    #[inline(never)]
+    pub(super) fn frame(&mut self, frame: &[u8], offload: Offload) {
+        if let Some(capture) = &mut self.capture {
+            capture.note_to_guest(frame);
+        }
+        if let Some(pace) = &mut self.pace {
+            let frames = offload.frames(frame.len());
+            pace.take(frame.len() + (frames - 1) * usize::from(offload.header_bytes), frames);
+        }
+    }
+
+    /// When the next packet may be emitted, where that is limited.
+    pub(super) fn opens_at(&self) -> Option<Instant> {
+        self.pace.as_ref().map(Pace::opens_at)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_on && self.pace.as_ref().is_some_and(|pace| !pace.is_open())
+    }
+
+    /// Nothing more comes for now.
+    pub(super) fn end_turn(&mut self) {
+        if let Some(capture) = &mut self.capture {
+            capture.end_turn();
+        }
+    }
+}
