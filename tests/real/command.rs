@@ -276,6 +276,9 @@ fn demo_shows_every_step_in_under_15_seconds() {
         "\"welcome\" from host.sluicegate.internal over TLS, asked with $MSB_DEMO_TOKEN",
         "secret_policy_denied",
         "throughput",
+        "policy change",
+        " -> 100.96.0.1:53 open by the gateway, ",
+        "The guest's first frames are in /tmp/sluicegate-demo.pcapng\n",
         "tcp_opened",
     ] {
         assert!(finished.output.contains(step), "{step}: {}", finished.output);

@@ -107,9 +107,11 @@ impl<R: RingHandle> Engine<'_, R> {
             Decision::Allow | Decision::WaitForName if is_intercepted => Admission::Hear,
             Decision::Allow => Admission::Connect,
             Decision::WaitForName => {
-                let otherwise = self.judge(now, key, self.unsaid()).decision;
-                let is_allowed = otherwise == Decision::Allow;
-                if is_allowed { Admission::ConnectAndHear } else { Admission::Hear }
+                let otherwise = self.judge(now, key, self.unsaid());
+                if otherwise.decision == Decision::Allow {
+                    return Some((Admission::ConnectAndHear, otherwise.by));
+                }
+                Admission::Hear
             }
             Decision::Deny if self.has_page_for(key, verdict.by) => Admission::Hear,
             Decision::Deny => {

@@ -120,7 +120,11 @@ impl<R: RingHandle> Engine<'_, R> {
         let awaited = self.judge_named(now, key, Names { bound, said: Said::Awaited });
         let verdict = match awaited.decision {
             // What it says is still to come, and is judged then.
-            Decision::WaitForName if self.is_to_be_heard(slot) => return Some(awaited.by),
+            Decision::WaitForName if self.is_to_be_heard(slot) => {
+                let otherwise = self.judge_named(now, key, Names { bound, said: self.unsaid() });
+                let is_allowed = otherwise.decision == Decision::Allow;
+                return Some(if is_allowed { otherwise.by } else { awaited.by });
+            }
             Decision::WaitForName => {
                 let said = name.filter(|_| account.is_said).map_or(self.unsaid(), Said::Name);
                 self.judge_named(now, key, Names { bound, said })

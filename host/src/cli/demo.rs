@@ -5,6 +5,7 @@
 //! and reports line by line. Must not know how any step is done.
 
 pub(crate) mod guest;
+mod live;
 mod secret;
 mod servers;
 
@@ -33,6 +34,7 @@ use super::failure::{Failure, complain};
 use super::inside::Inside;
 use super::link::{self, Described, LinkArgs};
 use super::online::Online;
+use live::Live;
 use servers::Servers;
 
 /// The guest's part, from first to last step, takes this long at most.
@@ -67,6 +69,8 @@ enum Report {
     Moved { step: String, bytes: u64, micros: u64 },
     /// The published port may be called.
     Listens,
+    /// The policy may change.
+    IsConnected,
     /// A step worked.
     Done { step: String, micros: u64, detail: String },
     /// A step did not work; the guest ends.
@@ -88,7 +92,8 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let began = now();
     say("A guest in its own network namespace goes online; the engine is its only way out.\n")?;
     let servers = Servers::start()?;
-    let network = SmoltcpNetwork::try_new(config(args.mtu, &servers)?, 0)?;
+    let mut network = SmoltcpNetwork::try_new(config(args.mtu, &servers)?, 0)?;
+    let mut live = Live::new(network.control_handle(), servers.ports.http_ipv4);
     let events = network.events();
     let interface = link::interface(INTERFACE_NAME, &network);
     let authority = network.ca_cert_pem().ok_or("nothing is intercepted")?;
@@ -101,18 +106,26 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     LinkArgs::default().prepare(&mut tap);
     let dropped = tap.dropped_frames();
     let online = Online::start(Described { network, control: None }, tap, || ())?;
+    let (capture, writer) = live.record()?;
     let published = online.published_port().ok_or("no port was published")?;
     done("address set-up", began.elapsed(), &addresses(&interface))?;
-    let outcome = follow(inside.go()?, published);
+    let outcome = follow(inside.go()?, published, &mut live);
     let counters = online.metrics().counters();
     // A dead network explains failed steps better than they do.
     online.stop()?;
     outcome?;
+    // It ends with the network, if it was not long enough before.
+    let _ = writer.join();
     for token in servers.vendor.asked_with() {
         say(&format!("\nThe server of the secret was asked with {token:?}."))?;
     }
+    say("\nFlows when the policy changed:")?;
+    for flow in &live.flows {
+        say(&format!("  {flow}"))?;
+    }
     denials(events)?;
     table(&counters, dropped.load(Ordering::Relaxed))?;
+    say(&format!("\nThe guest's first frames are in {}", capture.display()))?;
     Ok(say(&format!("\nAll of it took {:.1} s.", began.elapsed().as_secs_f64()))?)
 }
 
@@ -176,11 +189,11 @@ fn addresses(interface: &Interface) -> String {
 }
 
 /// Shows what the guest reports until it has ended.
-fn follow(mut child: Child, published: SocketAddr) -> Result<(), Failure> {
+fn follow(mut child: Child, published: SocketAddr, live: &mut Live) -> Result<(), Failure> {
     let output = child.stdout.take().ok_or("the guest has no standard output")?;
     let (tell, reports) = channel();
     std::thread::spawn(move || relay(output, &tell));
-    let outcome = show_reports(&reports, published);
+    let outcome = show_reports(&reports, published, live);
     if outcome.is_err() {
         // It may have ended by itself.
         let _ = child.kill();
@@ -206,7 +219,11 @@ fn relay(output: impl Read, tell: &Sender<Report>) {
     }
 }
 
-fn show_reports(reports: &Receiver<Report>, published: SocketAddr) -> Result<(), Failure> {
+fn show_reports(
+    reports: &Receiver<Report>,
+    published: SocketAddr,
+    live: &mut Live,
+) -> Result<(), Failure> {
     let end = now() + DURATION_MAX;
     let mut bar: Option<ProgressBar> = None;
     loop {
@@ -218,6 +235,7 @@ fn show_reports(reports: &Receiver<Report>, published: SocketAddr) -> Result<(),
                 // The guest says how it went.
                 std::thread::spawn(move || call(published));
             }
+            Ok(Report::IsConnected) => live.change()?,
             Ok(Report::Done { step, micros, detail }) => {
                 clear(&mut bar);
                 done(&step, Duration::from_micros(micros), &detail)?;

@@ -85,7 +85,7 @@ pub(crate) struct DemoGuestArgs {
 
 type Step = fn(&Itinerary) -> Result<String, Failure>;
 
-const STEPS: [(&str, Step); 15] = [
+const STEPS: [(&str, Step); 16] = [
     ("ping IPv4", |to| ping(to.gateway_ipv4.into())),
     ("ping IPv6", |to| ping(to.gateway_ipv6.into())),
     ("HTTP fetch IPv4", |to| fetch(to.at_ipv4(to.ports.http_ipv4))),
@@ -101,6 +101,7 @@ const STEPS: [(&str, Step); 15] = [
     ("misused secret", misuse_secret),
     (UP, |to| send(to.at_ipv4(to.ports.sink))),
     (DOWN, |to| receive(to.at_ipv4(to.ports.source))),
+    ("policy change", be_cut_off),
 ];
 /// Where clouds tell a machine its secrets.
 const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
@@ -263,6 +264,27 @@ fn misuse_secret(to: &Itinerary) -> Result<String, Failure> {
     Ok(format!("403 {body}"))
 }
 
+/// A connection that a new policy denies ends, and one that it allows does not notice.
+fn be_cut_off(to: &Itinerary) -> Result<String, Failure> {
+    let (gone, stays) = (to.at_ipv4(to.ports.http_ipv4), to.at_ipv4(to.ports.sink));
+    let (mut denied, mut allowed) = (connect(gone)?, connect(stays)?);
+    allowed.write_all(b"before")?;
+    report(&Report::IsConnected);
+    match denied.read(&mut [0]) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) => return Err(no_answer(error)),
+        Ok(_) => return Err(format!("the connection to {gone} was not reset").into()),
+    }
+    allowed.write_all(b" and after")?;
+    allowed.shutdown(Shutdown::Write)?;
+    let mut total = [0; 8];
+    allowed.read_exact(&mut total).map_err(no_answer)?;
+    if u64::from_be_bytes(total) != 16 {
+        return Err("the host did not receive what the guest sent".into());
+    }
+    Ok(format!("the connection to {gone} was reset, that to {stays} stayed"))
+}
+
 /// Somebody outside comes to a port of the guest.
 fn be_called(at: SocketAddr) -> Result<String, Failure> {
     let listener = TcpListener::bind(at)?;
@@ -385,6 +407,7 @@ mod tests {
             "denied name",
             "a secret",
             "misused secret",
+            "policy change",
         ];
         for (name, step) in STEPS.into_iter().filter(|(name, _)| !elsewhere.contains(name)) {
             step(&itinerary).unwrap_or_else(|why| panic!("{name}: {why}"));
