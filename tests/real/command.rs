@@ -111,11 +111,21 @@ fn check_names_the_field_the_value_and_the_limit() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["", "run", "attach", "env", "check", "demo"] {
+    for command in ["", "run", "attach", "ctl", "env", "check", "demo"] {
         let help = say(&format!("{command} --help"));
         assert_eq!(help.code, 0);
         assert!(help.output.contains("Examples:\n  "), "{command}: {}", help.output);
     }
+}
+
+#[test]
+fn the_demo_names_every_way_that_a_guest_comes_by() {
+    let help = say("demo --help").output;
+    for way in ["run", "attach", "serve", "vm"] {
+        assert!(help.contains(&format!("\n  sluicegate {way} ")), "{way}: {help}");
+        assert_eq!(say(&format!("{way} --help")).code, 0, "{way}");
+    }
+    assert!(help.contains("SmoltcpNetwork, GuestLink") && help.contains("sluicegate-core"));
 }
 
 #[test]

@@ -115,3 +115,55 @@ fn frames_of_64_kib_cross_where_the_lease_says_so() {
         assert!(finished.output.contains(&format!("PASS {name}")), "{name}: {finished:?}");
     }
 }
+
+#[test]
+fn a_machine_that_reboots_is_online_again_by_the_same_engine() {
+    if !needs::are_met(NEEDS) {
+        return;
+    }
+    let gateway = Gateway::new(json!({}), &[]);
+    let port = servers::http(servers::listener(Family::V4));
+    // Each boot asks what it is to do.
+    let teller = servers::listener(Family::V4);
+    let asked = teller.local_addr().unwrap().port();
+    let told = std::thread::spawn(move || {
+        for word in ["reboot", "stop"] {
+            let (mut stream, _) = teller.accept().unwrap();
+            stream.write_all(word.as_bytes()).unwrap();
+        }
+    });
+    // A connection that is open when it goes down, and that its next life knows nothing of.
+    let open = format!("nc 100.96.0.1 {port} &");
+    let script = format!(
+        "{}{open}\nword=$(nc 100.96.0.1 {asked} </dev/null)\necho \"TOLD $word\"\n\
+         [ \"$word\" != reboot ] || reboot -f\n",
+        steps(&[online(), ("fetch", fetch("100.96.0.1", port, 100_000))]),
+    );
+    let finished = gateway.boot_that_reboots(&script).finish();
+    told.join().unwrap();
+    let said = |what: &str| finished.output.matches(what).count();
+    assert_eq!(
+        (said("PASS lease"), said("PASS fetch"), said("TOLD reboot"), said("TOLD stop")),
+        (2, 2, 1, 1),
+        "{finished:?}"
+    );
+}
+
+#[test]
+fn a_machine_whose_card_speaks_datagrams_is_online() {
+    if !needs::are_met(NEEDS) {
+        return;
+    }
+    let gateway = Gateway::new(json!({}), &["--datagram"]);
+    let port = servers::http(servers::listener(Family::V4));
+    let udp = servers::echo_datagrams(servers::datagrams(Family::V4));
+    let all = [
+        online(),
+        ("fetch", fetch("100.96.0.1", port, 1_000_000)),
+        ("9000 bytes", format!("datagram 100.96.0.1:{udp} 9000")),
+    ];
+    let finished = gateway.boot_with_datagrams(&steps(&all)).finish();
+    for (name, _) in &all {
+        assert!(finished.output.contains(&format!("PASS {name}")), "{name}: {finished:?}");
+    }
+}

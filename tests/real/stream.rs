@@ -243,6 +243,40 @@ fn a_datagram_is_a_frame() {
     until("the path is gone", || !folder.socket().exists());
 }
 
+/// A datagram of the guest to the gateway's port 9, from `port`; without a UDP checksum.
+fn datagram_from(port: u16) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 29, 0, 0, 0x40, 0, 64, 17, 0, 0, 100, 96, 0, 2, 100, 96, 0, 1];
+    let words = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let ethernet = [2, 0x6d, 0x73, 0, 0, 1, 2, 0x6d, 0x73, 0, 0, 2, 8, 0];
+    let [high, low] = port.to_be_bytes();
+    [&ethernet[..], &ip, &[high, low, 0, 9, 0, 9, 0, 0, b'!']].concat()
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "frames are short")]
+#[test]
+fn the_next_machine_is_let_in_though_flows_have_taken_every_descriptor() {
+    let folder = Folder::new();
+    let limited = format!("ulimit -n 48 && exec {}", sluicegate().get_program().display());
+    let mut command = std::process::Command::new("sh");
+    command.arg("-c").arg(format!("{limited} \"$@\"")).args(["sh", "serve", "--socket"]);
+    let mut engine = Process::start(command.arg(folder.socket()).args(["--egress", "allow"]));
+    engine.wait_for("ready\n");
+    let first = connect(&folder.socket());
+    exchange(&first);
+    let framed = |frame: Vec<u8>| [&(frame.len() as u32).to_be_bytes()[..], &frame].concat();
+    let flows: Vec<u8> = (1000..1100).flat_map(|port| framed(datagram_from(port))).collect();
+    // It goes with its last words, so that its own descriptor is free when flows still want one.
+    (&first).write_all(&flows).unwrap();
+    drop(first);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", engine.id())).unwrap().count();
+    until("there is no descriptor left", || open() >= 48);
+    let second = connect(&folder.socket());
+    exchange(&second);
+}
+
 #[test]
 fn a_second_engine_that_asks_for_the_path_is_no_machine() {
     let folder = Folder::new();

@@ -4,13 +4,17 @@
 //! Owns the socket and who its peer is: whoever sent last. A peer must be bound to a path, or it
 //! can't be answered. Served by the driver thread itself; a frame crosses at one call.
 
+use std::ffi::OsStr;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketAddrUnix, recvfrom};
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use sluicegate_core::{Cut, Offload, Piece, Record};
 use socket2::{SockAddr, SockRef, Type};
@@ -55,7 +59,8 @@ impl DatagramLink {
         Ok(Self { socket, peer: None, unsent: None, dropped: Arc::default(), _path: path })
     }
 
-    /// The count of frames that nobody took, kept up while the driver owns the link.
+    /// The count of frames that nobody took, or that were longer than any, kept up while the driver
+    /// owns the link.
     #[must_use]
     pub fn dropped_frames(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.dropped)
@@ -105,18 +110,23 @@ impl GuestLink for DatagramLink {
     fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
         for _ in 0..frames_max {
             let Some(space) = from_guest.reserve(FRAME_BYTES_MAX) else { return Ok(true) };
-            match self.socket.recv_from(space) {
-                Ok((len, from)) => {
-                    if let Some(path) = from.as_pathname() {
+            match recvfrom(&self.socket, space, RecvFlags::TRUNC) {
+                Ok((_, len, from)) => {
+                    let from = from.and_then(|from| SocketAddrUnix::try_from(from).ok());
+                    let path = from.as_ref().and_then(|from| from.path());
+                    if let Some(path) = path {
+                        let path = OsStr::from_bytes(path.to_bytes());
                         self.peer = SockAddr::unix(path).ok().or_else(|| self.peer.take());
                     }
-                    if len >= ETHERNET_HEADER_BYTES {
+                    if len > FRAME_BYTES_MAX {
+                        self.dropped.fetch_add(1, Ordering::Relaxed);
+                    } else if len >= ETHERNET_HEADER_BYTES {
                         from_guest.commit(len, Offload::NONE);
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(false),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(true)
@@ -142,5 +152,36 @@ impl GuestLink for DatagramLink {
             to_guest.release();
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rings::HeapRing;
+    use sluicegate_core::{FrameRing, limits};
+
+    #[test]
+    fn a_datagram_that_is_longer_than_any_frame_is_dropped_whole_and_counted() {
+        let folder = std::env::temp_dir();
+        let path = |name: &str| folder.join(format!("sluicegate-{}-{name}", std::process::id()));
+        let (ours, theirs) = (path("long-ours"), path("long-theirs"));
+        let _ = std::fs::remove_file(&theirs);
+        let mut link = DatagramLink::bind(&ours).unwrap();
+        let machine = UnixDatagram::bind(&theirs).unwrap();
+        SockRef::from(&machine).set_send_buffer_size(QUEUE_BYTES).unwrap();
+        let bytes = vec![0; limits::RING_BYTES_DEFAULT];
+        let (mut from_guest, mut frames) = FrameRing::split(Arc::new(HeapRing::new(bytes.into())));
+        for len in [FRAME_BYTES_MAX + 1, FRAME_BYTES_MAX, ETHERNET_HEADER_BYTES - 1] {
+            assert_eq!(machine.send_to(&vec![7; len], &ours).unwrap(), len);
+        }
+        link.socket.set_nonblocking(true).unwrap();
+        assert!(!link.receive(&mut from_guest, 10).unwrap());
+        let lens: Vec<usize> =
+            std::iter::from_fn(|| frames.read()).map(|record| record.len()).collect();
+        assert_eq!(lens, [FRAME_BYTES_MAX]);
+        assert_eq!(link.dropped_frames().load(Ordering::Relaxed), 1);
+        assert_eq!(link.peer.as_ref().and_then(SockAddr::as_pathname), Some(theirs.as_path()));
+        std::fs::remove_file(&theirs).unwrap();
     }
 }

@@ -10,6 +10,7 @@
 //! more than a TAP's, for a call a frame less. Frames for nobody are dropped, as on a cable that is
 //! pulled out.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -44,6 +45,8 @@ pub struct StreamLink {
     epoll: OwnedFd,
     listener: Option<UnixListener>,
     peer: Option<Peer>,
+    /// A descriptor that is kept for the next peer, while there is none: flows may take all others.
+    spare: Option<File>,
     /// The link ends with its peer.
     is_one_shot: bool,
     counts: Arc<StreamCounts>,
@@ -77,6 +80,7 @@ impl StreamLink {
         let mut link = Self::new(Some(path))?;
         epoll::add(&link.epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
         link.listener = Some(listener);
+        link.spare = File::open("/dev/null").ok();
         Ok(link)
     }
 
@@ -96,6 +100,7 @@ impl StreamLink {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             listener: None,
             peer: None,
+            spare: None,
             is_one_shot: false,
             counts: Arc::default(),
             _path: path,
@@ -136,7 +141,19 @@ impl StreamLink {
 
     /// Lets the next peer in, and turns others away. True: more may wait.
     fn accept(&mut self) -> io::Result<bool> {
+        let has_more = self.accept_some();
+        if self.peer.is_none() && self.listener.is_some() && self.spare.is_none() {
+            self.spare = File::open("/dev/null").ok();
+        }
+        has_more
+    }
+
+    fn accept_some(&mut self) -> io::Result<bool> {
         for _ in 0..ACCEPTS_MAX {
+            if self.peer.is_none() {
+                // What was kept for it is its own.
+                self.spare = None;
+            }
             let accepted = self.listener.as_ref().map(UnixListener::accept);
             match accepted {
                 None => return Ok(false),

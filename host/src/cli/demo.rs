@@ -53,6 +53,14 @@ const LINE_BYTES_MAX: u64 = 4096;
 #[command(after_help = "\
 Exit status: 0 if every step worked.
 
+A guest of your own comes by one of these:
+  sluicegate run       a command, in a network namespace of its own
+  sluicegate attach    a network namespace that exists
+  sluicegate serve     a machine of QEMU, libkrun or vfkit: its card is a Unix socket
+  sluicegate vm        a directory, as a microVM of msb_krun
+  the library          a VMM that is built on msb_krun, or any card (SmoltcpNetwork, GuestLink)
+  sluicegate-core      a firmware, on either side of the link (no_std)
+
 Examples:
   sluicegate demo
   sluicegate demo --mtu 65520")]

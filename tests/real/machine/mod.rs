@@ -71,8 +71,30 @@ impl Gateway {
         format!("stream,id=n0,server=off,addr.type=unix,addr.path={}", path.display())
     }
 
+    /// The same, where a frame is a datagram.
+    fn netdev_of_datagrams(&self) -> String {
+        let (theirs, ours) = (self.folder.join("vm.sock"), self.folder.join("net.sock"));
+        let (theirs, ours) = (theirs.display(), ours.display());
+        let local = format!("local.type=unix,local.path={theirs}");
+        format!("dgram,id=n0,{local},remote.type=unix,remote.path={ours}")
+    }
+
     /// A Linux machine that runs `script` and turns itself off.
     pub(crate) fn boot(&self, script: &str) -> Process {
+        self.start(script, (&self.netdev(), false))
+    }
+
+    /// The same, whose card speaks datagrams.
+    pub(crate) fn boot_with_datagrams(&self, script: &str) -> Process {
+        self.start(script, (&self.netdev_of_datagrams(), false))
+    }
+
+    /// The same, which may start anew by itself.
+    pub(crate) fn boot_that_reboots(&self, script: &str) -> Process {
+        self.start(script, (&self.netdev(), true))
+    }
+
+    fn start(&self, script: &str, (netdev, reboots): (&str, bool)) -> Process {
         let linux = linux();
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -84,10 +106,13 @@ impl Gateway {
         // Copies by `rep movsb` are emulated byte by byte: whoever thinks they are fast is slow.
         qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,erms=off", "-m", "128"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]);
-        qemu.args(["-no-reboot", "-append"]);
+        if !reboots {
+            qemu.arg("-no-reboot");
+        }
+        qemu.arg("-append");
         qemu.arg("console=ttyS0 reboot=t panic=-1 quiet mitigations=off nokaslr cryptomgr.notests");
         qemu.arg("-kernel").arg(&linux.kernel).arg("-initrd").arg(&initrd);
-        qemu.args(["-netdev", &self.netdev()]);
+        qemu.args(["-netdev", netdev]);
         qemu.args(["-device", "virtio-net-pci,netdev=n0,romfile=,mac=02:6d:73:00:00:02"]);
         Process::start(&mut qemu)
     }
