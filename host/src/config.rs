@@ -1,9 +1,8 @@
 //! The user's configuration: JSON in, checked once.
 //!
 //! Field names and meaning are those of microsandbox-network, so that a configuration written for
-//! it loads here. What is not served yet is refused by name unless it is `null` or that program's
-//! default, which says no more than leaving it out (the table is in `config/file.rs`); what is not
-//! known at all is refused too: nothing that a user wrote is ever ignored.
+//! it loads here. What is not known is refused by its name: nothing that a user wrote is ever
+//! ignored.
 //!
 //! | field | meaning | absent |
 //! |---|---|---|
@@ -46,6 +45,12 @@
 //! | `*.bandwidth`, `*.ops` | bytes, frames: `{"size": N, "refill_time_ms": N}`, | unlimited |
 //! | | maybe with `"one_time_burst": N` (full at first, then N a refill time) | |
 //! | `nat64_prefixes` | networks of 96 bits, beside `64:ff9b::/96` | `[]` |
+//! | `outbound_proxy.protocol` | `http_connect`, `socks4` or `socks5` | (must be there) |
+//! | `outbound_proxy.address` | `IP:port` | (must be there) |
+//! | `outbound_proxy.credentials` | `{"username": "u", "password":` | |
+//! | | `{"kind": "env", "var": "V"}}`; with socks4 it is `user_id` | |
+//! | `outbound_proxy.no_proxy` | networks, addresses and names that go without it | `[]` |
+//! | `outbound_proxy.send_names` | it is told names, where one is known for sure | `true` |
 //!
 //! The groups are `public`, `private`, `loopback`, `link_local`, `metadata`, `multicast` and `host`
 //! (the gateway's addresses); which address is in which is in the core's `rule/place.rs`. A guest
@@ -71,6 +76,7 @@ mod http;
 mod nameserver;
 mod policy;
 mod ports;
+mod proxy;
 mod rate;
 mod rules;
 pub(crate) mod secrets;
@@ -85,6 +91,7 @@ pub use http::{DenyResponseFormat, HttpConfig};
 pub use nameserver::{NameChannel, NameServer};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub use ports::{PortConfig, PortProtocol};
+pub use proxy::{ProxyConfig, ProxyCredentials, ProxyException, ProxyProtocol};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
 pub use secrets::{
     SecretConfig, SecretSource, SecretValue, SecretsConfig, SubstitutionConfig, ViolationAction,
@@ -131,6 +138,8 @@ pub struct NetworkConfig {
     pub trust_host_cas: bool,
     /// Credentials that the guest uses and never has.
     pub secrets: SecretsConfig,
+    /// Through whom connections go on; `None`: they go straight.
+    pub outbound_proxy: Option<ProxyConfig>,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: Vec<Ipv6Addr>,
     /// How much may pass each way.
@@ -157,6 +166,7 @@ impl Default for NetworkConfig {
             tls: TlsConfig::default(),
             trust_host_cas: false,
             secrets: SecretsConfig::default(),
+            outbound_proxy: None,
             nat64_prefixes: vec![],
             rate_limiter: None,
             profile: Profile::SingleTenant,
@@ -211,7 +221,7 @@ impl NetworkConfig {
     /// Reads JSON. Ranges are checked later, with the slot: [`to_core`](Self::to_core).
     ///
     /// # Errors
-    /// What is not JSON, unknown, of another type, or not supported yet, with its field.
+    /// What is not JSON, unknown, or of another type, with its field.
     pub fn from_json(text: &str) -> Result<Self, LoadError> {
         let mut json = serde_json::Deserializer::from_str(text);
         let file: File = serde_path_to_error::deserialize(&mut json).map_err(explain)?;
@@ -254,6 +264,8 @@ impl NetworkConfig {
         };
         fixed("interface", self.interface == new.interface, "another link")?;
         fixed("tls", self.tls == new.tls, "another section")?;
+        let is_same_proxy = self.outbound_proxy == new.outbound_proxy;
+        fixed("outbound_proxy", is_same_proxy, "another")?;
         let is_same_page = !self.tls.enabled || self.http == new.http;
         fixed("http", is_same_page, "another section, where TLS is intercepted")?;
         let trust = new.trust_host_cas;
@@ -278,6 +290,7 @@ impl NetworkConfig {
         self.dns.check()?;
         self.tls.check()?;
         self.secrets.check()?;
+        self.outbound_proxy.as_ref().map_or(Ok(()), ProxyConfig::check)?;
         if !self.secrets.secrets.is_empty() && !self.tls.enabled {
             let (count, expected) = (self.secrets.secrets.len(), "of use without tls.enabled");
             return Err(ConfigError::new("secrets.secrets", count, expected).into());
@@ -325,8 +338,8 @@ impl NetworkConfig {
             deny_page: self.http.to_core()?,
             intercepted_ports: self.tls.ports()?,
             refuses_quic: self.tls.block_quic_on_intercept,
-            // Who may have a secret is known by name.
-            keeps_names: !self.secrets.secrets.is_empty(),
+            // Who may have a secret is known by name, and a proxy is told names.
+            keeps_names: !self.secrets.secrets.is_empty() || self.outbound_proxy.is_some(),
             rebind_protection: self.dns.rebind_protection,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::control::{Inbox, Order};
 use crate::error::Error;
 use crate::events::Speaker;
+use crate::flow::dial::Dialler;
 use crate::flow::ports::{Listener, Ports};
 use crate::flow::tls::Tls;
 use crate::flow::{Flows, HostEngine};
@@ -84,6 +85,7 @@ pub(crate) struct Driver {
     pub(crate) listeners: Vec<(usize, Listener)>,
     pub(crate) orders: std::sync::mpsc::Receiver<Order>,
     pub(crate) tls: Option<Tls>,
+    pub(crate) dialler: Option<Dialler>,
 }
 
 impl Driver {
@@ -109,8 +111,9 @@ impl Driver {
         let resolver = Resolver::new(self.names);
         let ports = Ports::new(self.listeners, &for_flows, PORTS)
             .map_err(Error::machine("watching the published ports"))?;
-        let said = (self.speaker, resolver, ports, self.tls);
-        let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, said);
+        let said = (self.speaker, resolver, ports);
+        let ways = (self.tls, self.dialler);
+        let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, said, ways);
         ready();
         Loop {
             engine,

@@ -114,16 +114,6 @@ pub enum LoadError {
         /// The section, dotted from the top.
         field: &'static str,
     },
-    /// A field that is known, but not served yet.
-    #[error("{field}: {value} is not supported yet; {instead}")]
-    Unsupported {
-        /// The field, dotted from the top.
-        field: String,
-        /// Its value.
-        value: String,
-        /// What may be said in its place.
-        instead: &'static str,
-    },
 }
 
 /// What is wrong with an authority.

@@ -19,6 +19,7 @@ use crate::control::{ControlHandle, Desk, name_servers};
 use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
 use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
+use crate::flow::dial::Dialler;
 use crate::flow::ports::PublishedPort;
 use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Interceptor, Reporter};
@@ -26,6 +27,7 @@ use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::service::certs::host_roots_pem;
 use crate::service::dns::ResolverParts;
+use crate::service::proxy::Proxy;
 use crate::service::secrets::{SecretsHandle, Vault};
 use crate::termination::TerminationHandle;
 use crate::wake::DriverWake;
@@ -62,6 +64,7 @@ pub struct SmoltcpNetwork {
     trust_host_cas: bool,
     vault: Arc<Vault>,
     interceptor: Option<Arc<Interceptor>>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl SmoltcpNetwork {
@@ -93,11 +96,12 @@ impl SmoltcpNetwork {
         let termination = TerminationHandle::default();
         let vault = Arc::new(Vault::new(config.secrets.clone())?);
         let clock = Clock::new();
+        let proxy = config.outbound_proxy.clone().map(Proxy::new).transpose()?.map(Arc::new);
         let interceptor = if config.tls.enabled {
             let told = (Arc::clone(&audience), Arc::clone(&published));
             let reporter = Reporter::new(told.0, clock, termination.clone(), told.1);
-            let vault = Arc::clone(&vault);
-            Some(Arc::new(Interceptor::new(&config.tls, config.http.clone(), vault, reporter)?))
+            let held = (Arc::clone(&vault), proxy.clone());
+            Some(Arc::new(Interceptor::new(&config.tls, config.http.clone(), held, reporter)?))
         } else {
             None
         };
@@ -143,6 +147,7 @@ impl SmoltcpNetwork {
             trust_host_cas,
             vault,
             interceptor,
+            proxy,
         })
     }
 
@@ -247,6 +252,12 @@ impl SmoltcpNetwork {
                 interceptor: Arc::clone(interceptor),
                 runtime: runtime.clone(),
                 ready: ReadyList::new(Arc::clone(&self.wake)),
+            }),
+            dialler: self.proxy.as_ref().map(|proxy| Dialler {
+                proxy: Arc::clone(proxy),
+                runtime: runtime.clone(),
+                wake: Arc::clone(&self.wake),
+                done: Arc::default(),
             }),
             names: ResolverParts {
                 runtime,

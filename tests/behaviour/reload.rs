@@ -213,6 +213,31 @@ fn who_came_from_outside_is_judged_by_who_it_is() {
 }
 
 #[test]
+fn a_name_is_sure_where_it_was_said_and_leads_there_or_where_it_is_the_only_one() {
+    let mut room = room("allow", &["deny any all bad.test"]);
+    let mut world = room.world();
+    let to = at(ip("1.1.1.1"), 443);
+    let sure = |world: &World<'_>| {
+        let (now, flow) = (world.now(), world.engine.flows().find(|flow| flow.outside == to));
+        world.engine.sure_name(now, flow.unwrap().id).map(str::to_owned)
+    };
+    let mut first = Script::new(to, 40_000);
+    first.open(&mut world);
+    assert_eq!(sure(&world), None, "nobody has resolved any");
+    bind(&mut world, "good.test", ip("1.1.1.1"));
+    assert_eq!(sure(&world).as_deref(), Some("good.test"), "the only one");
+    bind(&mut world, "other.test", ip("1.1.1.1"));
+    assert_eq!(sure(&world), None, "one of two");
+    first.send(&mut world, &tls::hello("other.test"));
+    assert_eq!(sure(&world).as_deref(), Some("other.test"), "it was said");
+    first.say(&mut world, flag::RST, &[]);
+    let mut second = Script::new(to, 40_001);
+    second.open(&mut world);
+    second.send(&mut world, &tls::hello("elsewhere.test"));
+    assert_eq!(sure(&world), None, "it was said, and does not lead there");
+}
+
+#[test]
 fn what_can_not_change_is_refused_and_nothing_has_changed() {
     let mut room = Room::new(config_of("allow", &[]));
     let mut world = room.world();

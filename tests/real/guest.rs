@@ -40,6 +40,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) verbose: bool,
     /// The guest's kernel leaves work to the engine, and the other way round.
     pub(crate) offload: bool,
+    /// What the engine's environment has besides.
+    pub(crate) variables: &'a [(&'a str, &'a str)],
     /// Where the engine is asked and changed; `None`: nowhere.
     pub(crate) control: Option<PathBuf>,
 }
@@ -53,6 +55,7 @@ impl Default for Setup<'_> {
             descriptors: None,
             verbose: false,
             offload: true,
+            variables: &[],
             control: None,
         }
     }
@@ -113,7 +116,12 @@ impl Guest {
         if setup.verbose {
             arguments.push("-vv".into());
         }
-        let mut engine = Process::start(engine_command(setup).arg("attach").args(arguments));
+        let mut engine = Process::start(
+            engine_command(setup)
+                .envs(setup.variables.iter().copied())
+                .arg("attach")
+                .args(arguments),
+        );
         engine.wait_for("ready\n");
         Self { engine: Engine::Command(engine), namespace, slot, _config: config }
     }

@@ -38,6 +38,7 @@ mod neighbours;
 mod offload;
 mod pings;
 mod policy;
+mod proxies;
 mod published;
 mod qemu;
 mod rates;

@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 
 use super::Engine;
 use super::judge::protocol;
-use crate::contract::{By, Direction, FlowInfo, FlowState, Instant};
+use crate::contract::{By, Direction, FlowId, FlowInfo, FlowState, Instant};
 use crate::rule::name;
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::ring::RingHandle;
@@ -25,6 +25,20 @@ impl<R: RingHandle> Engine<'_, R> {
     #[must_use]
     pub fn flow_counts(&self) -> [u32; 3] {
         self.flows.counts()
+    }
+
+    /// The name of the flow's other end, where there is no doubt: the guest said it and it leads
+    /// there, or it is the only one that was resolved to the address.
+    #[must_use]
+    pub fn sure_name(&self, now: Instant, flow: FlowId) -> Option<&str> {
+        let slot = self.flows.slot(flow)?;
+        let (key, account) = (self.flows.key(slot)?, self.flows.account(slot));
+        if account.is_said && account.is_bound {
+            return self.flows.name(slot);
+        }
+        let mut bound = self.names.of(now, key.outside);
+        let first = bound.next()?;
+        (!account.is_said && bound.next().is_none()).then_some(first)
     }
 
     fn flow_info(&self, slot: u32) -> Option<FlowInfo<'_>> {

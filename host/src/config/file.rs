@@ -1,33 +1,22 @@
-//! The configuration as it is written: every name that microsandbox-network knows.
+//! The configuration as it is written: every name that microsandbox-network knows, and every one is
+//! served.
 //!
-//! Owns what may be said and is not served yet; must not know what the served fields mean.
-//!
-//! A field that is not served is accepted when it is `null` or the default below, since both say
-//! what leaving it out says; any other value is refused by name. An unknown or a repeated member is
-//! refused in every object, so that no value hides another. The defaults that ask for a protection
-//! have nothing to protect yet, or nothing more than where the field is left out:
-//!
-//! | field | default | why it may be said |
-//! |---|---|---|
-//! | `outbound_proxy` | `null` | none |
+//! Owns what may be said; must not know what the fields mean. An unknown or a repeated member is
+//! refused in every object, so that no value hides another.
 
 use std::net::Ipv6Addr;
 
 use serde::Deserialize;
-use serde_json::Value;
 use sluicegate_core::Profile;
 
 use super::dns::DnsFile;
 use super::ports::ACCEPT_QUEUE_DEFAULT;
 use super::rules::{PolicyFile, nat64};
 use super::{
-    HttpConfig, InterfaceConfig, NetworkConfig, PolicyConfig, PortConfig, RateLimiterConfig,
-    SecretsConfig, TlsConfig,
+    HttpConfig, InterfaceConfig, NetworkConfig, PolicyConfig, PortConfig, ProxyConfig,
+    RateLimiterConfig, SecretsConfig, TlsConfig,
 };
 use crate::error::LoadError;
-
-/// Characters of a refused value that its error quotes.
-const QUOTE_CHARS_MAX: usize = 40;
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
@@ -52,8 +41,7 @@ pub(super) struct File {
     tls: Option<TlsConfig>,
     secrets: Option<SecretsConfig>,
     trust_host_cas: Option<bool>,
-    // Known, and not served yet.
-    outbound_proxy: Value,
+    outbound_proxy: Option<ProxyConfig>,
 }
 
 /// A file that says nothing of it wants a network.
@@ -62,9 +50,8 @@ fn enabled() -> bool {
 }
 
 impl File {
-    /// The configuration, if it asks for nothing that is not served.
+    /// The configuration.
     pub(super) fn check(self) -> Result<NetworkConfig, LoadError> {
-        refuse("outbound_proxy", &self.outbound_proxy)?;
         Ok(NetworkConfig {
             enabled: self.enabled,
             interface: self.interface,
@@ -85,29 +72,15 @@ impl File {
             tls: self.tls.unwrap_or_default(),
             trust_host_cas: self.trust_host_cas.unwrap_or(false),
             secrets: self.secrets.unwrap_or_default(),
+            outbound_proxy: self.outbound_proxy,
             rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
         })
     }
 }
 
-/// Refuses `value` unless it says what leaving the field out says.
-fn refuse(field: &str, value: &Value) -> Result<(), LoadError> {
-    if value.is_null() { Ok(()) } else { Err(unsupported(field, value, "leave it out")) }
-}
-
-/// The error of `field`, whose `value` is not served; `instead` is the way out.
-pub(super) fn unsupported(field: &str, value: &Value, instead: &'static str) -> LoadError {
-    let mut value = value.to_string();
-    if value.chars().count() > QUOTE_CHARS_MAX {
-        value = value.chars().take(QUOTE_CHARS_MAX).chain(['…']).collect();
-    }
-    LoadError::Unsupported { field: field.to_owned(), value, instead }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
 
     use super::*;
 
@@ -146,52 +119,6 @@ mod tests {
             ..InterfaceConfig::default()
         };
         assert_eq!(config, NetworkConfig { interface, ..NetworkConfig::default() });
-    }
-
-    #[test]
-    fn every_leaf_that_is_not_served_is_refused_with_any_other_value() {
-        let peer: Value = serde_json::from_str(PEER).unwrap();
-        let served = [
-            "/dns",
-            "/enabled",
-            "/http",
-            "/interface",
-            "/max_connections",
-            "/max_inbound_tcp_connections",
-            "/max_udp_connections",
-            "/nat64_prefixes",
-            "/ports",
-            "/rate_limiter",
-            "/secrets",
-            "/strict",
-            "/tcp_accept_queue_size",
-            "/tls",
-            "/trust_host_cas",
-        ];
-        let mut leaves = vec![];
-        collect(&peer, "", &mut leaves);
-        leaves.retain(|leaf| !served.iter().any(|name| leaf.starts_with(name)));
-        assert_eq!(leaves.len(), 1);
-        for leaf in leaves {
-            for other in [json!("other"), json!(7), json!({}), json!([null])] {
-                let mut changed = peer.clone();
-                *changed.pointer_mut(&leaf).unwrap() = other;
-                let error = load(&changed.to_string()).unwrap_err();
-                let field = leaf[1..].replace('/', ".");
-                assert!(error.starts_with(&format!("{field}: ")), "{leaf}: {error}");
-                assert!(error.contains("not supported yet"), "{error}");
-            }
-        }
-    }
-
-    fn collect(value: &Value, path: &str, leaves: &mut Vec<String>) {
-        let Some(members) = value.as_object() else {
-            leaves.push(path.to_owned());
-            return;
-        };
-        for (name, value) in members {
-            collect(value, &format!("{path}/{name}"), leaves);
-        }
     }
 
     #[test]

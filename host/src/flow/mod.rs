@@ -5,6 +5,7 @@
 //! comes, or when the engine says that there is room.
 
 mod datagram;
+pub(crate) mod dial;
 mod names;
 pub(crate) mod ports;
 mod row;
@@ -28,6 +29,7 @@ use crate::metrics::{Published, since};
 use crate::rings::HeapRing;
 use crate::service::dns::{Resolver, Server};
 use datagram::DatagramFlow;
+use dial::{DialFlow, Dialler};
 use names::{NameStream, Names};
 use ports::Ports;
 use row::{Association, Inbox, Outbox};
@@ -46,6 +48,7 @@ enum Flow {
     Datagram(DatagramFlow),
     Names(NameStream),
     Tls(Box<TlsFlow>),
+    Dial { _task: DialFlow },
 }
 
 struct Slot {
@@ -86,6 +89,8 @@ pub(crate) struct Flows {
     ports: Ports,
     /// Ends TLS, if anybody does.
     tls: Option<Tls>,
+    /// Makes connections through a proxy, if there is one.
+    dialler: Option<Dialler>,
     ping_warned: bool,
     /// The ring to the guest was full for the flow at the front.
     is_stalled: bool,
@@ -96,7 +101,8 @@ impl Flows {
         registry: Registry,
         published: Arc<Published>,
         pages: Pages,
-        (speaker, resolver, ports, tls): (Speaker, Resolver, Ports, Option<Tls>),
+        (speaker, resolver, ports): (Speaker, Resolver, Ports),
+        (tls, dialler): (Option<Tls>, Option<Dialler>),
     ) -> Self {
         Self {
             pages,
@@ -110,6 +116,7 @@ impl Flows {
             names: Names::new(resolver),
             ports,
             tls,
+            dialler,
             ping_warned: false,
             is_stalled: false,
         }
@@ -213,7 +220,7 @@ impl Flows {
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
         match &mut slot.flow {
             Flow::Tcp(tcp) => tcp.note(event),
-            Flow::Datagram(_) | Flow::Names(_) | Flow::Tls(_) => {}
+            Flow::Datagram(_) | Flow::Names(_) | Flow::Tls(_) | Flow::Dial { .. } => {}
         }
         let index = slot.id.index;
         self.enqueue(index);
@@ -237,6 +244,7 @@ impl Flows {
     pub(crate) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
         self.serve_names(engine, now);
         self.serve_pipes();
+        self.serve_dials(engine, now);
         let has_room = self.serve_ports(engine, now);
         // The flow at the front may have datagrams that there was no room for.
         self.is_stalled = !self.inbox.deliver(engine, now) || !has_room;
@@ -259,6 +267,7 @@ impl Flows {
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.inbox),
                 Flow::Names(stream) => stream.serve((engine, now), &mut self.names),
                 Flow::Tls(tls) => tls.serve(engine, now),
+                Flow::Dial { .. } => Served::Waits,
             };
             match served {
                 Served::Waits => {}
@@ -325,6 +334,9 @@ impl Flows {
         flow: FlowId,
         to: sluicegate_core::Outside,
     ) {
+        if self.dial(engine, now, flow, to) {
+            return;
+        }
         match TcpFlow::connect((flow, now), socket::addresses(to), &self.registry) {
             Ok(tcp) => {
                 let is_connected = tcp.is_connected();
@@ -380,6 +392,9 @@ impl Flows {
     ) -> Result<(), Event> {
         let Association { flow, kind, to } = from;
         let failed = |refusal| Event::DatagramFailed { flow, refusal };
+        if let Some(refusal) = self.keeps_back(kind, to) {
+            return Err(failed(refusal));
+        }
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
             let (address, _) = socket::addresses(to);

@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
+use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
 use sluicegate_core::{Event, FlowId, Instant, Refusal, limits};
@@ -23,6 +24,8 @@ pub(super) struct TcpFlow {
     phase: Phase,
     /// When the host began to connect, until it is counted how long that took.
     dialled: Option<Instant>,
+    /// What the outside has said before the socket was ours.
+    early: Bytes,
     /// Bytes or an end may be there to read.
     is_readable: bool,
     /// The outside's end was announced: a short read is not the last.
@@ -98,6 +101,13 @@ impl TcpFlow {
         }
     }
 
+    /// The same, whose outside has said `early` already.
+    pub(super) fn with_early(mut self, early: Bytes) -> Self {
+        self.is_readable |= !early.is_empty();
+        self.early = early;
+        self
+    }
+
     fn new(id: FlowId, stream: TcpStream, connected: bool, fallback: Option<SocketAddr>) -> Self {
         let phase = if connected { Phase::Open } else { Phase::Connecting { fallback } };
         Self {
@@ -105,6 +115,7 @@ impl TcpFlow {
             stream,
             phase,
             dialled: None,
+            early: Bytes::new(),
             is_readable: false,
             is_ending: false,
             is_blocked: false,
@@ -244,6 +255,19 @@ impl TcpFlow {
     /// Reads straight into the engine's buffer, within the flow's budget.
     fn receive(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Served {
         let mut budget = limits::TURN_FLOW_BYTES_MAX;
+        while !self.early.is_empty() {
+            let early = &mut self.early;
+            let given = engine.give_to_guest(self.id, |space| {
+                let len = early.len().min(space.len());
+                if let Some(space) = space.get_mut(..len) {
+                    space.copy_from_slice(&early.split_to(len));
+                }
+                len
+            });
+            if given.is_none() {
+                return Served::Waits; // the engine says when there is room
+            }
+        }
         while self.is_readable {
             let stream = &mut self.stream;
             let mut result = Ok(0);

@@ -20,7 +20,16 @@ fn flows() -> (Flows, mio::Poll) {
     let pages = crate::memory::Pages::of(&mut crate::memory::map(1).unwrap());
     let ports = Ports::new(vec![], poll.registry(), 0).unwrap();
     let (registry, speaker) = (poll.registry().try_clone().unwrap(), Speaker(Arc::default()));
-    (Flows::new(registry, Arc::default(), pages, (speaker, resolver(&poll), ports, None)), poll)
+    (
+        Flows::new(
+            registry,
+            Arc::default(),
+            pages,
+            (speaker, resolver(&poll), ports),
+            (None, None),
+        ),
+        poll,
+    )
 }
 
 /// What would answer questions; nobody here asks any.

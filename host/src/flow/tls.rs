@@ -11,7 +11,7 @@ use std::task::{Wake, Waker};
 use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal, limits};
 use tokio::runtime::Handle;
 
-use super::{Flow, Flows, HostEngine, Served, socket};
+use super::{Flow, Flows, HostEngine, Served, dial, socket};
 use crate::intercept::{Call, Interceptor, Pipe, Read, Write};
 use crate::wake::DriverWake;
 
@@ -201,10 +201,15 @@ impl Flows {
         };
         let name = call.name.as_deref();
         let is_bound = name.is_some_and(|name| engine.is_bound(now, destination.ip(), name));
+        let proxied = self.dialler.as_ref().zip(dial::remote(call.to));
+        let through_proxy = proxied.and_then(|(dialler, address)| {
+            dialler.proxy.target(address, engine.sure_name(now, flow))
+        });
         let call = Call {
             guest: SocketAddr::new(engine.guest(destination.ip()), call.guest_port),
             destination,
             to: socket::addresses(call.to),
+            through_proxy,
             name: call.name.clone(),
             is_bound,
             is_denied: call.is_denied,

@@ -76,6 +76,7 @@ mod tests {
 
     fn call(name: Option<&str>) -> Call {
         Call {
+            through_proxy: None,
             guest: "100.96.0.2:4000".parse().unwrap(),
             destination: "93.184.216.34:443".parse().unwrap(),
             to: ("93.184.216.34:443".parse().unwrap(), None),

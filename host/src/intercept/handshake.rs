@@ -70,7 +70,7 @@ pub(super) async fn run(
         let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
         return http::deny(&interceptor, &call, guest).await;
     }
-    let upstream = dial(&call).await?;
+    let upstream = dial(&interceptor, &call).await?;
     let checked = interceptor.trust.of(&call.identity());
     let is_verified = checked.is_verified;
     let mut config = checked.config;
@@ -151,7 +151,12 @@ async fn accept_guest(
 }
 
 /// Connects to the server, or where that fails to the other address.
-async fn dial(call: &Call) -> Result<TcpStream, Broken> {
+async fn dial(interceptor: &Interceptor, call: &Call) -> Result<TcpStream, Broken> {
+    if let Some((proxy, target)) = interceptor.proxy.as_ref().zip(call.through_proxy.as_ref()) {
+        let (stream, early) = proxy.dial(target).await?;
+        // A server of TLS does not speak first.
+        return if early.is_empty() { Ok(stream) } else { Err(Broken) };
+    }
     let (first, fallback) = call.to;
     let stream = match connect(first).await {
         Ok(stream) => stream,

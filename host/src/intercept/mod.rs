@@ -35,6 +35,7 @@ use tokio::sync::Semaphore;
 use crate::config::{HostPattern, HttpConfig, TlsConfig};
 use crate::error::Error;
 use crate::service::certs::{Authority, Identity, Leaves, Trust, provider};
+use crate::service::proxy::{Proxy, Target};
 use crate::service::secrets::Vault;
 pub(crate) use pipe::{Pipe, Read, Write};
 pub(crate) use report::Reporter;
@@ -53,6 +54,8 @@ pub(crate) struct Call {
     pub(crate) destination: SocketAddr,
     /// Where the host connects to, and where that fails.
     pub(crate) to: (SocketAddr, Option<SocketAddr>),
+    /// Where the outbound proxy connects to in the host's place; `None`: it does so itself.
+    pub(crate) through_proxy: Option<Target>,
     /// The name that the guest said, which policy was asked about.
     pub(crate) name: Option<String>,
     /// The gateway has told the guest that the name leads to the address.
@@ -79,6 +82,7 @@ pub(crate) struct Interceptor {
     /// The guest's side of a handshake, but for certificate and protocol.
     server: ServerConfig,
     vault: Arc<Vault>,
+    proxy: Option<Arc<Proxy>>,
     page: HttpConfig,
     reporter: Reporter,
     held: Semaphore,
@@ -93,7 +97,7 @@ impl Interceptor {
     pub(crate) fn new(
         tls: &TlsConfig,
         page: HttpConfig,
-        vault: Arc<Vault>,
+        (vault, proxy): (Arc<Vault>, Option<Arc<Proxy>>),
         reporter: Reporter,
     ) -> Result<Self, Error> {
         let authority = match (&tls.intercept_ca.cert_path, &tls.intercept_ca.key_path) {
@@ -111,6 +115,7 @@ impl Interceptor {
             bypass: tls.bypass.clone(),
             server,
             vault,
+            proxy,
             page,
             reporter,
             held: Semaphore::new(HELD_BYTES_MAX),

@@ -3,4 +3,5 @@
 pub(crate) mod addresses;
 pub(crate) mod certs;
 pub(crate) mod dns;
+pub(crate) mod proxy;
 pub(crate) mod secrets;

@@ -1,0 +1,267 @@
+//! Connects through another: HTTP's CONNECT, SOCKS4 and SOCKS5.
+//!
+//! Owns what is said to a proxy, and what its answers mean; must not know flows. SOCKS is
+//! `tokio-socks`, HTTP is hyper. Each step has ten seconds, an HTTP head 8 KiB. The password is in
+//! no error and no log.
+
+use core::fmt;
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
+use sluicegate_core::ConfigError;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_socks::TargetAddr;
+use tokio_socks::tcp::{Socks4Stream, Socks5Stream};
+use zeroize::Zeroizing;
+
+use crate::config::secrets::SecretSource;
+use crate::config::{ProxyConfig, ProxyException, ProxyProtocol};
+
+/// A step takes so long at most.
+const STEP_MAX: Duration = Duration::from_secs(10);
+/// Bytes of the longest head of an answer to CONNECT.
+const HEAD_BYTES_MAX: usize = 8192;
+
+/// Where a connection goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Address(SocketAddr),
+    Name(String, u16),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+/// A proxy, ready to be asked.
+pub(crate) struct Proxy {
+    config: ProxyConfig,
+    /// A user and its password.
+    user: Option<(String, Zeroizing<String>)>,
+}
+
+impl Proxy {
+    /// As `config` has it; the password is read where it is.
+    ///
+    /// # Errors
+    /// The password is not to be had.
+    pub(crate) fn new(config: ProxyConfig) -> Result<Self, ConfigError> {
+        let user = config.credentials.as_ref().map(|credentials| {
+            let SecretSource::Env { var } = &credentials.password;
+            let password = std::env::var(var).ok().filter(|password| !password.is_empty());
+            let password = password.ok_or_else(|| {
+                let expected = "a variable of this process's environment, not empty";
+                ConfigError::new("outbound_proxy.credentials.password.var", var, expected)
+            })?;
+            Ok((credentials.username.clone(), Zeroizing::new(password)))
+        });
+        Ok(Self { user: user.transpose()?, config })
+    }
+
+    /// Whom to ask for a connection to `address`, which is known by `name`; `None`: nobody, it is
+    /// reached without a proxy.
+    pub(crate) fn target(&self, address: SocketAddr, name: Option<&str>) -> Option<Target> {
+        let is_excepted = self.config.no_proxy.iter().any(|exception| match exception {
+            ProxyException::Network(network) => network.contains(address.ip().to_canonical()),
+            ProxyException::Host(pattern) => name.is_some_and(|name| pattern.matches(name)),
+        });
+        // SOCKS4 knows addresses only.
+        let sends = self.config.send_names && self.config.protocol != ProxyProtocol::Socks4;
+        let target = match name.filter(|_| sends) {
+            Some(name) => Target::Name(name.to_owned(), address.port()),
+            None => Target::Address(address),
+        };
+        (!is_excepted).then_some(target)
+    }
+
+    /// Connects to `target`. Beside the connection come bytes that the server has said already.
+    ///
+    /// # Errors
+    /// What the guest would have seen of `target`, as far as the proxy says it.
+    pub(crate) async fn dial(&self, target: &Target) -> io::Result<(TcpStream, Bytes)> {
+        let stream = within(TcpStream::connect(self.config.address)).await?;
+        stream.set_nodelay(true)?;
+        socket2::SockRef::from(&stream).set_keepalive(true)?;
+        let dialled = match self.config.protocol {
+            ProxyProtocol::HttpConnect => within(self.connect(stream, target)).await,
+            ProxyProtocol::Socks4 => within(self.socks4(stream, target)).await,
+            ProxyProtocol::Socks5 => within(self.socks5(stream, target)).await,
+        };
+        dialled.inspect_err(|error| {
+            tracing::debug!(proxy = %self.config.address, %target, %error, "a proxy said no");
+        })
+    }
+
+    async fn socks4(&self, stream: TcpStream, target: &Target) -> io::Result<(TcpStream, Bytes)> {
+        let target = match target {
+            Target::Address(SocketAddr::V4(address)) => TargetAddr::Ip((*address).into()),
+            Target::Address(SocketAddr::V6(_)) | Target::Name(..) => {
+                return Err(Errno::NETUNREACH.into());
+            }
+        };
+        let dialled = match &self.config.user_id {
+            Some(id) => Socks4Stream::connect_with_userid_and_socket(stream, target, id).await,
+            None => Socks4Stream::connect_with_socket(stream, target).await,
+        };
+        Ok((dialled.map_err(meant)?.into_inner(), Bytes::new()))
+    }
+
+    async fn socks5(&self, stream: TcpStream, target: &Target) -> io::Result<(TcpStream, Bytes)> {
+        let target = match target {
+            Target::Address(address) => TargetAddr::Ip(*address),
+            Target::Name(name, port) => TargetAddr::Domain(name.as_str().into(), *port),
+        };
+        let dialled = match &self.user {
+            Some((name, password)) => {
+                Socks5Stream::connect_with_password_and_socket(stream, target, name, password).await
+            }
+            None => Socks5Stream::connect_with_socket(stream, target).await,
+        };
+        Ok((dialled.map_err(meant)?.into_inner(), Bytes::new()))
+    }
+
+    async fn connect(&self, stream: TcpStream, target: &Target) -> io::Result<(TcpStream, Bytes)> {
+        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        let connection = tokio::spawn(connection.with_upgrades());
+        let authority = target.to_string();
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(&authority)
+            .header(HOST, &authority)
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
+        if let Some((name, password)) = &self.user {
+            let pair = Zeroizing::new(format!("{name}:{}", password.as_str()));
+            let basic = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+            let mut basic = HeaderValue::from_str(&basic).map_err(io::Error::other)?;
+            basic.set_sensitive(true);
+            request.headers_mut().insert(PROXY_AUTHORIZATION, basic);
+        }
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let status = response.status();
+        if !status.is_success() {
+            connection.abort();
+            return Err(refused(status));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(io::Error::other)?;
+        let parts = upgraded
+            .downcast::<TokioIo<TcpStream>>()
+            .map_err(|_| io::Error::other("the connection is another"))?;
+        Ok((parts.io.into_inner(), parts.read_buf))
+    }
+}
+
+/// `step`, or its end after its time.
+async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(STEP_MAX, step).await.unwrap_or_else(|_| Err(Errno::TIMEDOUT.into()))
+}
+
+/// What the guest would have seen where a proxy answers CONNECT so.
+fn refused(status: StatusCode) -> io::Error {
+    match status {
+        // tinyproxy says the second of a password that is wrong.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => {
+            tracing::warn!("the outbound proxy wants other credentials");
+            Errno::ACCESS.into()
+        }
+        StatusCode::FORBIDDEN => Errno::ACCESS.into(),
+        StatusCode::GATEWAY_TIMEOUT => Errno::TIMEDOUT.into(),
+        _ => Errno::CONNREFUSED.into(),
+    }
+}
+
+/// The same for an answer of SOCKS.
+fn meant(error: tokio_socks::Error) -> io::Error {
+    use tokio_socks::Error;
+    match error {
+        Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => Errno::CONNREFUSED.into(),
+        Error::Io(error) => error,
+        Error::NetworkUnreachable => Errno::NETUNREACH.into(),
+        Error::HostUnreachable | Error::TtlExpired => Errno::HOSTUNREACH.into(),
+        Error::ConnectionNotAllowedByRuleset => Errno::ACCESS.into(),
+        Error::AddressTypeNotSupported => Errno::NETUNREACH.into(),
+        Error::NoAcceptableAuthMethods
+        | Error::PasswordAuthFailure(_)
+        | Error::AuthorizationRequired
+        | Error::IdentdAuthFailure
+        | Error::InvalidUserIdAuthFailure => {
+            tracing::warn!("the outbound proxy wants other credentials");
+            Errno::ACCESS.into()
+        }
+        Error::ParseError(_)
+        | Error::InvalidTargetAddress(_)
+        | Error::ProxyServerUnreachable
+        | Error::InvalidResponseVersion
+        | Error::UnknownAuthMethod
+        | Error::GeneralSocksServerFailure
+        | Error::ConnectionRefused
+        | Error::CommandNotSupported
+        | Error::UnknownError
+        | Error::InvalidReservedByte
+        | Error::UnknownAddressType
+        | Error::InvalidAuthValues(_) => Errno::CONNREFUSED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(protocol: ProxyProtocol, exceptions: &[&str]) -> Proxy {
+        let mut config = ProxyConfig::new(protocol, "127.0.0.1:1".parse().unwrap());
+        config.no_proxy = exceptions.iter().map(|text| text.parse().unwrap()).collect();
+        Proxy::new(config).unwrap()
+    }
+
+    #[test]
+    fn a_name_is_sent_where_it_is_known_and_can_be() {
+        let to: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        let name = Some("one.test");
+        let named = Some(Target::Name("one.test".to_owned(), 443));
+        let bare = Some(Target::Address(to));
+        for protocol in [ProxyProtocol::Socks5, ProxyProtocol::HttpConnect] {
+            assert_eq!(proxy(protocol, &[]).target(to, name), named);
+            assert_eq!(proxy(protocol, &[]).target(to, None), bare);
+        }
+        assert_eq!(proxy(ProxyProtocol::Socks4, &[]).target(to, name), bare);
+        let mut quiet = proxy(ProxyProtocol::Socks5, &[]);
+        quiet.config.send_names = false;
+        assert_eq!(quiet.target(to, name), bare);
+    }
+
+    #[test]
+    fn what_is_excepted_is_reached_without_it() {
+        let proxy = proxy(ProxyProtocol::Socks5, &["10.0.0.0/8", "::1", "*.in.test"]);
+        for (address, name, is_proxied) in [
+            ("10.1.2.3:80", None, false),
+            ("[::ffff:10.1.2.3]:80", None, false),
+            ("11.1.2.3:80", None, true),
+            ("[::1]:80", None, false),
+            ("192.0.2.1:80", Some("a.in.test"), false),
+            ("192.0.2.1:80", Some("in.testing"), true),
+        ] {
+            let target = proxy.target(address.parse().unwrap(), name);
+            assert_eq!(target.is_some(), is_proxied, "{address} {name:?}");
+        }
+    }
+}

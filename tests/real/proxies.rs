@@ -1,0 +1,243 @@
+//! Connections that go on through a proxy: tinyproxy (HTTP's CONNECT), microsocks (SOCKS5, with a
+//! password) and Dante (SOCKS4), beside a server that says from where it was called.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::guest::{Guest, Setup, open_config};
+use crate::namespace::Namespace;
+use crate::needs;
+use crate::process::{self, Process};
+use crate::servers::{self, Family};
+use crate::tls::Scratch;
+use crate::waiting::until;
+
+/// Where the server is, which no proxy needs to be asked for.
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+/// From where proxies call.
+const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77));
+/// Where they listen.
+const PORT: u16 = 1080;
+const AT: &str = "127.0.0.1:1080";
+
+/// A namespace with a server's and a proxy's address.
+fn outside() -> Namespace {
+    let outside = Namespace::new();
+    for address in [SERVER, PROXY] {
+        outside.ip(&format!("addr add {address}/32 dev lo"));
+    }
+    outside
+}
+
+fn is_open(outside: &Namespace, port: u16) -> bool {
+    outside.inside(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())
+}
+
+/// Starts `program` with `arguments` in `outside`, and waits until it listens.
+fn start(outside: &Namespace, program: &str, arguments: &[&str]) -> Process {
+    let process = Process::start(outside.command(program).args(arguments));
+    until("the proxy listens", || is_open(outside, PORT));
+    process
+}
+
+fn tinyproxy(outside: &Namespace, scratch: &Scratch) -> Process {
+    let file = scratch.0.join("tinyproxy.conf");
+    let text = format!(
+        "Port {PORT}\nListen 127.0.0.1\nBind {PROXY}\nBasicAuth user a-password\nTimeout 60\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    start(outside, "tinyproxy", &["-d", "-c", file.to_str().unwrap()])
+}
+
+fn microsocks(outside: &Namespace) -> Process {
+    let bind = PROXY.to_string();
+    let port = PORT.to_string();
+    let who = ["-u", "user", "-P", "a-password"];
+    start(
+        outside,
+        "microsocks",
+        &[&["-i", "127.0.0.1", "-p", &port, "-b", &bind], &who[..]].concat(),
+    )
+}
+
+fn dante(outside: &Namespace, scratch: &Scratch) -> Process {
+    let file = scratch.0.join("dante.conf");
+    let text = format!(
+        "logoutput: stderr\ninternal: 127.0.0.1 port = {PORT}\nexternal: {PROXY}\n\
+         clientmethod: none\nsocksmethod: none\n\
+         client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n\
+         socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 proxyprotocol: socks_v4 }}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    start(outside, "danted", &["-f", file.to_str().unwrap()])
+}
+
+/// What a guest of `outside` is served by, which asks the proxy there.
+fn guest(outside: &Namespace, protocol: &str, more: Value) -> Guest {
+    let mut proxy = json!({ "protocol": protocol, "address": AT });
+    proxy.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let config = Some(open_config(json!({ "outbound_proxy": proxy })));
+    let setup = Setup { config, host: Some(outside), ..Setup::default() };
+    Guest::with(&Setup { variables: PASSWORDS, ..setup })
+}
+
+/// Where passwords are.
+const PASSWORDS: &[(&str, &str)] =
+    &[("TEST_RIGHT", "a-password"), ("TEST_WRONG", "another-password")];
+
+fn credentials(var: &str) -> Value {
+    json!({ "credentials": { "username": "user", "password": { "kind": "env", "var": var } } })
+}
+
+/// A server that says from where it was called; returns its port.
+fn teller(outside: &Namespace) -> u16 {
+    let listener = outside.inside(|| TcpListener::bind((SERVER, 0)).unwrap());
+    servers::serve(listener, |mut stream| {
+        let peer = stream.peer_addr().unwrap().ip().to_string();
+        let _ = stream.write_all(peer.as_bytes());
+    })
+}
+
+/// From where `guest` seems to call the server at `port`.
+fn seen(guest: &Guest, port: u16) -> String {
+    let mut stream = guest.try_connect((SERVER, port)).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
+}
+
+#[test]
+fn connections_go_through_a_proxy_of_each_kind_and_errors_come_back() {
+    if !needs::are_met(&["tinyproxy", "microsocks", "danted", "curl"]) {
+        return;
+    }
+    for protocol in ["http_connect", "socks5", "socks4"] {
+        let (outside, scratch) = (outside(), Scratch::new("proxy"));
+        let (_proxy, more) = match protocol {
+            "http_connect" => (tinyproxy(&outside, &scratch), credentials("TEST_RIGHT")),
+            "socks5" => (microsocks(&outside), credentials("TEST_RIGHT")),
+            _ => (dante(&outside, &scratch), json!({ "user_id": "sandbox" })),
+        };
+        let guest = guest(&outside, protocol, more);
+        // What the server says first is not lost, though the proxy's own words come before it.
+        assert_eq!(seen(&guest, teller(&outside)), PROXY.to_string(), "{protocol}");
+        let port = servers::http(outside.inside(|| TcpListener::bind((SERVER, 0)).unwrap()));
+        for bytes in ["1000", "20000000"] {
+            let mut curl = guest.command("curl");
+            curl.args(["-sSf", "-m", "60", "-o", "/dev/null", "-w", "%{size_download}"]);
+            let said = process::run(curl.arg(format!("http://{SERVER}:{port}/{bytes}")));
+            assert_eq!(said.output, bytes, "{protocol}: {}", said.errors);
+        }
+        let refused = guest.try_connect((SERVER, 9)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{protocol}");
+        // This host is reached as ever.
+        let echo = outside.inside(|| servers::echo(servers::listener(Family::V4)));
+        let mut stream = guest.connect(Family::V4, echo);
+        stream.write_all(b"ask").unwrap();
+        stream.read_exact(&mut [0; 3]).unwrap();
+    }
+}
+
+#[test]
+fn a_proxy_that_is_not_there_or_says_no_is_what_the_guest_sees() {
+    if !needs::are_met(&["microsocks", "tinyproxy"]) {
+        return;
+    }
+    let (outside, scratch) = (outside(), Scratch::new("proxy"));
+    let port = teller(&outside);
+    let gone = guest(&outside, "socks5", json!({}));
+    let error = gone.try_connect((SERVER, port)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "nobody listens");
+    drop(gone);
+    for protocol in ["socks5", "http_connect"] {
+        let proxy = match protocol {
+            "socks5" => microsocks(&outside),
+            _ => tinyproxy(&outside, &scratch),
+        };
+        for wrong in [credentials("TEST_WRONG"), json!({})] {
+            let guest = guest(&outside, protocol, wrong);
+            let error = guest.try_connect((SERVER, port)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{protocol}: {error}");
+            let told = guest.engine().errors();
+            assert!(told.contains("the outbound proxy wants other credentials"), "{told}");
+            assert!(!told.contains("another-password"), "{told}");
+        }
+        drop(proxy);
+        until("the proxy is gone", || !is_open(&outside, PORT));
+    }
+    // One that says nothing has ten seconds.
+    let silent = outside.inside(|| TcpListener::bind(AT).unwrap());
+    let guest = guest(&outside, "socks5", json!({}));
+    let error = guest.try_connect((SERVER, port)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
+    drop(silent);
+}
+
+#[test]
+fn what_is_excepted_goes_without_it_and_datagrams_do_not_leave_beside_it() {
+    if !needs::are_met(&["microsocks"]) {
+        return;
+    }
+    let outside = outside();
+    let _proxy = microsocks(&outside);
+    let port = teller(&outside);
+    let mut more = credentials("TEST_RIGHT");
+    let proxied = guest(&outside, "socks5", more.clone());
+    assert_eq!(seen(&proxied, port), PROXY.to_string());
+    let datagrams = outside.inside(|| UdpSocket::bind((SERVER, 0)).unwrap());
+    datagrams.set_nonblocking(true).unwrap();
+    let to = datagrams.local_addr().unwrap();
+    let socket = proxied.datagrams(to);
+    socket.send(b"ask").unwrap();
+    let error = socket.recv(&mut [0; 16]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
+    let nothing = datagrams.recv(&mut [0; 16]).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+    drop(proxied);
+    more["no_proxy"] = json!(["198.51.100.0/24"]);
+    let direct = guest(&outside, "socks5", more);
+    assert_eq!(seen(&direct, port), SERVER.to_string());
+    let socket = direct.datagrams(to);
+    socket.send(b"ask").unwrap();
+    until("the datagram is there", || datagrams.recv(&mut [0; 16]).is_ok());
+}
+
+#[test]
+fn intercepted_connections_go_through_it_too() {
+    if !needs::are_met(&["microsocks", "openssl", "curl"]) {
+        return;
+    }
+    let (outside, scratch) = (outside(), Scratch::new("proxy"));
+    let proxy = microsocks(&outside);
+    let [key, certificate] = ["key.pem", "cert.pem"].map(|name| scratch.0.join(name));
+    let mut make = Command::new("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=server.test",
+        "-days",
+    ]);
+    process::succeed(make.arg("2").arg("-keyout").arg(&key).arg("-out").arg(&certificate));
+    let mut server = outside.command("openssl");
+    server.args(["s_server", "-www", "-accept", &SocketAddr::new(SERVER, 443).to_string(), "-key"]);
+    let _server = Process::start(server.arg(&key).arg("-cert").arg(&certificate));
+    until("the server listens", || outside.inside(|| TcpStream::connect((SERVER, 443)).is_ok()));
+    let mut config = open_config(json!({ "tls": { "enabled": true, "verify_upstream": false } }));
+    let mut outbound = json!({ "protocol": "socks5", "address": AT });
+    outbound["credentials"] = credentials("TEST_RIGHT")["credentials"].clone();
+    config["outbound_proxy"] = outbound;
+    let setup = Setup { config: Some(config), host: Some(&outside), ..Setup::default() };
+    let guest = Guest::with(&Setup { variables: PASSWORDS, ..setup });
+    let mut curl = guest.command("curl");
+    let said = process::run(curl.args(["-sSk", "-m", "60", &format!("https://{SERVER}/")]));
+    assert!(said.output.contains("Ciphers supported in s_server"), "{said:?}");
+    let told = proxy.errors();
+    assert!(told.contains(&format!("connected to {SERVER}:443")), "{told}");
+}
