@@ -19,7 +19,9 @@
 //! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
 //! | `ports` | `{"host_port": 8080, "guest_port": 80}` each, maybe with | `[]` |
-//! | | `"protocol": "udp"`, `"host_bind": "0.0.0.0"` (tcp, 127.0.0.1) | |
+//! | | `"protocol": "udp"`, `"host_bind": "0.0.0.0"` (tcp, 127.0.0.1), | |
+//! | | `"count": 10` (so many in a row, on both sides), | |
+//! | | `"proxy_protocol": true` (TCP: begins with who came) | |
 //! | `max_inbound_tcp_connections` | TCP flows from outside, of all; 0: all | all |
 //! | `tcp_accept_queue_size` | connections that wait at a published port | 1024 |
 //! | `policy` | who may reach whom | the public Internet, and the gateway's port 53 |
@@ -90,7 +92,7 @@ pub use host::HostPattern;
 pub use http::{DenyResponseFormat, HttpConfig};
 pub use nameserver::{NameChannel, NameServer};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
-pub use ports::{PortConfig, PortProtocol};
+pub use ports::{PortConfig, PortList, PortProtocol};
 pub use proxy::{ProxyConfig, ProxyCredentials, ProxyException, ProxyProtocol};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
 pub use secrets::{

@@ -32,6 +32,11 @@ use crate::service::secrets::{SecretsHandle, Vault};
 use crate::termination::TerminationHandle;
 use crate::wake::DriverWake;
 
+mod gate;
+
+pub use gate::ActivationHandle;
+use gate::{Gate, Waiting};
+
 /// What frames are longer than the packets that an MTU bounds.
 const ETHERNET_HEADER_BYTES: u32 = 14;
 
@@ -65,6 +70,8 @@ pub struct SmoltcpNetwork {
     vault: Arc<Vault>,
     interceptor: Option<Arc<Interceptor>>,
     proxy: Option<Arc<Proxy>>,
+    /// What holds it back when it is started, if anything.
+    gate: Option<Arc<Gate>>,
 }
 
 impl SmoltcpNetwork {
@@ -148,6 +155,7 @@ impl SmoltcpNetwork {
             vault,
             interceptor,
             proxy,
+            gate: None,
         })
     }
 
@@ -233,11 +241,12 @@ impl SmoltcpNetwork {
         if self.parts.is_none() {
             return Err(Error::AlreadyStarted);
         }
+        let gate = self.gate.clone().filter(|gate| !gate.is_open());
         // On this thread: whoever starts a network decides in which namespace it listens.
-        let listeners = self.desk.bind_ports()?;
+        let bound = if gate.is_some() { None } else { Some(self.desk.bind_ports()?) };
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
-        let driver = Driver {
+        let mut driver = Driver {
             config: self.config.clone(),
             clock: self.clock,
             poll,
@@ -246,7 +255,7 @@ impl SmoltcpNetwork {
             published: Arc::clone(&self.published),
             stop: Arc::clone(&self.stop),
             speaker: Speaker(Arc::clone(&self.audience)),
-            listeners,
+            listeners: vec![],
             orders: self.desk.open(self.config.link.receive_frame_bytes),
             tls: self.interceptor.as_ref().map(|interceptor| Tls {
                 interceptor: Arc::clone(interceptor),
@@ -268,18 +277,37 @@ impl SmoltcpNetwork {
                 timeout: Duration::from_millis(self.dns.query_timeout_ms),
             },
         };
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let ready = move || {
-            // Whoever started it waits for this, or is gone.
-            let _ = tell.send(());
+        let (begin, listeners) = std::sync::mpsc::sync_channel(1);
+        let (tell, has_begun) = std::sync::mpsc::sync_channel(1);
+        let run = move || {
+            // Nothing comes where it is shut down before.
+            let Ok(listeners) = listeners.recv() else { return Ok(()) };
+            driver.listeners = listeners;
+            driver.run(|| {
+                // Whoever started it waits for this, or is gone.
+                let _ = tell.send(());
+            })
         };
-        let thread = std::thread::Builder::new()
-            .name("sluicegate".to_owned())
-            .spawn(move || driver.run(ready))
-            .map_err(Error::machine("starting the driver's thread"))?;
-        self.driver = Some(thread);
-        // Nothing is told if the driver ends before: then that has its reason.
-        told.recv().or_else(|_| self.wait())
+        let thread = std::thread::Builder::new().name("sluicegate".to_owned()).spawn(run);
+        self.driver = Some(thread.map_err(Error::machine("starting the driver's thread"))?);
+        match (bound, gate) {
+            (Some(bound), _) => {
+                // Nothing is told if the driver ends before: then that has its reason.
+                let begun = begin.send(bound).is_ok() && has_begun.recv().is_ok();
+                if begun { Ok(()) } else { self.wait() }
+            }
+            (None, Some(gate)) => {
+                gate.hold(Waiting { desk: Arc::clone(&self.desk), begin, has_begun })
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Lets [`start`](Self::start) do all but read frames and publish ports; the handle that this
+    /// returns lets it do those, once. To be called before `start`.
+    #[must_use]
+    pub fn defer_activation(&mut self) -> ActivationHandle {
+        ActivationHandle(Arc::clone(self.gate.get_or_insert_with(Gate::shut)))
     }
 
     /// The ports that are published, once the network was started: where this host really listens.
@@ -315,6 +343,9 @@ impl SmoltcpNetwork {
     pub fn shutdown(&mut self) -> Result<(), Error> {
         self.stop.store(true, Ordering::Release);
         self.wake.ring();
+        if let Some(gate) = &self.gate {
+            gate.give_up();
+        }
         // Also where nothing was ever started.
         let ended = self.wait();
         self.audience.close();

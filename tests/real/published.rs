@@ -202,3 +202,34 @@ fn ingress_rules_are_about_the_peer_itself() {
         assert!(codes.contains(&said.code), "{said:?}");
     }
 }
+
+#[test]
+fn a_range_is_published_and_a_connection_may_begin_with_who_came() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let range = json!({ "host_port": 0, "guest_port": GUEST_PORT - 1, "count": 2,
+        "host_bind": "0.0.0.0", "proxy_protocol": true });
+    let guest = guest(&[range, any("tcp", "::1")], None);
+    let places = published(&guest);
+    assert_eq!(places.len(), 3, "{}", guest.engine().errors());
+    let inside = listener(&guest, Family::V4);
+    let port = places[1].port();
+    let mut outside = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    outside.write_all(b"and more").unwrap();
+    let (mut stream, _) = inside.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut heard = [0; 36];
+    stream.read_exact(&mut heard).unwrap();
+    let from = outside.local_addr().unwrap().port().to_be_bytes();
+    let head = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01";
+    assert_eq!(heard, [&head[..], &from, &port.to_be_bytes(), b"and more"].concat()[..]);
+    // The other port does not say it.
+    let plain = listener(&guest, Family::V6);
+    let mut outside = TcpStream::connect(places[2]).unwrap();
+    outside.write_all(b"only this").unwrap();
+    drop(outside);
+    let mut heard = Vec::new();
+    plain.accept().unwrap().0.read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"only this");
+}

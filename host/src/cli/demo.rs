@@ -160,6 +160,7 @@ fn config(mtu: u16, servers: &Servers) -> Result<NetworkConfig, Failure> {
         guest_port: guest::GUEST_PORT,
         protocol: PortProtocol::Tcp,
         host_bind: Ipv4Addr::LOCALHOST.into(),
+        proxy_protocol: false,
     }];
     config.tls.enabled = true;
     config.tls.intercepted_ports = vec![servers.ports.https];

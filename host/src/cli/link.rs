@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use sluicegate_host::adapter::tap::Tap;
-use sluicegate_host::config::{PolicyConfig, PortConfig};
+use sluicegate_host::config::{PolicyConfig, PortList};
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
 
@@ -31,11 +31,12 @@ pub(crate) struct LinkArgs {
     /// [default: the config's; without one, the public Internet and the name server are reached]
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
-    /// Reach a port of the guest at a port of this host, as 8080:80, 0.0.0.0:8080:80 or 53:53/udp;
+    /// Reach a port of the guest at a port of this host, as 8080:80, 0.0.0.0:8080:80, 53:53/udp or
+    /// 8000-8009:80-89;
     /// an address of IPv6 is in brackets; host port 0: any that is free, which is told. May be said
     /// again
     #[arg(long, short = 'p', value_name = "[BIND:]HOST:GUEST[/udp]")]
-    publish: Vec<PortConfig>,
+    publish: Vec<PortList>,
     /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public
     /// Internet and the gateway's name server at most, and decides neither its addresses
     /// nor its name servers
@@ -157,7 +158,7 @@ impl LinkArgs {
                  networks; --egress allow lets all traffic out, --egress deny none",
             );
         }
-        config.ports.extend(&self.publish);
+        config.ports.extend(self.publish.iter().flat_map(|list| &list.0));
         let control = self.control.as_deref().map(|path| -> Result<_, Failure> {
             let text = self.config.as_ref().map(std::fs::read_to_string).transpose()?;
             let document = Document::first(text.as_deref().unwrap_or("{}"), &config)?;

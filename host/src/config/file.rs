@@ -28,6 +28,7 @@ pub(super) struct File {
     max_connections: Option<u32>,
     max_udp_connections: Option<u32>,
     max_icmp_connections: Option<u32>,
+    #[serde(deserialize_with = "super::ports::read")]
     ports: Vec<PortConfig>,
     max_inbound_tcp_connections: Option<u32>,
     tcp_accept_queue_size: Option<u32>,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sluicegate_core::{ConfigError, Protocol};
 
 /// Ports that may be published.
@@ -24,6 +24,101 @@ pub struct PortConfig {
     /// The address of this host; of IPv6, the guest is reached at its IPv6 address.
     #[serde(default = "loopback")]
     pub host_bind: IpAddr,
+    /// Whether a connection begins with who came, by the PROXY protocol (version 2), as the guest
+    /// sees its gateway only. TCP.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+}
+
+/// Ports as they are written: one, or as many in a row as `count` says, on both sides.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortsFile {
+    host_port: u16,
+    guest_port: u16,
+    #[serde(default)]
+    protocol: PortProtocol,
+    #[serde(default = "loopback")]
+    host_bind: IpAddr,
+    #[serde(default)]
+    proxy_protocol: bool,
+    #[serde(default = "one")]
+    count: u16,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+impl PortsFile {
+    fn expand(&self) -> Result<Vec<PortConfig>, String> {
+        let out_of_range = || {
+            let count = self.count;
+            format!("count {count} is 0, or leads beyond port 65535")
+        };
+        let port = |first: u16, offset: u16| first.checked_add(offset).ok_or_else(out_of_range);
+        if self.count == 0 {
+            return Err(out_of_range());
+        }
+        let of = |offset: u16| {
+            Ok(PortConfig {
+                // Any that is free is that for each.
+                host_port: if self.host_port == 0 { 0 } else { port(self.host_port, offset)? },
+                guest_port: port(self.guest_port, offset)?,
+                protocol: self.protocol,
+                host_bind: self.host_bind,
+                proxy_protocol: self.proxy_protocol,
+            })
+        };
+        (0..self.count).map(of).collect()
+    }
+}
+
+/// Reads the list of a file, whose ranges become single ports.
+pub(super) fn read<'de, D: Deserializer<'de>>(json: D) -> Result<Vec<PortConfig>, D::Error> {
+    let written = Vec::<PortsFile>::deserialize(json)?;
+    let expanded: Result<Vec<_>, String> = written.iter().map(PortsFile::expand).collect();
+    Ok(expanded.map_err(serde::de::Error::custom)?.concat())
+}
+
+/// Ports as a command line says them: one, or a range on both sides, as `8000-8009:80-89`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortList(pub Vec<PortConfig>);
+
+impl std::str::FromStr for PortList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ends = text.split('/').next().unwrap_or(text);
+        let Some((host, guest)) = ends.rsplit_once(':') else {
+            return text.parse().map(|port| Self(vec![port]));
+        };
+        let Some((first, last)) = guest.split_once('-') else {
+            return text.parse().map(|port| Self(vec![port]));
+        };
+        let rest = text.strip_prefix(ends).unwrap_or("");
+        let (bind, host_ports) = match host.rsplit_once(':') {
+            Some((bind, ports)) => (format!("{bind}:"), ports),
+            None => (String::new(), host),
+        };
+        let (host_first, host_last) = host_ports.split_once('-').unwrap_or((host_ports, "0"));
+        let number = |text: &str| {
+            text.parse::<u16>().map_err(|_| format!("{text:?} is no port, 0 to 65535"))
+        };
+        let (first, last) = (number(first)?, number(last)?);
+        let (host_first, host_last) = (number(host_first)?, number(host_last)?);
+        let count = last.checked_sub(first).filter(|_| {
+            host_first == 0 || host_last.checked_sub(host_first) == last.checked_sub(first)
+        });
+        let count = count.ok_or_else(|| {
+            format!("{text:?} has ranges of different lengths; say 8000-8009:80-89, or 0:80-89")
+        })?;
+        let one = |offset: u16| {
+            let host = if host_first == 0 { 0 } else { host_first + offset };
+            format!("{bind}{host}:{}{rest}", first + offset).parse()
+        };
+        (0..=count).map(one).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// The protocol of a published port.
@@ -93,6 +188,7 @@ impl std::str::FromStr for PortConfig {
             guest_port: port(guest)?,
             protocol,
             host_bind: bind.map(address).transpose()?.unwrap_or_else(loopback),
+            proxy_protocol: false,
         })
     }
 }
@@ -104,6 +200,11 @@ pub(super) fn check(ports: &[PortConfig], queue: u32) -> Result<(), ConfigError>
     }
     if ports.iter().any(|port| port.guest_port == 0) {
         return Err(ConfigError::new("ports[].guest_port", 0, "between 1 and 65535"));
+    }
+    let is_udp = |port: &&PortConfig| port.protocol == PortProtocol::Udp;
+    if let Some(port) = ports.iter().filter(is_udp).find(|port| port.proxy_protocol) {
+        let expected = "left out for UDP";
+        return Err(ConfigError::new("ports[].proxy_protocol", port.guest_port, expected));
     }
     if queue == 0 || queue > i32::MAX.cast_unsigned() {
         let expected = "between 1 and 2147483647";
@@ -129,6 +230,38 @@ mod tests {
             "0.0.0.0:1:2/tcp".parse::<PortConfig>().unwrap().host_bind.to_string(),
             "0.0.0.0"
         );
+    }
+
+    #[test]
+    fn a_range_is_as_many_single_ports() {
+        let json = r#"{"ports": [{"host_port": 8000, "guest_port": 80, "count": 3,
+            "proxy_protocol": true}, {"host_port": 0, "guest_port": 1, "count": 2}]}"#;
+        let ports = NetworkConfig::from_json(json).unwrap().ports;
+        let ends: Vec<_> = ports.iter().map(|port| (port.host_port, port.guest_port)).collect();
+        assert_eq!(ends, [(8000, 80), (8001, 81), (8002, 82), (0, 1), (0, 2)]);
+        assert_eq!(ports.iter().filter(|port| port.proxy_protocol).count(), 3);
+        let said = |text: &str| text.parse::<PortList>().map(|list| list.0);
+        let without = |port: &PortConfig| PortConfig { proxy_protocol: false, ..*port };
+        let expected: Vec<_> = ports[..3].iter().map(without).collect();
+        assert_eq!(said("8000-8002:80-82").unwrap(), expected);
+        assert_eq!(said("0:1-2").unwrap(), &ports[3..]);
+        let v6 = said("[::1]:53-54:53-54/udp").unwrap();
+        assert_eq!(v6[1], "[::1]:54:54/udp".parse().unwrap());
+        assert_eq!(said("8080:80").unwrap(), ["8080:80".parse().unwrap()]);
+        for wrong in ["8000-8003:80-82", "8000:80-82", "82-80:82-80", "1-2:x-3"] {
+            assert!(said(wrong).is_err(), "{wrong}");
+        }
+        for (json, expected) in [
+            (r#"{"ports": [{"host_port": 65535, "guest_port": 1, "count": 2}]}"#, "count 2"),
+            (r#"{"ports": [{"host_port": 1, "guest_port": 1, "count": 0}]}"#, "count 0"),
+        ] {
+            let error = NetworkConfig::from_json(json).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let udp = r#"{"ports": [{"host_port": 1, "guest_port": 1, "protocol": "udp",
+            "proxy_protocol": true}]}"#;
+        let error = NetworkConfig::from_json(udp).unwrap().to_core(0, [0; 16]).unwrap_err();
+        assert!(error.to_string().contains("ports[].proxy_protocol"), "{error}");
     }
 
     #[test]

@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
+use bytes::Bytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol};
@@ -42,6 +43,8 @@ pub struct PublishedPort {
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) port: PublishedPort,
+    /// Connections begin with who came.
+    says_who: bool,
     door: Door,
 }
 
@@ -87,7 +90,8 @@ impl Listener {
             } else {
                 Door::Udp(socket.into())
             };
-            Ok(Self { port: PublishedPort { host, guest_port: port.guest_port, protocol }, door })
+            let published = PublishedPort { host, guest_port: port.guest_port, protocol };
+            Ok(Self { port: published, says_who: port.proxy_protocol, door })
         };
         open().map_err(|source| Error::Publish { port: port.host(), source })
     }
@@ -312,11 +316,12 @@ impl Flows {
     /// Accepts at the port `index`.
     fn accept(&mut self, engine: &mut HostEngine<'_>, now: Instant, index: usize) -> Watch {
         for _ in 0..TURN_ACCEPTS_MAX {
-            let Some(Listener { port, door: Door::Tcp(listener) }) = self.ports.listener(index)
+            let Some(Listener { port, says_who, door: Door::Tcp(listener) }) =
+                self.ports.listener(index)
             else {
                 return Watch::Quiet;
             };
-            let port = *port;
+            let (port, says_who) = (*port, *says_who);
             let (stream, peer) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Watch::Quiet,
@@ -334,7 +339,7 @@ impl Flows {
                     return Watch::Rests(now.plus_millis(REST_MS));
                 }
             };
-            self.welcome(engine, now, (stream, peer), &port);
+            self.welcome(engine, now, (stream, peer), (&port, says_who));
         }
         Watch::Ready
     }
@@ -345,15 +350,17 @@ impl Flows {
         engine: &mut HostEngine<'_>,
         now: Instant,
         (stream, peer): (TcpStream, SocketAddr),
-        port: &PublishedPort,
+        (port, says_who): (&PublishedPort, bool),
     ) {
+        let ours = stream.local_addr().unwrap_or(port.host);
+        let early = if says_who { who_came(peer, ours) } else { Bytes::new() };
         let Ok(flow) = engine.open_inbound(now, &inbound(port, peer)) else {
             // Nobody is there for it, which a reset says (RFC 9293 3.10.7.1).
             let _ = SockRef::from(&stream).set_linger(Some(core::time::Duration::ZERO));
             return;
         };
         match TcpFlow::accepted(flow, stream, &self.registry) {
-            Ok(tcp) => self.insert(flow, Flow::Tcp(tcp)),
+            Ok(tcp) => self.insert(flow, Flow::Tcp(tcp.with_early(early))),
             Err(error) => {
                 tracing::warn!(%error, "a connection that was accepted can't be watched");
                 engine.handle(now, Event::OutsideReset { flow });
@@ -368,7 +375,7 @@ impl Flows {
                 return Watch::Ready;
             }
             let ports = &mut self.ports;
-            let Some(Listener { port, door: Door::Udp(socket) }) =
+            let Some(Listener { port, door: Door::Udp(socket), .. }) =
                 ports.listeners.get(index).and_then(Option::as_ref)
             else {
                 return Watch::Quiet;
@@ -400,11 +407,44 @@ impl Flows {
     }
 }
 
+/// Who came to which address of ours, as a connection begins with it: the binary header of the
+/// PROXY protocol, version 2 (haproxy's proxy-protocol.txt, 2.2).
+///
+/// ```text
+/// 0           12   13   14    16
+/// | signature | 21 | 11 | len | peer's address | ours | peer's port | ours |   (IPv6: 21)
+/// ```
+fn who_came(peer: SocketAddr, ours: SocketAddr) -> Bytes {
+    const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+    const PROXIED: u8 = 0x21;
+    let (peer, ours) = (canonical(peer), canonical(ours));
+    let (family, addresses) = match (peer.ip(), ours.ip()) {
+        (IpAddr::V4(peer), IpAddr::V4(ours)) => {
+            (0x11_u8, [&peer.octets()[..], &ours.octets()].concat())
+        }
+        (peer, ours) => {
+            let octets = |address: IpAddr| match address {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            (0x21, [octets(peer), octets(ours)].concat())
+        }
+    };
+    let ports = [peer.port().to_be_bytes(), ours.port().to_be_bytes()].concat();
+    // Two addresses and two ports.
+    let len = u16::try_from(addresses.len() + ports.len()).unwrap_or(0).to_be_bytes();
+    [&SIGNATURE[..], &[PROXIED, family], &len, &addresses, &ports].concat().into()
+}
+
+/// An address of IPv4 in disguise is what it is.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 fn inbound(port: &PublishedPort, peer: SocketAddr) -> Inbound {
     Inbound {
         protocol: port.protocol,
-        // An address of IPv4 in disguise is what it is.
-        peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        peer: canonical(peer),
         guest_port: port.guest_port,
         is_ipv6: port.host.is_ipv6(),
     }
@@ -416,6 +456,19 @@ mod tests {
 
     fn peer(number: u16) -> Peer {
         (0, SocketAddr::from(([203, 0, 113, 1], number)))
+    }
+
+    #[test]
+    fn who_came_is_said_as_haproxy_says_it() {
+        let [peer, ours] = ["203.0.113.9:5000", "127.0.0.1:8080"].map(|a| a.parse().unwrap());
+        let said = who_came(peer, ours);
+        let head = b"\x0d\x0a\x0d\x0a\x00\x0d\x0aQUIT\x0a\x21\x11\x00\x0c";
+        let rest = [203, 0, 113, 9, 127, 0, 0, 1, 0x13, 0x88, 0x1f, 0x90];
+        assert_eq!(said, [&head[..], &rest].concat());
+        let disguised: SocketAddr = "[::ffff:203.0.113.9]:5000".parse().unwrap();
+        assert_eq!(who_came(disguised, ours), said);
+        let said = who_came("[2001:db8::9]:5000".parse().unwrap(), "[::1]:80".parse().unwrap());
+        assert_eq!((said.len(), said[13], &said[14..16]), (52, 0x21, &[0, 36][..]));
     }
 
     #[test]

@@ -94,3 +94,103 @@ fn a_secret_without_a_value_keeps_the_one_it_has_also_one_that_was_rotated() {
     assert_eq!(values(), [""; 0]);
     control.replace(with_secret(None, "a.test"), None).unwrap_err();
 }
+
+/// One whose port is published, and a port that somebody else has.
+fn published() -> (NetworkConfig, std::net::TcpListener) {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut config = config(Permission::Allow);
+    config.ports = vec![format!("{port}:80").parse().unwrap()];
+    (config, taken)
+}
+
+#[test]
+fn what_is_held_back_binds_nothing_before_it_is_let_go() {
+    let (config, taken) = published();
+    let port = config.ports[0].host();
+    let (mut network, control, runtime) = network(config);
+    let activation = network.defer_activation();
+    // The port is taken, and nobody minds yet.
+    network.try_start(runtime.handle().clone()).unwrap();
+    assert!(network.is_running() && network.published_ports().is_empty());
+    let refused = activation.activate().unwrap_err();
+    assert!(matches!(refused, Error::Publish { port: named, .. } if named == port), "{refused}");
+    drop(taken);
+    activation.activate().unwrap();
+    assert_eq!(network.published_ports()[0].host, port);
+    std::net::TcpStream::connect(port).unwrap();
+    activation.clone().activate().unwrap();
+    control.flows().unwrap();
+    network.shutdown().unwrap();
+}
+
+#[test]
+fn what_is_let_go_before_the_start_is_not_held_back_and_what_never_is_ends_all_the_same() {
+    let (mut first, control, runtime) = network(config(Permission::Allow));
+    first.defer_activation().activate().unwrap();
+    first.try_start(runtime.handle().clone()).unwrap();
+    assert_eq!(control.flows().unwrap(), []);
+    let (mut second, _, _) = network(config(Permission::Allow));
+    let activation = second.defer_activation();
+    second.try_start(runtime.handle().clone()).unwrap();
+    second.shutdown().unwrap();
+    activation.activate().unwrap();
+    assert!(!second.is_running());
+}
+
+/// A guest's link with a bug.
+struct Faulty(std::os::unix::net::UnixStream);
+
+impl crate::adapter::GuestLink for Faulty {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.0)
+    }
+
+    fn receive(&mut self, _: &mut crate::rings::RingProducer, _: u32) -> std::io::Result<bool> {
+        let mut word = [0; 8];
+        match std::io::Read::read(&mut &self.0, &mut word) {
+            Ok(_) => panic!("an injected fault"),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn send(&mut self, _: &mut crate::rings::RingConsumer) -> std::io::Result<bool> {
+        Ok(false)
+    }
+}
+
+/// A request for the MAC address of the gateway of slot 0, behind its length, as its guest asks.
+const ASK: [u8; 46] = [
+    0, 0, 0, 42, 255, 255, 255, 255, 255, 255, 2, 0x6d, 0x73, 0, 0, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0,
+    1, 2, 0x6d, 0x73, 0, 0, 2, 100, 96, 0, 2, 0, 0, 0, 0, 0, 0, 100, 96, 0, 1,
+];
+
+#[test]
+fn a_network_that_dies_of_a_bug_says_so_and_its_neighbour_goes_on() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let (mut bad, control, runtime) = network(config(Permission::Allow));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    bad.attach_link(Box::new(Faulty(theirs))).unwrap();
+    bad.try_start(runtime.handle().clone()).unwrap();
+    let (mut good, _, _) = network(config(Permission::Allow));
+    let (machine, link) = UnixStream::pair().unwrap();
+    machine.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let link = crate::adapter::stream::StreamLink::connected(link).unwrap();
+    good.attach_link(Box::new(link)).unwrap();
+    good.try_start(runtime.handle().clone()).unwrap();
+    let exchange = || {
+        (&machine).write_all(&ASK).unwrap();
+        (&machine).read_exact(&mut [0; 46]).unwrap();
+    };
+    exchange();
+    assert_eq!(control.flows().unwrap(), []);
+    (&ours).write_all(b"now").unwrap();
+    let ended = bad.wait().unwrap_err();
+    assert!(matches!(&ended, Error::Bug(text) if text == "an injected fault"), "{ended}");
+    assert!(!bad.is_running());
+    assert!(matches!(control.flows(), Err(Error::NotRunning)));
+    exchange();
+    good.shutdown().unwrap();
+}
