@@ -233,3 +233,27 @@ fn a_range_is_published_and_a_connection_may_begin_with_who_came() {
     plain.accept().unwrap().0.read_to_end(&mut heard).unwrap();
     assert_eq!(heard, b"only this");
 }
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_called() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let guest = guest(&[any("udp", "0.0.0.0"), any("udp", "::")], None);
+    let places = published(&guest);
+    for family in [Family::V4, Family::V6] {
+        let address = guest.address(family);
+        let inside = guest.namespace().inside(|| UdpSocket::bind((address, GUEST_PORT)).unwrap());
+        servers::echo_datagrams(inside);
+    }
+    // Each is an address of this host's, and the route to the peer prefers another.
+    let called = [("127.0.0.2", 0), ("127.0.0.3", 0), ("::1", 1)];
+    let peers = [servers::datagrams(Family::V4), servers::datagrams(Family::V6)];
+    for (address, index) in called {
+        let to = SocketAddr::new(address.parse().unwrap(), places[index].port());
+        let peer = &peers[index];
+        peer.send_to(b"ask", to).unwrap();
+        let (len, from) = peer.recv_from(&mut [0; 16]).unwrap();
+        assert_eq!((len, from), (3, to));
+    }
+}

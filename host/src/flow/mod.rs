@@ -4,6 +4,7 @@
 //! and without a stop between. What a socket would not take or give is tried again when its edge
 //! comes, or when the engine says that there is room.
 
+mod caller;
 mod datagram;
 pub(crate) mod dial;
 mod names;
@@ -12,6 +13,7 @@ mod row;
 mod socket;
 mod tcp;
 pub(crate) mod tls;
+mod who;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
 use bytes::Bytes;
@@ -16,7 +16,9 @@ use mio::{Interest, Registry, Token};
 use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::caller::{self, Caller};
 use super::tcp::TcpFlow;
+use super::who::who_came;
 use super::{Flow, Flows, HostEngine};
 use crate::config::PortConfig;
 use crate::error::Error;
@@ -88,6 +90,7 @@ impl Listener {
                 socket.listen(i32::try_from(queue).unwrap_or(i32::MAX))?;
                 Door::Tcp(socket.into())
             } else {
+                caller::watch(&socket, port.host_bind)?;
                 Door::Udp(socket.into())
             };
             let published = PublishedPort { host, guest_port: port.guest_port, protocol };
@@ -118,7 +121,7 @@ enum Watch {
 }
 
 /// A peer of the UDP port with this index.
-type Peer = (usize, SocketAddr);
+type Peer = (usize, Caller);
 
 /// The published ports of a network.
 pub(crate) struct Ports {
@@ -227,7 +230,7 @@ impl Ports {
         loop {
             let (one, more) = rest.split_at(step.min(rest.len()));
             // A full socket drops it, as the network may; and so may whoever is gone.
-            let _ = socket.send_to(one, *peer);
+            let _ = caller::answer(socket, one, peer);
             if more.is_empty() {
                 return Some(());
             }
@@ -381,21 +384,21 @@ impl Flows {
                 return Watch::Quiet;
             };
             let port = *port;
-            let (len, peer) = match socket.recv_from(&mut ports.space) {
+            let (len, caller) = match caller::receive(socket, &mut ports.space) {
                 Ok(received) => received,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Watch::Quiet,
                 // What became of an earlier answer.
                 Err(_) => continue,
             };
             let known =
-                ports.flows.get(&(index, peer)).copied().filter(|flow| engine.is_live(*flow));
+                ports.flows.get(&(index, caller)).copied().filter(|flow| engine.is_live(*flow));
             let flow = match known {
                 Some(flow) => flow,
                 None => {
-                    let Ok(flow) = engine.open_inbound(now, &inbound(&port, peer)) else {
+                    let Ok(flow) = engine.open_inbound(now, &inbound(&port, caller.peer)) else {
                         continue;
                     };
-                    ports.remember(flow, (index, peer));
+                    ports.remember(flow, (index, caller));
                     // Its slot may be that of a flow which gave way, whose socket is of no use.
                     self.slots.get_mut(flow.index as usize).and_then(Option::take);
                     flow
@@ -407,37 +410,8 @@ impl Flows {
     }
 }
 
-/// Who came to which address of ours, as a connection begins with it: the binary header of the
-/// PROXY protocol, version 2 (haproxy's proxy-protocol.txt, 2.2).
-///
-/// ```text
-/// 0           12   13   14    16
-/// | signature | 21 | 11 | len | peer's address | ours | peer's port | ours |   (IPv6: 21)
-/// ```
-fn who_came(peer: SocketAddr, ours: SocketAddr) -> Bytes {
-    const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-    const PROXIED: u8 = 0x21;
-    let (peer, ours) = (canonical(peer), canonical(ours));
-    let (family, addresses) = match (peer.ip(), ours.ip()) {
-        (IpAddr::V4(peer), IpAddr::V4(ours)) => {
-            (0x11_u8, [&peer.octets()[..], &ours.octets()].concat())
-        }
-        (peer, ours) => {
-            let octets = |address: IpAddr| match address {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                IpAddr::V6(v6) => v6.octets(),
-            };
-            (0x21, [octets(peer), octets(ours)].concat())
-        }
-    };
-    let ports = [peer.port().to_be_bytes(), ours.port().to_be_bytes()].concat();
-    // Two addresses and two ports.
-    let len = u16::try_from(addresses.len() + ports.len()).unwrap_or(0).to_be_bytes();
-    [&SIGNATURE[..], &[PROXIED, family], &len, &addresses, &ports].concat().into()
-}
-
 /// An address of IPv4 in disguise is what it is.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -455,20 +429,7 @@ mod tests {
     use super::*;
 
     fn peer(number: u16) -> Peer {
-        (0, SocketAddr::from(([203, 0, 113, 1], number)))
-    }
-
-    #[test]
-    fn who_came_is_said_as_haproxy_says_it() {
-        let [peer, ours] = ["203.0.113.9:5000", "127.0.0.1:8080"].map(|a| a.parse().unwrap());
-        let said = who_came(peer, ours);
-        let head = b"\x0d\x0a\x0d\x0a\x00\x0d\x0aQUIT\x0a\x21\x11\x00\x0c";
-        let rest = [203, 0, 113, 9, 127, 0, 0, 1, 0x13, 0x88, 0x1f, 0x90];
-        assert_eq!(said, [&head[..], &rest].concat());
-        let disguised: SocketAddr = "[::ffff:203.0.113.9]:5000".parse().unwrap();
-        assert_eq!(who_came(disguised, ours), said);
-        let said = who_came("[2001:db8::9]:5000".parse().unwrap(), "[::1]:80".parse().unwrap());
-        assert_eq!((said.len(), said[13], &said[14..16]), (52, 0x21, &[0, 36][..]));
+        (0, Caller::of(SocketAddr::from(([203, 0, 113, 1], number))))
     }
 
     #[test]
