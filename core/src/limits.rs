@@ -76,6 +76,9 @@ pub const TCP_DRAIN_MS_MAX: u64 = 30_000;
 pub const TCP_SILENT_MS: u64 = 2000;
 /// Bytes that must have moved through a flow's buffers for that to be worth a system call.
 pub const UNUSED_BYTES_MIN: u32 = 64 * 1024;
+/// Challenge ACKs of one flow are at least this far apart, as in Linux
+/// (`tcp_invalid_ratelimit`).
+pub const TCP_CHALLENGE_MS: u64 = 500;
 /// TIME-WAIT towards the guest. RFC 9293 asks for 2 MSL; no segment wanders on a link of one hop,
 /// so a second covers what this state is for: answering a repeated FIN.
 pub const TCP_TIME_WAIT_MS: u64 = 1000;

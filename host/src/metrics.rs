@@ -178,6 +178,7 @@ fn drop_name(reason: Drop) -> &'static str {
         Drop::Port => "drop_port",
         Drop::NoFlow => "drop_no_flow",
         Drop::Redundant => "drop_redundant",
+        Drop::Doubtful => "drop_doubtful",
         Drop::FlowsFull => "drop_flows_full",
         Drop::Denied => "drop_denied",
         Drop::RingFull => "drop_ring_full",

@@ -27,6 +27,7 @@ mod rates;
 mod reload;
 mod ring_full;
 mod tcp_close;
+mod tcp_doubt;
 mod tcp_flow;
 mod tcp_open;
 mod tcp_reset;

@@ -33,6 +33,9 @@ pub enum Drop {
     NoFlow,
     /// A segment that TCP has no use for in the flow's state (a repeated SYN while connecting).
     Redundant,
+    /// A reset, a SYN or an acknowledgement on an open connection that whoever does not know the
+    /// connection's numbers might have sent (RFC 5961).
+    Doubtful,
     /// The flow table of the protocol is full of busy flows.
     FlowsFull,
     /// Policy denies the destination.
@@ -49,7 +52,7 @@ pub enum Drop {
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Truncated,
         Self::TooLong,
         Self::SourceMac,
@@ -63,6 +66,7 @@ impl Drop {
         Self::Port,
         Self::NoFlow,
         Self::Redundant,
+        Self::Doubtful,
         Self::FlowsFull,
         Self::Denied,
         Self::RingFull,
@@ -88,6 +92,7 @@ impl Drop {
             Self::Port => "port",
             Self::NoFlow => "no_flow",
             Self::Redundant => "redundant",
+            Self::Doubtful => "doubtful",
             Self::FlowsFull => "flows_full",
             Self::Denied => "denied",
             Self::RingFull => "ring_full",

@@ -199,7 +199,6 @@ impl<R: RingHandle> Engine<'_, R> {
                 let syn = Syn::of(packet.ip.source, &segment, bytes);
                 self.while_calling(now, slot, (&segment, syn)).map(|()| None)
             }
-            Some(slot) if opens && self.tcp.is_open(slot) => self.restart(slot, segment.seq),
             Some(slot) if opens && self.tcp.is_lingering(slot) => {
                 self.tcp.forget(slot);
                 self.remove(slot);
@@ -224,33 +223,19 @@ impl<R: RingHandle> Engine<'_, R> {
         packet: &Packet,
         segment: &Segment,
     ) -> Result<(), Drop> {
+        let ends = (packet.ip.source, packet.ip.destination);
+        self.tcp.believe(now, (slot, segment), ends, &mut self.out)?;
         let fit = self.tcp.fit(slot, segment);
         let bytes = match packet.source {
             Source::Ring(record) => self.from_guest.bytes_mut(&record),
             Source::Set(set) => self.fragments.datagram(set),
         };
         let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
-        let ends = (packet.ip.source, packet.ip.destination);
         let (whole, end) = trim(ends, segment, fit, whole)?;
         self.tcp.ingress(now, (slot, segment, end), whole, &mut self.out);
         self.flows.needs_attention(slot);
         self.flows.needs_egress(slot);
         Ok(())
-    }
-
-    /// A SYN for a connection that is there. Another than began it comes from a guest that has
-    /// restarted: the old connection is reset outside, and the SYN's repetition begins the new one.
-    /// Challenging it instead (RFC 5961 4.2) would protect from strangers, who aren't on this link.
-    fn restart(&mut self, slot: u32, seq: u32) -> Result<Option<Step>, Drop> {
-        if self.tcp.began_with(slot, seq) {
-            return Err(Drop::Redundant);
-        }
-        let flow = self.flows.id(slot);
-        let is_known = self.tcp.is_known(slot);
-        self.tcp.forget(slot);
-        self.remove(slot);
-        self.out.counters.tcp_reset += 1;
-        Ok(is_known.then_some(Step::Plain(Action::Reset { flow })))
     }
 
     /// The guest may repeat its SYN, or give up.
@@ -267,6 +252,9 @@ impl<R: RingHandle> Engine<'_, R> {
                 self.tcp.again(slot, syn);
             }
             return Err(Drop::Redundant);
+        }
+        if !self.tcp.connecting(slot).is_some_and(|syn| syn.is_reset_by(segment.seq)) {
+            return Err(Drop::Doubtful);
         }
         let flow = self.flows.id(slot);
         self.tcp.forget(slot);

@@ -136,6 +136,7 @@ impl<R: RingHandle> Engine<'_, R> {
     ) -> Result<(), Drop> {
         let segment = Segment { header_len: TCP_HEADER_BYTES, ..*segment };
         let ends = (self.guest(key.outside), key.outside);
+        self.tcp.believe(now, (slot, &segment), ends, &mut self.out)?;
         let fit = self.tcp.fit(slot, &segment);
         let ip_len = reply::ip_header_len(ends.0);
         let start = HEADERS_BYTES_MAX - TCP_HEADER_BYTES - ip_len;

@@ -40,6 +40,8 @@ pub(crate) struct Emitter<'a, R: RingHandle> {
     fragment_ident: u32,
     errors: ErrorBudget,
     pub(crate) watch: Watch<R>,
+    /// The sequence number behind what the last pass over a flow sent, if that takes any.
+    sent_end: Option<u32>,
     pub(crate) counters: Counters,
 }
 
@@ -61,6 +63,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             fragment_ident: ident,
             errors: ErrorBudget::default(),
             watch: Watch::OFF,
+            sent_end: None,
             counters: Counters::default(),
         }
     }
@@ -99,6 +102,11 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     /// the pace is what forbids more, its [time](Self::opens_at) does.
     pub(crate) fn wait_for_room(&mut self) -> bool {
         !self.watch.is_closed() && !self.ring.wait_for_room(ROOM_BYTES)
+    }
+
+    /// The sequence number behind what was sent since this was last asked, if that took any.
+    pub(crate) fn take_sent_end(&mut self) -> Option<u32> {
+        self.sent_end.take()
     }
 
     /// Wakes the consumer if it sleeps: once a batch.
@@ -274,6 +282,10 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         let packet = packet.get_mut(..headers.len + kept).unwrap_or(&mut []);
         if kept < payload {
             headers.clear_end_flags(packet);
+        }
+        let counted = kept as u32 + headers.controls(packet);
+        if counted > 0 {
+            self.sent_end = Some(headers.seq(packet).wrapping_add(counted));
         }
         let offload = if kept == 0 {
             offer_mss(&self.link, headers.ip_len, packet);

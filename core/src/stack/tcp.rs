@@ -15,8 +15,7 @@
 //! be cut to the guest's true segment size at its other end; and it omits timestamps, which a link
 //! of one hop has no use for.
 //!
-//! RFC 9293. Not done: urgent data is delivered in line (RFC 6093); a reset is accepted anywhere in
-//! the window, not only at its left edge (RFC 5961 3.2), as smoltcp has it.
+//! RFC 9293. Not done: urgent data is delivered in line (RFC 6093).
 
 use core::iter::Enumerate;
 use core::mem::ManuallyDrop;
@@ -38,6 +37,7 @@ use crate::wire::classify::Segment;
 use crate::wire::reply;
 
 mod call;
+mod doubt;
 mod fit;
 mod held;
 mod host;
@@ -87,8 +87,6 @@ pub struct TcpSlot<'a> {
     wants_room: bool,
     guest_finished: bool,
     outside_finished: bool,
-    /// The sequence number of the guest's SYN.
-    isn: u32,
     /// The sequence number behind the last byte that has a place in the receive buffer; once the
     /// guest has finished, that of its FIN.
     edge: u32,
@@ -96,6 +94,12 @@ pub struct TcpSlot<'a> {
     reached: u32,
     /// The guest's latest acknowledgement, and the window field beside it.
     acked: Option<(u32, u16)>,
+    /// The sequence number behind all that the guest was ever sent (SND.NXT at its farthest).
+    sent: Option<u32>,
+    /// The largest window that the guest ever offered, in bytes (MAX.SND.WND).
+    window_max: u32,
+    /// When something of the flow was last challenged.
+    challenged: Option<Instant>,
     /// By how much our window fields are shifted (RFC 7323 2.2).
     shift: u8,
     /// Since when the guest owes an acknowledgement, or when the last one came.
@@ -131,10 +135,12 @@ impl TcpSlot<'_> {
         wants_room: false,
         guest_finished: false,
         outside_finished: false,
-        isn: 0,
         edge: 0,
         reached: 0,
         acked: None,
+        sent: None,
+        window_max: 0,
+        challenged: None,
         shift: 0,
         owed: None,
         nudged: None,
@@ -244,11 +250,6 @@ impl<'a> Tcp<'a> {
         self.slots.get(slot as usize).is_some_and(|flow| matches!(flow.phase, Phase::Open))
     }
 
-    /// Whether the flow began with the SYN that has sequence number `seq`.
-    pub(crate) fn began_with(&self, slot: u32, seq: u32) -> bool {
-        self.slots.get(slot as usize).is_some_and(|flow| flow.isn == seq)
-    }
-
     /// Whether both sides have finished, so that the slot may be taken for a new flow.
     pub(crate) fn is_lingering(&self, slot: u32) -> bool {
         self.slots.get(slot as usize).is_some_and(|flow| matches!(flow.phase, Phase::Lingering))
@@ -272,7 +273,7 @@ impl<'a> Tcp<'a> {
         flow.since = now;
         flow.shape = Shape { segment_bytes, reach: None };
         flow.scale = syn.scale.unwrap_or(0);
-        flow.isn = syn.seq;
+        flow.window_max = syn.window.into();
         flow.shift = syn.scale.map_or(0, |_| window_shift(receive_bytes));
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
         let receive_bytes = receive_bytes as u32;
@@ -371,16 +372,15 @@ impl<'a> Tcp<'a> {
         if end.wrapping_sub(flow.reached).cast_signed() > 0 {
             flow.reached = end;
         }
-        // What acknowledges more than there is to be acknowledged does so to nothing (RFC 9293
-        // 3.10.7.4); behind the last byte our FIN counts as one.
-        let is_fin_out = !matches!(state, State::Established | State::CloseWait);
-        let open = unacknowledged + usize::from(is_fin_out);
+        // `believe` let none through that acknowledges what was never sent.
         let newest = |ack: &u32| {
-            flow.acked.is_none_or(|(known, _)| ack.wrapping_sub(known) as usize <= open)
+            flow.acked.is_none_or(|(known, _)| ack.wrapping_sub(known).cast_signed() >= 0)
         };
         if let Some(ack) = segment.ack.filter(newest).filter(|_| state != State::SynReceived) {
             flow.acked = Some((ack, segment.window));
-            let reach = ack.wrapping_add(u32::from(segment.window) << flow.scale);
+            let window = u32::from(segment.window) << flow.scale;
+            flow.window_max = flow.window_max.max(window);
+            let reach = ack.wrapping_add(window);
             let farther = |known: u32| reach.wrapping_sub(known) < 1 << 31;
             if flow.shape.reach.is_none_or(farther) {
                 flow.shape.reach = Some(reach);
@@ -440,6 +440,10 @@ impl<'a> Tcp<'a> {
             }
             let mut port = Port { packet: None, out, shape: flow.shape };
             let sent = self.iface.poll_egress(smol(now), &mut port, set);
+            if let Some(end) = out.take_sent_end() {
+                let is_farther = |known: u32| end.wrapping_sub(known).cast_signed() > 0;
+                flow.sent = flow.sent.filter(|known| !is_farther(*known)).or(Some(end));
+            }
             if resetting {
                 flow.phase = Phase::Free;
                 return Egress::Ended;

@@ -64,6 +64,12 @@ impl Headers {
         TcpPacket::new_unchecked(segment).seq_number().0.cast_unsigned()
     }
 
+    /// How many sequence numbers the segment's flags take: one for a SYN, one for a FIN.
+    pub(crate) fn controls(&self, packet: &[u8]) -> u32 {
+        let segment = TcpPacket::new_unchecked(packet.get(self.ip_len..).unwrap_or(&[]));
+        u32::from(segment.syn()) + u32::from(segment.fin())
+    }
+
     /// Clears what only the last segment of several says: FIN and PSH.
     pub(crate) fn clear_end_flags(&self, packet: &mut [u8]) {
         let mut tcp = TcpPacket::new_unchecked(packet.get_mut(self.ip_len..).unwrap_or(&mut []));

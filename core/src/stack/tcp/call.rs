@@ -100,7 +100,7 @@ impl<'a> Tcp<'a> {
         flow.is_calling = false;
         flow.heard = now;
         flow.progress = now;
-        flow.isn = segment.seq;
+        flow.window_max = segment.window.into();
         flow.reached = segment.seq.wrapping_add(1);
         flow.edge = flow.reached.wrapping_add(receive_bytes);
         flow.scale = syn.scale.unwrap_or(0);

@@ -102,7 +102,10 @@ impl<'a> Tcp<'a> {
         };
         let repr = match (queue, window) {
             // All bytes are acknowledged: the FIN follows them.
-            (0, _) => TcpRepr { control: TcpControl::Fin, ..to_guest },
+            (0, _) => {
+                flow.sent = Some((acked + 1).0.cast_unsigned());
+                TcpRepr { control: TcpControl::Fin, ..to_guest }
+            }
             // An old sequence number asks for an answer, as Linux does (RFC 9293 3.8.6.1).
             (_, 0) => TcpRepr { seq_number: acked - 1, ..to_guest },
             // Three repetitions make smoltcp send the oldest segment again (RFC 5681 3.2). It
