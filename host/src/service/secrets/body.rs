@@ -124,7 +124,7 @@ impl Scope {
         let pairs = self.snapshot.secrets.iter().zip(&self.stands);
         let mut rewritten =
             pairs.filter(|(secret, stand)| secret.in_body && **stand == Stand::Allowed);
-        let rewrites = rewritten.next().is_some();
+        let rewrites = rewritten.next().is_some() || self.holds();
         if !rewrites && !self.has(Stand::Forbidden) {
             return Ok(BodyFilter(Kind::Pass));
         }

@@ -70,6 +70,13 @@ impl Patterns {
         })
     }
 
+    /// Those that begin with all of `bytes`, and go on.
+    pub(super) fn longer<'p>(&'p self, bytes: &'p [u8]) -> impl Iterator<Item = usize> + 'p {
+        let texts = self.texts.iter().enumerate();
+        let is_longer = |text: &[u8]| text.len() > bytes.len() && text.starts_with(bytes);
+        texts.filter(move |(_, text)| is_longer(text)).map(|(index, _)| index)
+    }
+
     /// Whether one of them may be in `name`, whatever the case of its letters.
     pub(super) fn find_in_name(&self, name: &[u8]) -> Option<usize> {
         let is_in =

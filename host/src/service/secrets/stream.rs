@@ -128,6 +128,20 @@ impl Scope {
         Ok(())
     }
 
+    fn may_pass(&self, index: usize) -> bool {
+        self.stand(index) != Stand::Forbidden
+    }
+
+    /// Whether a placeholder that must not pass is the beginning of one that may: what might be
+    /// either is to be held until that is known.
+    pub(super) fn holds(&self) -> bool {
+        let mut secrets = self.snapshot.secrets.iter().enumerate();
+        secrets.any(|(index, secret)| {
+            let mut longer = self.snapshot.placeholders.longer(secret.placeholder.as_bytes());
+            !self.may_pass(index) && longer.any(|longer| self.may_pass(longer))
+        })
+    }
+
     fn look_at_plain(
         &self,
         bytes: &[u8],
@@ -137,8 +151,11 @@ impl Scope {
         let patterns = &self.snapshot.placeholders;
         let mut from = 0;
         while let Some(found) = patterns.find(bytes, from) {
-            let is_open = !whole && patterns.unfinished(bytes, found.start) == Some(found.start);
-            if self.stand(found.index) == Stand::Forbidden && !is_open {
+            // Only what may yet be a placeholder that passes is waited for: the others have left by
+            // the time that it is known which they are.
+            let rest = bytes.get(found.start..).unwrap_or(&[]);
+            let is_open = || !whole && patterns.longer(rest).any(|longer| self.may_pass(longer));
+            if !self.may_pass(found.index) && !is_open() {
                 return Err(self.violation(found.index, place));
             }
             from = found.end;
