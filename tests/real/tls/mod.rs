@@ -2,6 +2,7 @@
 //! byte it hears.
 
 mod authority;
+mod clients;
 mod hostile;
 mod http;
 mod programs;

@@ -10,14 +10,22 @@ use crate::needs;
 use crate::process::{Finished, Process};
 
 /// Debian's own, whose packages these programs use.
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
+
+/// Whether [`PYTHON`] has `module`.
+pub(super) fn has_module(module: &str) -> bool {
+    let mut probe = Command::new(PYTHON);
+    let has_it = probe.args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
+    let has_it = has_it.is_ok_and(|status| status.success());
+    if !has_it {
+        needs::without(&format!("{PYTHON} with {module}"));
+    }
+    has_it
+}
 
 /// Runs `server` on this host, with a certificate for [`GOOD`], and `client` in a guest.
 fn run(server: &str, client: &str, module: &str) -> Option<(String, Finished)> {
-    let mut probe = Command::new(PYTHON);
-    let has_it = probe.args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
-    if !has_it.is_ok_and(|status| status.success()) {
-        needs::without(&format!("{PYTHON} with {module}"));
+    if !has_module(module) {
         return None;
     }
     let scratch = Scratch::new("program");

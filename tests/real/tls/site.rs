@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -56,6 +57,24 @@ pub(crate) struct Site {
 struct Desk {
     heard: Arc<Mutex<Vec<u8>>>,
     more: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<()>>>,
+}
+
+impl Desk {
+    /// Keeps what a request meant: of HPACK, frames and chunks nobody could tell by looking.
+    fn note<'h>(
+        &self,
+        head: &'h Parts,
+        trailers: impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>,
+        body: &[u8],
+    ) {
+        let mut heard = self.heard.lock().unwrap();
+        heard.extend_from_slice(format!("{} {}\n", head.method, head.uri).as_bytes());
+        for (name, value) in head.headers.iter().chain(trailers) {
+            let field = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat();
+            heard.extend_from_slice(&field);
+        }
+        heard.extend_from_slice(body);
+    }
 }
 
 impl Site {
@@ -113,7 +132,7 @@ impl Site {
         self.authority.to_str().unwrap()
     }
 
-    /// Every byte that was said to it inside TLS.
+    /// Every byte that was said to it inside TLS, and what the requests among them meant.
     pub(crate) fn heard(&self) -> Vec<u8> {
         self.heard.lock().unwrap().clone()
     }
@@ -271,7 +290,7 @@ async fn answer(mut request: Request<Incoming>, desk: Desk) -> Response<Answer> 
         }
         "/switch" => switch(&mut request),
         "/big" => Response::new(whole(vec![b'x'; 3_000_000])),
-        _ => echo(request).await,
+        _ => echo(request, desk).await,
     }
 }
 
@@ -330,15 +349,28 @@ fn switch(request: &mut Request<Incoming>) -> Response<Answer> {
     response
 }
 
+/// Takes in a body, as far as it comes; whether it came to its end, and its trailers.
+async fn take(mut body: Incoming) -> (Vec<u8>, Option<HeaderMap>) {
+    let (mut bytes, mut trailers) = (Vec::new(), HeaderMap::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return (bytes, None) };
+        match frame.into_data() {
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    (bytes, Some(trailers))
+}
+
 /// Says back what it was asked, as JSON; without a body of its own for HEAD.
-async fn echo(request: Request<Incoming>) -> Response<Answer> {
+async fn echo(request: Request<Incoming>, desk: Desk) -> Response<Answer> {
     let (parts, body) = request.into_parts();
     let framed = body.size_hint().exact();
-    let Ok(body) = body.collect().await else { return Response::new(whole("")) };
-    let trailers = body.trailers().cloned().unwrap_or_default();
-    let body = body.to_bytes();
+    let (body, ended) = take(body).await;
+    desk.note(&parts, ended.iter().flatten(), &body);
+    let Some(trailers) = ended else { return Response::new(whole("")) };
     let text = |headers: &HeaderMap| {
-        let pair = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
+        let pair = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
         };
         headers.iter().map(pair).collect::<Vec<_>>()
