@@ -127,6 +127,8 @@ pub const NAT64_PREFIXES_MAX: usize = 8;
 
 /// The port of name servers: whatever address it is of, the gateway answers.
 pub const DNS_PORT: u16 = 53;
+/// The port of those that are asked over TLS (RFC 7858 3.1).
+pub const DNS_OVER_TLS_PORT: u16 = 853;
 /// Bytes of the longest answer that goes in one datagram: what crosses every path whole (the limit
 /// of the DNS flag day of 2020).
 pub const DNS_DATAGRAM_BYTES_MAX: u16 = 1232;

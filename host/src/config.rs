@@ -339,6 +339,7 @@ impl NetworkConfig {
             strict: self.strict,
             deny_page: self.http.to_core()?,
             intercepted_ports: self.tls.ports()?,
+            relays_http: self.secrets.go_in_the_clear(),
             refuses_quic: self.tls.block_quic_on_intercept,
             // Who may have a secret is known by name, and a proxy is told names.
             keeps_names: !self.secrets.secrets.is_empty() || self.outbound_proxy.is_some(),

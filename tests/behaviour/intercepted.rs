@@ -197,3 +197,93 @@ fn quic_is_refused_there_as_by_a_closed_port() {
         }
     }
 }
+
+/// As [`room`], and what is said in the clear is the host's to relay.
+fn relaying<'a>(default: Permission, lines: &[&str]) -> Room<'a> {
+    Room::with(|config| {
+        config.policy = Policy::new(default, Permission::Deny);
+        lines.iter().for_each(|line| push(&mut config.policy, line));
+        config.intercepted_ports = [443].as_slice().try_into().expect("because it is short");
+        config.relays_http = true;
+    })
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: Good.test\r\n\r\n";
+
+#[test]
+fn what_is_said_in_the_clear_is_the_hosts_where_it_relays() {
+    for port in [80, 443] {
+        for (what, bytes, name) in [
+            ("a request", REQUEST, some("good.test")),
+            ("two hosts", b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n", None),
+            ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None),
+            ("no HTTP", b"SSH-2.0-x\r\n", None),
+        ] {
+            let mut room = relaying(Permission::Allow, &[]);
+            let mut world = room.world();
+            said(&mut world, port, bytes);
+            assert_eq!(told(&world), Some((name, false, false)), "{what} at {port}");
+            assert_eq!(world.stream().received, bytes, "{what} at {port}");
+        }
+    }
+    // A handshake is no business of whoever does not end it; and elsewhere the host connects first.
+    let mut room = relaying(Permission::Allow, &[]);
+    let mut world = room.world();
+    said(&mut world, 80, &tls::hello("good.test"));
+    assert!(told(&world).is_none() && is_connected(&world));
+    let mut room = relaying(Permission::Allow, &[]);
+    let mut world = room.world();
+    let to = at(ip("1.1.1.1"), 8080);
+    world.send(&frame::tcp(to, &Script::new(to, 40_000).syn()));
+    assert!(is_connected(&world));
+}
+
+#[test]
+fn a_request_in_the_clear_is_judged_before_the_host_hears_of_it() {
+    for (host, passes) in [("good.test", true), ("evil.test", false)] {
+        let mut room = relaying(Permission::Deny, &["allow any all good.test"]);
+        let mut world = room.world();
+        bind(&mut world, "good.test", ip("1.1.1.1"));
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let script = said(&mut world, 80, request.as_bytes());
+        assert_eq!(told(&world).is_some(), passes, "{host}");
+        assert_eq!(script.reset, !passes, "{host}");
+    }
+    // Half a request may yet be anybody's.
+    let mut room = relaying(Permission::Allow, &[]);
+    let mut world = room.world();
+    let mut script = said(&mut world, 80, &REQUEST[..20]);
+    world.advance(limits::TCP_LOOK_MS_MAX + 1);
+    script.read(&mut world);
+    assert!(script.reset && told(&world).is_none() && !is_connected(&world));
+}
+
+#[test]
+fn names_over_tls_are_the_hosts_whoever_they_are_asked_of() {
+    // Policy is asked about each name, and not about the address.
+    for default in [Permission::Allow, Permission::Deny] {
+        for (what, bytes, expected) in [
+            ("a hello", tls::hello("dns.test"), Some((some("dns.test"), false, false))),
+            ("no name", tls::hello_without_name(), Some((None, false, false))),
+            ("in the clear", b"\0\x05hello".to_vec(), None),
+            ("HTTP", REQUEST.to_vec(), None),
+        ] {
+            let mut room = room(default, &[]);
+            let mut world = room.world();
+            let mut script = said(&mut world, 853, &bytes);
+            assert_eq!(told(&world), expected, "{what}");
+            assert!(!is_connected(&world), "{what}: nobody else is asked");
+            let asks = world.peers.log.iter().any(|did| {
+                matches!(did, Did::Intercept { to: sluicegate_core::Outside::Names(_), .. })
+            });
+            assert_eq!(asks, expected.is_some(), "{what}");
+            // What may yet be a hello has its time.
+            world.advance(limits::TCP_LOOK_MS_MAX + 1);
+            script.read(&mut world);
+            assert_eq!(script.reset, expected.is_none(), "{what}");
+            let reasons: Vec<_> = world.denials.iter().map(|denial| denial.reason).collect();
+            let is_denied = expected.is_none().then_some(DenialReason::OtherNames);
+            assert_eq!(reasons, Vec::from_iter(is_denied), "{what}");
+        }
+    }
+}

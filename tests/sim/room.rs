@@ -35,6 +35,7 @@ pub fn default_config() -> Config {
         strict: true,
         deny_page: None,
         intercepted_ports: Default::default(),
+        relays_http: false,
         refuses_quic: true,
         keeps_names: false,
         rebind_protection: true,

@@ -47,6 +47,10 @@ pub enum Action<'e> {
     /// the name it said: answer it in the server's place, on a connection of the host's own to
     /// `to`. To be answered as [`Action::Connect`]; the first bytes that come are the whole of what
     /// the guest has said so far, from its hello on.
+    ///
+    /// Where `to` is [`Outside::Names`], names are to be asked inside (RFC 7858): nobody is
+    /// connected to, and each query is to be judged. Without `is_tls` there is no hello, and what
+    /// the guest says is to be relayed ([`Config::relays_http`](super::Config::relays_http)).
     Intercept {
         /// The flow.
         flow: FlowId,
@@ -54,6 +58,8 @@ pub enum Action<'e> {
         to: Outside,
         /// The guest's port.
         guest_port: u16,
+        /// A handshake has begun; otherwise what is said is said in the clear.
+        is_tls: bool,
         /// The server's name, in lower case and without a dot at its end: the only one for which
         /// policy allows the flow. `None`: none was said that can be read.
         name: Option<&'e str>,

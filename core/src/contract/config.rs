@@ -80,10 +80,15 @@ pub struct Config {
     pub deny_page: Option<DenyPage>,
     /// TCP ports at which a TLS handshake is for the host to answer
     /// ([`Action::Intercept`](super::Action::Intercept)). What is said there and is no TLS is as
-    /// anywhere else, but the guest must speak first.
+    /// anywhere else, but the guest must speak first. Where there is one, names over TLS (RFC 7858)
+    /// are the host's to answer as well, at port 853 of whatever address.
     pub intercepted_ports: heapless::Vec<u16, { limits::INTERCEPTED_PORTS_MAX }>,
-    /// QUIC (UDP) at these ports, which can't be intercepted, is refused as by a closed port, so
-    /// that a client takes TCP at once.
+    /// What is said in the clear at these ports and at port 80 is for the host to relay
+    /// ([`Action::Intercept`](super::Action::Intercept) without a handshake); the guest must speak
+    /// first at port 80, too.
+    pub relays_http: bool,
+    /// QUIC (UDP) at the intercepted ports, which can't be intercepted, is refused as by a closed
+    /// port, so that a client takes TCP at once.
     pub refuses_quic: bool,
     /// Names of addresses are kept though no rule is by name: rules may come that are
     /// ([`Engine::replace_config`](crate::Engine::replace_config)), and flows are listed with their

@@ -9,13 +9,15 @@
 //!
 //! At a port where TLS is intercepted the SYN is answered first as well, and the hello is for the
 //! host to answer, whatever policy says of the address by itself; there the guest speaks first, or
-//! is reset, since what it says later might be a hello too.
+//! is reset, since what it says later might be a hello too. So it is where the host relays what is
+//! said in the clear ([`Config::relays_http`](crate::contract::Config::relays_http)), and where
+//! names are asked over TLS (RFC 7858), of which the host has the queries judged one by one.
 //!
 //! A flow waits for at most [`limits::TCP_LOOK_MS_MAX`](crate::limits::TCP_LOOK_MS_MAX), and its
 //! bytes in its own buffer; those of a protocol that is not known do not wait at all. Only the
 //! first request of a connection is read.
 
-use super::judge::Admission;
+use super::judge::{Admission, is_for_names_over_tls};
 use super::{Engine, Interception, Step};
 use crate::contract::{Action, By, DenialReason, Instant};
 use crate::limits::HTTP_PORT;
@@ -25,6 +27,15 @@ use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::ring::RingHandle;
 use crate::wire::page;
 use crate::wire::said::{self, Heard, Opening, SaidName};
+
+/// How a connection is the host's to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// With TLS.
+    Tls,
+    /// In the clear.
+    Clear,
+}
 
 impl<R: RingHandle> Engine<'_, R> {
     /// Begins the flow in `slot` as `admission` has it; returns what the host is to do.
@@ -79,11 +90,14 @@ impl<R: RingHandle> Engine<'_, R> {
     fn conclude(&mut self, now: Instant, slot: u32, opening: &Opening) -> Option<Step> {
         let key = self.flows.key(slot)?;
         let held = self.tcp.held(slot);
-        let is_intercepted = held == Held::Unknown && self.is_intercepted(&key);
-        let ends_here = is_intercepted && opening.is_hello;
+        let waited = held == Held::Unknown;
+        if waited && is_for_names_over_tls(&key) {
+            return self.conclude_names(now, (slot, &key), opening);
+        }
+        let ending = if waited { self.ending(&key, opening) } else { None };
         let name = match &opening.heard {
             Heard::Name(name) => Some(name),
-            Heard::Veiled(name) if ends_here => Some(name),
+            Heard::Veiled(name) if ending.is_some() => Some(name),
             Heard::Veiled(_)
             | Heard::More(_)
             | Heard::Nothing
@@ -92,7 +106,8 @@ impl<R: RingHandle> Engine<'_, R> {
         };
         let mut verdict = self.judge_heard(now, &key, (&opening.heard, name));
         // Who is silent until now may go on with the very hello that was to be intercepted.
-        let is_late = is_intercepted && !ends_here && matches!(opening.heard, Heard::More(_));
+        let is_more = matches!(opening.heard, Heard::More(_));
+        let is_late = waited && self.hears_first(&key) && ending.is_none() && is_more;
         if is_late && verdict.decision == Decision::Allow {
             verdict = Verdict { decision: Decision::WaitForName, by: By::Gateway };
         }
@@ -101,10 +116,11 @@ impl<R: RingHandle> Engine<'_, R> {
         let is_veiled = matches!(opening.heard, Heard::Veiled(_));
         if verdict.decision == Decision::Allow {
             self.note_heard(now, slot, verdict.by, name);
-            if ends_here {
-                return Some(self.intercept(now, (slot, &key), (name, is_veiled), false));
+            if let Some(ending) = ending {
+                let how = (ending, false);
+                return Some(self.intercept(now, (slot, &key), (name, is_veiled), how));
             }
-            if held == Held::Unknown {
+            if waited {
                 self.tcp.hold(now, slot, Held::Dialling);
                 let flow = self.flows.id(slot);
                 return Some(Action::Connect { flow, to: self.outside(&key) }.into());
@@ -121,10 +137,11 @@ impl<R: RingHandle> Engine<'_, R> {
             (Decision::WaitForName | Decision::Allow | Decision::Deny, _) => DenialReason::Policy,
         };
         self.note_denial(now, &key, (verdict.by, reason), name);
-        if held == Held::Unknown && self.has_page_for(&key, verdict.by) {
-            if ends_here {
+        if waited && self.has_page_for(&key, verdict.by) {
+            if ending == Some(Ending::Tls) {
                 let name = name.and_then(|name| SaidName::try_from(name).ok());
-                return Some(self.intercept(now, (slot, &key), (name.as_ref(), is_veiled), true));
+                let (name, how) = ((name.as_ref(), is_veiled), (Ending::Tls, true));
+                return Some(self.intercept(now, (slot, &key), name, how));
             }
             if let Some((method, deny)) = opening.http.zip(self.config.deny_page.as_ref()) {
                 let page = page::page(deny, name, method);
@@ -138,18 +155,54 @@ impl<R: RingHandle> Engine<'_, R> {
         (held == Held::Dialled).then_some(Action::Reset { flow }.into())
     }
 
+    /// Does the same with a flow on which names are to be asked over TLS. Each query is judged by
+    /// itself; but nobody else is asked here, and nothing else is said.
+    fn conclude_names(
+        &mut self,
+        now: Instant,
+        (slot, key): (u32, &FlowKey),
+        opening: &Opening,
+    ) -> Option<Step> {
+        self.flows.needs_attention(slot);
+        self.flows.needs_egress(slot);
+        if opening.is_hello {
+            let name = match &opening.heard {
+                Heard::Name(name) | Heard::Veiled(name) => Some(name),
+                Heard::More(_) | Heard::Nothing | Heard::Unknown | Heard::Malformed => None,
+            };
+            return Some(self.intercept(now, (slot, key), (name, false), (Ending::Tls, false)));
+        }
+        self.note_denial(now, key, (By::Gateway, DenialReason::OtherNames), None);
+        self.out.counters.tcp_reset += 1;
+        self.abort(slot);
+        None
+    }
+
+    /// How a flow of `key` that begins with `opening` is the host's to end; `None`: it is not.
+    fn ending(&self, key: &FlowKey, opening: &Opening) -> Option<Ending> {
+        let is_clear = !opening.is_hello && !matches!(opening.heard, Heard::More(_));
+        if opening.is_hello && self.is_intercepted(key) {
+            Some(Ending::Tls)
+        } else if is_clear && self.is_relayed(key) {
+            Some(Ending::Clear)
+        } else {
+            None
+        }
+    }
+
     /// The flow in `slot` said `name`, and is the host's to end.
     fn intercept(
         &mut self,
         now: Instant,
         (slot, key): (u32, &FlowKey),
         (name, is_veiled): (Option<&SaidName>, bool),
-        is_denied: bool,
+        (ending, is_denied): (Ending, bool),
     ) -> Step {
         self.tcp.hold(now, slot, Held::Dialling);
         self.heard = name.cloned().unwrap_or_default();
         let (flow, to, guest_port) = (self.flows.id(slot), self.outside(key), key.guest_port);
-        Step::Intercept(Interception { flow, to, guest_port, is_veiled, is_denied })
+        let is_tls = ending == Ending::Tls;
+        Step::Intercept(Interception { flow, to, guest_port, is_tls, is_veiled, is_denied })
     }
 
     /// The verdict on a flow of whose first bytes `heard` was heard, and `name` counts.
@@ -183,6 +236,17 @@ impl<R: RingHandle> Engine<'_, R> {
     /// Whether TLS on a flow of `key` ends here.
     pub(super) fn is_intercepted(&self, key: &FlowKey) -> bool {
         key.kind == FlowKind::Tcp && self.config.intercepted_ports.contains(&key.outside_port)
+    }
+
+    /// Whether what is said in the clear on a flow of `key` is the host's to relay.
+    fn is_relayed(&self, key: &FlowKey) -> bool {
+        let is_http = key.kind == FlowKind::Tcp && key.outside_port == HTTP_PORT;
+        self.config.relays_http && (is_http || self.is_intercepted(key))
+    }
+
+    /// Whether the guest speaks first on a flow of `key`, or is reset.
+    pub(super) fn hears_first(&self, key: &FlowKey) -> bool {
+        self.is_intercepted(key) || self.is_relayed(key)
     }
 
     /// Whether a flow of `key` that is denied by `by` is answered in its own words.

@@ -15,7 +15,7 @@ use core::net::{IpAddr, SocketAddr};
 use super::Engine;
 use super::names::OWN_NAMES;
 use crate::contract::{By, Denial, DenialReason, Direction, FlowId, Instant, Protocol, Refusal};
-use crate::limits::{self, BINDINGS_PER_ADDRESS_MAX, DNS_PORT, HTTPS_PORT};
+use crate::limits::{self, BINDINGS_PER_ADDRESS_MAX, DNS_OVER_TLS_PORT, DNS_PORT, HTTPS_PORT};
 use crate::rule::place::Site;
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
 use crate::store::flows::{FlowKey, FlowKind};
@@ -77,10 +77,11 @@ impl Denials {
 }
 
 /// Where names are asked as nobody here can judge them: over TLS or QUIC (RFC 7858, RFC 9250), of
-/// all neighbours (RFC 6762, RFC 4795), and of NetBIOS (RFC 1002).
+/// all neighbours (RFC 6762, RFC 4795), and of NetBIOS (RFC 1002). Where the host ends TLS, it can
+/// have them judged that are asked over TLS.
 const OTHER_NAMES: [(FlowKind, u16); 5] = [
-    (FlowKind::Tcp, 853),
-    (FlowKind::Udp, 853),
+    (FlowKind::Tcp, DNS_OVER_TLS_PORT),
+    (FlowKind::Udp, DNS_OVER_TLS_PORT),
     (FlowKind::Udp, 5353),
     (FlowKind::Udp, 5355),
     (FlowKind::Udp, 137),
@@ -91,20 +92,28 @@ pub(super) fn is_for_names(key: &FlowKey) -> bool {
     key.kind != FlowKind::Echo && key.outside_port == DNS_PORT
 }
 
+/// Whether names are asked on the flow of `key` over TLS.
+pub(super) fn is_for_names_over_tls(key: &FlowKey) -> bool {
+    key.kind == FlowKind::Tcp && key.outside_port == DNS_OVER_TLS_PORT
+}
+
 impl<R: RingHandle> Engine<'_, R> {
     /// How a connection of `key` begins, and by what; `None`: policy denies it, which is noted.
     pub(super) fn admission(&mut self, now: Instant, key: &FlowKey) -> Option<(Admission, By)> {
         if is_for_names(key) {
             return Some((Admission::Connect, By::Gateway));
         }
+        if is_for_names_over_tls(key) && !self.config.intercepted_ports.is_empty() {
+            return Some((Admission::Hear, By::Gateway));
+        }
         if OTHER_NAMES.contains(&(key.kind, key.outside_port)) {
             self.note_denial(now, key, (By::Gateway, DenialReason::OtherNames), None);
             return None;
         }
         let verdict = self.judge(now, key, Said::Awaited);
-        let is_intercepted = self.is_intercepted(key);
+        let hears_first = self.hears_first(key);
         let admission = match verdict.decision {
-            Decision::Allow | Decision::WaitForName if is_intercepted => Admission::Hear,
+            Decision::Allow | Decision::WaitForName if hears_first => Admission::Hear,
             Decision::Allow => Admission::Connect,
             Decision::WaitForName => {
                 let otherwise = self.judge(now, key, self.unsaid());

@@ -97,6 +97,7 @@ struct Interception {
     flow: FlowId,
     to: Outside,
     guest_port: u16,
+    is_tls: bool,
     is_veiled: bool,
     is_denied: bool,
 }
@@ -200,9 +201,10 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         match self.step(now) {
             Step::Plain(action) => action,
             Step::Denied(denial) => Action::Denied { denial, name: self.denials.name() },
-            Step::Intercept(Interception { flow, to, guest_port, is_veiled, is_denied }) => {
+            Step::Intercept(said) => {
+                let Interception { flow, to, guest_port, is_tls, is_veiled, is_denied } = said;
                 let name = Some(self.heard.as_str()).filter(|name| !name.is_empty());
-                Action::Intercept { flow, to, guest_port, name, is_veiled, is_denied }
+                Action::Intercept { flow, to, guest_port, is_tls, name, is_veiled, is_denied }
             }
             Step::Datagram { slot, kind, to, payload, segment_bytes } => {
                 let flow = self.flows.id(slot);

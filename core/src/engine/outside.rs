@@ -147,7 +147,7 @@ impl<R: RingHandle> Engine<'_, R> {
     pub(super) fn outside(&self, key: &FlowKey) -> Outside {
         let address = SocketAddr::new(key.outside, key.outside_port);
         let link = &self.config.link;
-        if judge::is_for_names(key) {
+        if judge::is_for_names(key) || judge::is_for_names_over_tls(key) {
             Outside::Names(address)
         } else if address.ip() == link.gateway_ipv4 || address.ip() == link.gateway_ipv6 {
             Outside::HostLoopback(address)

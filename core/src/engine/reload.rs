@@ -10,7 +10,7 @@
 use core::net::IpAddr;
 
 use super::Engine;
-use super::judge::{is_for_names, protocol};
+use super::judge::{is_for_names, is_for_names_over_tls, protocol};
 use crate::contract::{By, Config, ConfigError, DatagramKind, Event, FlowId, Instant, Refusal};
 use crate::rule::name::has_names;
 use crate::rule::policy::{Decision, Names, Said};
@@ -105,7 +105,7 @@ impl<R: RingHandle> Engine<'_, R> {
             let verdict = self.judge_inbound(now, protocol(key), ends);
             return (verdict.decision == Decision::Allow).then_some(verdict.by);
         }
-        if is_for_names(key) {
+        if is_for_names(key) || is_for_names_over_tls(key) {
             return Some(By::Gateway);
         }
         if self.tcp.held(slot) == Held::Answered {

@@ -71,8 +71,9 @@ pub struct SecretConfig {
     /// What a violation leads to, in place of what `secrets` says.
     #[serde(default)]
     pub violation_action: Option<ViolationAction>,
-    /// Whether the server must have proven its name. (Requests in the clear are never given values
-    /// by this version; without it a server that `tls` does not verify may have them.)
+    /// Whether the server must have proven its name. Without it one that `tls` does not verify may
+    /// have the value, and so may requests in the clear: at port 80, and at the ports where TLS is
+    /// intercepted.
     #[serde(default = "yes")]
     pub require_tls_identity: bool,
 }
@@ -257,6 +258,11 @@ pub(crate) fn check_value(name: &str, value: &str, headers: bool) -> Result<(), 
 }
 
 impl SecretsConfig {
+    /// Whether there is one that may go to its servers in the clear.
+    pub(super) fn go_in_the_clear(&self) -> bool {
+        self.secrets.iter().any(|secret| !secret.require_tls_identity)
+    }
+
     /// Checks every field but the values.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.secrets.len() > SECRETS_MAX {

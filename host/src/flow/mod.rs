@@ -150,9 +150,9 @@ impl Flows {
                     self.accept_names(engine, now, flow);
                 }
                 Action::Connect { flow, to } => self.connect(engine, now, flow, to),
-                Action::Intercept { flow, to, guest_port, name, is_veiled, is_denied } => {
+                Action::Intercept { flow, to, guest_port, is_tls, name, is_veiled, is_denied } => {
                     let name = name.map(str::to_owned);
-                    let said = Said { to, guest_port, name, is_veiled, is_denied };
+                    let said = Said { to, guest_port, is_tls, name, is_veiled, is_denied };
                     self.intercept(engine, now, flow, &said);
                 }
                 Action::Send { flow } => {
@@ -268,7 +268,7 @@ impl Flows {
                 }
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.inbox),
                 Flow::Names(stream) => stream.serve((engine, now), &mut self.names),
-                Flow::Tls(tls) => tls.serve(engine, now),
+                Flow::Tls(tls) => tls.serve((engine, now), &mut self.names),
                 Flow::Dial { .. } => Served::Waits,
             };
             match served {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use sluicegate_core::{Event, FlowId, Instant, QueryStep, limits};
 
 use super::{Flow, Flows, HostEngine, Served, Slot};
+use crate::intercept::{End, Read, Write};
 use crate::service::dns::{Answered, Cache, Resolver, Server};
 
 /// Answers of the resolver that one turn hands on.
@@ -167,9 +168,18 @@ fn reply(len: usize) -> Heard {
     if len == 0 { Heard::Nothing } else { Heard::Reply(len) }
 }
 
+/// How a stream's bytes come and go.
+pub(super) enum Way {
+    /// As the guest's own.
+    Flow,
+    /// By a task that ends the TLS around them (RFC 7858).
+    Tls(End),
+}
+
 /// A connection on which the guest asks (RFC 7766).
 pub(super) struct NameStream {
     id: FlowId,
+    way: Way,
     /// What came of the guest and is no whole query yet.
     heard: Vec<u8>,
     to_give: VecDeque<u8>,
@@ -182,9 +192,10 @@ pub(super) struct NameStream {
 }
 
 impl NameStream {
-    fn new(id: FlowId, now: Instant) -> Self {
+    fn new(id: FlowId, now: Instant, way: Way) -> Self {
         Self {
             id,
+            way,
             heard: Vec::new(),
             to_give: VecDeque::new(),
             under_way: 0,
@@ -195,8 +206,12 @@ impl NameStream {
         }
     }
 
+    /// The guest's flow has finished. Inside TLS there may be more, and an end of its own.
     pub(super) fn finish(&mut self) {
-        self.guest_has_finished = true;
+        match self.way {
+            Way::Flow => self.guest_has_finished = true,
+            Way::Tls(_) => {}
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -219,14 +234,38 @@ impl NameStream {
             if self.is_behind || self.is_too_long() {
                 return self.is_behind;
             }
-            let heard = &mut self.heard;
-            let taken = engine.take_from_guest(now, self.id, |bytes| {
-                let len = bytes.len().min(QUERY_BYTES_MAX);
-                heard.extend_from_slice(bytes.get(..len).unwrap_or(&[]));
-                len
-            });
-            if taken.is_none() {
+            if !self.take(engine, now) {
                 return true;
+            }
+        }
+    }
+
+    /// Takes in more of what the guest has said; false: there is no more now.
+    fn take(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
+        let heard = &mut self.heard;
+        match &mut self.way {
+            Way::Flow => {
+                let taken = engine.take_from_guest(now, self.id, |bytes| {
+                    let len = bytes.len().min(QUERY_BYTES_MAX);
+                    heard.extend_from_slice(bytes.get(..len).unwrap_or(&[]));
+                    len
+                });
+                taken.is_some()
+            }
+            Way::Tls(end) => {
+                let mut space = [0; QUERY_BYTES_MAX];
+                match end.read(&mut space) {
+                    Read::Some(len) => {
+                        heard.extend_from_slice(space.get(..len).unwrap_or(&[]));
+                        true
+                    }
+                    Read::Nothing => false,
+                    // If that is not in order, the task says so of the flow.
+                    Read::Finished | Read::Broken => {
+                        self.guest_has_finished = true;
+                        false
+                    }
+                }
             }
         }
     }
@@ -258,6 +297,15 @@ impl NameStream {
     fn give(&mut self, engine: &mut HostEngine<'_>) -> bool {
         while !self.to_give.is_empty() {
             let to_give = &mut self.to_give;
+            if let Way::Tls(end) = &mut self.way {
+                match end.write(to_give.as_slices().0) {
+                    Write::Some(len) => drop(to_give.drain(..len)),
+                    Write::Full => return false,
+                    // Nobody is there to have it; the task says how that came.
+                    Write::Broken => to_give.clear(),
+                }
+                continue;
+            }
             let given = engine.give_to_guest(self.id, |space| {
                 let (bytes, _) = to_give.as_slices();
                 let len = bytes.len().min(space.len());
@@ -281,6 +329,11 @@ impl NameStream {
         (engine, now): (&mut HostEngine<'_>, Instant),
         names: &mut Names,
     ) -> Served {
+        let is_called = matches!(self.way, Way::Tls(_)) && !self.is_over;
+        if is_called && !self.listen((engine, now), names) {
+            engine.handle(now, Event::OutsideReset { flow: self.id });
+            return Served::Ended;
+        }
         loop {
             let is_given = self.give(engine);
             if self.is_behind && self.has_room() {
@@ -297,7 +350,10 @@ impl NameStream {
         let is_idle = self.guest_has_finished || self.idle_at <= now;
         if is_idle && self.under_way == 0 && !self.is_behind && !self.is_over {
             self.is_over = true;
-            engine.handle(now, Event::OutsideFinished { flow: self.id });
+            match &mut self.way {
+                Way::Flow => engine.handle(now, Event::OutsideFinished { flow: self.id }),
+                Way::Tls(end) => end.finish(),
+            }
         }
         Served::Waits
     }
@@ -306,6 +362,18 @@ impl NameStream {
 impl Flows {
     /// The guest opens a stream to ask on.
     pub(super) fn accept_names(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
+        let stream = self.begin_stream((engine, now), id, Way::Flow);
+        self.insert(id, Flow::Names(stream));
+        engine.handle(now, Event::Connected { flow: id });
+    }
+
+    /// A stream for the flow `id`, for which the oldest gives way if there are too many.
+    pub(super) fn begin_stream(
+        &mut self,
+        (engine, now): (&mut HostEngine<'_>, Instant),
+        id: FlowId,
+        way: Way,
+    ) -> NameStream {
         let mut streams = core::mem::take(&mut self.names.streams);
         streams.retain(|(_, id)| self.name_stream(*id).is_some());
         if streams.len() >= STREAMS_MAX
@@ -313,11 +381,10 @@ impl Flows {
         {
             self.reset_stream(engine, now, oldest);
         }
-        let stream = NameStream::new(id, now);
+        let stream = NameStream::new(id, now, way);
         streams.push_back((stream.idle_at, id));
         self.names.streams = streams;
-        self.insert(id, Flow::Names(stream));
-        engine.handle(now, Event::Connected { flow: id });
+        stream
     }
 
     /// The guest has said something on the stream `id`, if it is one.
@@ -327,11 +394,7 @@ impl Flows {
         now: Instant,
         id: FlowId,
     ) {
-        let Some(Some(slot)) = self.slots.get_mut(id.index as usize) else { return };
-        let Slot { id: own, flow: Flow::Names(stream), .. } = slot else { return };
-        if *own != id {
-            return;
-        }
+        let Some(stream) = stream_of(&mut self.slots, id) else { return };
         if stream.listen((engine, now), &mut self.names) {
             self.enqueue(id.index);
         } else {
@@ -396,10 +459,7 @@ impl Flows {
     }
 
     pub(super) fn name_stream(&mut self, id: FlowId) -> Option<&mut NameStream> {
-        match self.slots.get_mut(id.index as usize)? {
-            Some(Slot { id: own, flow: Flow::Names(stream), .. }) if *own == id => Some(stream),
-            Some(_) | None => None,
-        }
+        stream_of(&mut self.slots, id)
     }
 
     fn reset_stream(&mut self, engine: &mut HostEngine<'_>, now: Instant, id: FlowId) {
@@ -413,17 +473,26 @@ impl Flows {
         now: Instant,
         (flow, len): (FlowId, usize),
     ) {
-        match self.slots.get_mut(flow.index as usize) {
-            Some(Some(Slot { id, flow: Flow::Names(stream), .. })) if *id == flow => {
+        match stream_of(&mut self.slots, flow) {
+            Some(stream) => {
                 stream.push(self.names.out.get(..len).unwrap_or(&[]));
                 stream.under_way -= 1;
                 stream.idle_at = now.plus_millis(STREAM_IDLE_MS_MAX);
                 self.listen_to_names(engine, now, flow);
             }
             // A datagram's flow has no slot here. Whoever has ended is not there any more.
-            Some(_) | None => {
+            None => {
                 engine.deliver(now, flow, self.names.out.get(..len).unwrap_or(&[]));
             }
         }
+    }
+}
+
+/// The stream on which names are asked of the flow `id`.
+fn stream_of(slots: &mut [Option<Slot>], id: FlowId) -> Option<&mut NameStream> {
+    match slots.get_mut(id.index as usize)? {
+        Some(Slot { id: own, flow: Flow::Names(stream), .. }) if *own == id => Some(stream),
+        Some(Slot { id: own, flow: Flow::Tls(tls), .. }) if *own == id => tls.names.as_mut(),
+        Some(_) | None => None,
     }
 }

@@ -11,6 +11,7 @@ use std::task::{Wake, Waker};
 use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal, limits};
 use tokio::runtime::Handle;
 
+use super::names::{NameStream, Names, Way};
 use super::{Flow, Flows, HostEngine, Served, dial, socket};
 use crate::intercept::{Call, Interceptor, Pipe, Read, Write};
 use crate::wake::DriverWake;
@@ -19,6 +20,7 @@ use crate::wake::DriverWake;
 pub(super) struct Said {
     pub(super) to: Outside,
     pub(super) guest_port: u16,
+    pub(super) is_tls: bool,
     pub(super) name: Option<String>,
     pub(super) is_veiled: bool,
     pub(super) is_denied: bool,
@@ -83,6 +85,8 @@ pub(super) struct TlsFlow {
     has_failed: bool,
     /// The task has finished.
     is_ended: bool,
+    /// What is asked inside, where that is names.
+    pub(super) names: Option<NameStream>,
 }
 
 impl TlsFlow {
@@ -125,9 +129,19 @@ impl TlsFlow {
     }
 
     /// Moves what can be moved both ways, within the flow's budget.
-    pub(super) fn serve(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Served {
+    pub(super) fn serve(
+        &mut self,
+        (engine, now): (&mut HostEngine<'_>, Instant),
+        names: &mut Names,
+    ) -> Served {
         // Whoever calls from now on means something new.
         self.bell.is_listed.store(false, Ordering::Release);
+        if let Some(stream) = &mut self.names {
+            match stream.serve((engine, now), names) {
+                Served::Waits => {}
+                served @ (Served::Again | Served::NoRoom | Served::Ended) => return served,
+            }
+        }
         if self.is_blocked {
             self.send(engine, now);
         }
@@ -190,10 +204,12 @@ impl Flows {
         flow: FlowId,
         call: &Said,
     ) {
-        let passes = !call.is_veiled && !call.is_denied;
+        let asks = matches!(call.to, Outside::Names(_));
+        let passes = !call.is_veiled && !call.is_denied && !asks;
         let tls = self.tls.as_ref();
         let tls = tls.filter(|tls| !passes || !tls.interceptor.bypasses(call.name.as_deref()));
         let Some(tls) = tls else {
+            assert!(!asks, "because names over TLS are asked only of who ends TLS");
             return self.connect(engine, now, flow, call.to);
         };
         let destination = match call.to {
@@ -212,18 +228,26 @@ impl Flows {
             through_proxy,
             name: call.name.clone(),
             is_bound,
+            is_tls: call.is_tls,
             is_denied: call.is_denied,
         };
         let list = Arc::clone(&tls.ready);
         let bell = Arc::new(Bell { index: flow.index, is_listed: AtomicBool::new(false), list });
         let waker = Waker::from(Arc::clone(&bell));
-        let Some(pipe) = tls.interceptor.begin(call, &tls.runtime, waker) else {
+        let begun = if asks {
+            let begun = tls.interceptor.begin_names(call, &tls.runtime, waker);
+            begun.map(|(pipe, end)| (pipe, Some(end)))
+        } else {
+            tls.interceptor.begin(call, &tls.runtime, waker).map(|pipe| (pipe, None))
+        };
+        let Some((pipe, end)) = begun else {
             let refusal = Refusal::Exhausted;
             self.count(refusal);
             return engine.handle(now, Event::ConnectFailed { flow, refusal });
         };
         let (is_blocked, has_failed, is_ended) = (false, false, false);
-        let begun = TlsFlow { id: flow, pipe, bell, is_blocked, has_failed, is_ended };
+        let names = end.map(|end| self.begin_stream((engine, now), flow, Way::Tls(end)));
+        let begun = TlsFlow { id: flow, pipe, bell, is_blocked, has_failed, is_ended, names };
         self.insert(flow, Flow::Tls(Box::new(begun)));
         engine.handle(now, Event::Connected { flow });
         // What the task has to say may come before any edge.

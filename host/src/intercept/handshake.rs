@@ -13,10 +13,10 @@ use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sluicegate_core::limits::TCP_CONNECT_MS_MAX;
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncWriteExt, DuplexStream, copy, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, client, server};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, server};
 
 use super::http::Exchange;
 use super::pipe::Broken;
@@ -31,6 +31,11 @@ const CONNECT_MAX: Duration = Duration::from_millis(TCP_CONNECT_MS_MAX);
 /// Protocols that a guest may offer; who offers more has but these.
 const PROTOCOLS_MAX: usize = 32;
 
+/// A guest that is told that its connection ends has so long to end it, too.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// Names over TLS in a handshake (RFC 7858, in IANA's registry of RFC 7301 6).
+const DOT: &[u8] = b"dot";
 /// HTTP/2 in a handshake (RFC 9113 3.2).
 pub(super) const H2: &[u8] = b"h2";
 /// HTTP/1.1 likewise (RFC 7301 6).
@@ -38,8 +43,6 @@ pub(super) const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// The guest's side of a connection.
 pub(super) type Guest = server::TlsStream<DuplexStream>;
-/// The server's side.
-pub(super) type Server = client::TlsStream<TcpStream>;
 
 /// A certificate for one handshake.
 #[derive(Debug)]
@@ -57,14 +60,13 @@ pub(super) async fn run(
     call: Call,
     guest: DuplexStream,
 ) -> Result<(), Broken> {
-    let began = interceptor.reporter.now();
-    let accept = LazyConfigAcceptor::new(Acceptor::default(), guest);
-    let hello = timeout(HANDSHAKE_MAX, accept).await.map_err(|_| Broken)??;
-    let (name, offered) = read(&hello.client_hello());
-    // The engine has read the same bytes. Whoever makes two readers differ gets to nobody.
-    if name != call.name {
-        return refuse(hello, AlertDescription::UnrecognisedName).await;
+    if !call.is_tls {
+        let server = dial(&interceptor, &call).await?;
+        return sniff::serve(Arc::new(Exchange::new(interceptor, call, false)), guest, server)
+            .await;
     }
+    let began = interceptor.reporter.now();
+    let Some((hello, offered)) = hear(&call, guest).await? else { return Ok(()) };
     if call.is_denied {
         let chosen = offered.into_iter().find(|offer| offer == HTTP_1_1 || offer == H2);
         let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
@@ -95,6 +97,57 @@ pub(super) async fn run(
         Some(HTTP_1_1) => http::h1(exchange, guest, upstream).await,
         Some(_) | None => sniff::serve(exchange, guest, upstream).await,
     }
+}
+
+/// Serves one connection on which the guest asks for names (RFC 7858): what it says goes to
+/// `names`, and what comes from there to it.
+pub(super) async fn ask(
+    interceptor: Arc<Interceptor>,
+    call: Call,
+    (guest, names): (DuplexStream, DuplexStream),
+) -> Result<(), Broken> {
+    let Some((hello, offered)) = hear(&call, guest).await? else { return Ok(()) };
+    let chosen = offered.into_iter().find(|offer| offer == DOT);
+    let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
+    let (mut from_guest, mut to_guest) = split(guest);
+    let (mut from_names, mut to_names) = split(names);
+    let asking = async {
+        copy(&mut from_guest, &mut to_names).await?;
+        to_names.shutdown().await
+    };
+    let answering = async {
+        copy(&mut from_names, &mut to_guest).await?;
+        to_guest.shutdown().await
+    };
+    tokio::pin!(asking, answering);
+    tokio::select! {
+        asked = &mut asking => {
+            asked?;
+            answering.await?;
+        }
+        answered = &mut answering => {
+            answered?;
+            // So that what it still says does not make the end of it a reset.
+            let _ = timeout(FAREWELL_MAX, asking).await;
+        }
+    }
+    Ok(())
+}
+
+/// The guest's hello, and the protocols that it offers. `None`: it was refused.
+async fn hear(
+    call: &Call,
+    guest: DuplexStream,
+) -> Result<Option<(StartHandshake<DuplexStream>, Vec<Vec<u8>>)>, Broken> {
+    let accept = LazyConfigAcceptor::new(Acceptor::default(), guest);
+    let hello = timeout(HANDSHAKE_MAX, accept).await.map_err(|_| Broken)??;
+    let (name, offered) = read(&hello.client_hello());
+    // The engine has read the same bytes. Whoever makes two readers differ gets to nobody.
+    if name != call.name {
+        refuse(hello, AlertDescription::UnrecognisedName).await?;
+        return Ok(None);
+    }
+    Ok(Some((hello, offered)))
 }
 
 /// The name of a hello, and the protocols it offers.

@@ -3,8 +3,10 @@
 //!
 //! Owns the order of things: the guest's hello, whose name the engine has judged; the connection to
 //! the server and its handshake; then the guest's, with the protocol that the server has chosen;
-//! then HTTP, or bytes. Must not know the engine, nor sockets of flows: what comes from the guest
-//! comes through a [`Pipe`], whose other end the driver holds.
+//! then HTTP, or bytes. Names that are asked over TLS go back to the driver instead, which has each
+//! query judged; and of a connection in the clear that is relayed here there is no handshake. Must
+//! not know the engine, nor sockets of flows: what comes from the guest comes through a [`Pipe`],
+//! whose other end the driver holds.
 //!
 //! What crosses: of the guest's hello its name and protocols go to the server; of the server's
 //! failures what it failed of goes to the guest, as a TLS alert. Placeholders become values on the
@@ -37,7 +39,7 @@ use crate::error::Error;
 use crate::service::certs::{Authority, Identity, Leaves, Trust, provider};
 use crate::service::proxy::{Proxy, Target};
 use crate::service::secrets::Vault;
-pub(crate) use pipe::{Pipe, Read, Write};
+pub(crate) use pipe::{End, Pipe, Read, Write};
 pub(crate) use report::Reporter;
 
 /// Connections of one network that end here at a time: each may hold some MiB.
@@ -60,6 +62,8 @@ pub(crate) struct Call {
     pub(crate) name: Option<String>,
     /// The gateway has told the guest that the name leads to the address.
     pub(crate) is_bound: bool,
+    /// It begins with a handshake.
+    pub(crate) is_tls: bool,
     /// Nobody is connected to: the guest is told that policy denies it.
     pub(crate) is_denied: bool,
 }
@@ -147,5 +151,23 @@ impl Interceptor {
             let _permit = permit;
             handshake::run(interceptor, call, guest).await
         }))
+    }
+
+    /// Begins to end the TLS of a guest who asks for names; what it asks comes by the other end,
+    /// and its answers go there.
+    pub(crate) fn begin_names(
+        self: &Arc<Self>,
+        call: Call,
+        runtime: &Handle,
+        waker: Waker,
+    ) -> Option<(Pipe, End)> {
+        let permit = Arc::clone(&self.sessions).try_acquire_owned().ok()?;
+        let interceptor = Arc::clone(self);
+        let (end, names) = End::pair(waker.clone());
+        let pipe = Pipe::new(runtime, waker, |guest| async move {
+            let _permit = permit;
+            handshake::ask(interceptor, call, (guest, names)).await
+        });
+        Some((pipe, end))
     }
 }

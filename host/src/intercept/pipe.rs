@@ -20,12 +20,17 @@ const PIPE_BYTES: usize = 64 * 1024;
 /// A task did not come to its end in order; its connection is reset.
 pub(super) struct Broken;
 
-/// The driver's end; when it goes, the task ends.
-pub(crate) struct Pipe {
+/// The driver's end of bytes to and from a task.
+pub(crate) struct End {
     stream: DuplexStream,
+    waker: Waker,
+}
+
+/// The driver's end of a task; when it goes, the task ends.
+pub(crate) struct Pipe {
+    end: End,
     is_broken: Arc<AtomicBool>,
     task: AbortHandle,
-    waker: Waker,
     /// The task is to go on by itself: everything was said.
     is_done: bool,
 }
@@ -54,6 +59,43 @@ pub(crate) enum Write {
     Broken,
 }
 
+impl End {
+    /// One, and the task's.
+    pub(super) fn pair(waker: Waker) -> (Self, DuplexStream) {
+        let (stream, task) = duplex(PIPE_BYTES);
+        (Self { stream, waker }, task)
+    }
+
+    /// Reads into `space` what the task has for the driver.
+    pub(crate) fn read(&mut self, space: &mut [u8]) -> Read {
+        let mut space = ReadBuf::new(space);
+        let context = &mut Context::from_waker(&self.waker);
+        match Pin::new(&mut self.stream).poll_read(context, &mut space) {
+            Poll::Pending => Read::Nothing,
+            Poll::Ready(Ok(())) if !space.filled().is_empty() => Read::Some(space.filled().len()),
+            Poll::Ready(Ok(())) => Read::Finished,
+            Poll::Ready(Err(_)) => Read::Broken,
+        }
+    }
+
+    /// Gives the task `bytes`.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Write {
+        let context = &mut Context::from_waker(&self.waker);
+        match Pin::new(&mut self.stream).poll_write(context, bytes) {
+            Poll::Pending => Write::Full,
+            Poll::Ready(Ok(written)) => Write::Some(written),
+            Poll::Ready(Err(_)) => Write::Broken,
+        }
+    }
+
+    /// Nothing more comes from the driver.
+    pub(crate) fn finish(&mut self) {
+        let context = &mut Context::from_waker(&self.waker);
+        // It is ready at once; and of a task that is gone nothing is wanted.
+        let _ = Pin::new(&mut self.stream).poll_shutdown(context);
+    }
+}
+
 impl Pipe {
     /// Begins the task that `serve` makes of its end.
     pub(super) fn new<F>(
@@ -64,41 +106,30 @@ impl Pipe {
     where
         F: Future<Output = Result<(), Broken>> + Send + 'static,
     {
-        let (stream, guest) = duplex(PIPE_BYTES);
+        let (end, guest) = End::pair(waker);
         // Until the task says otherwise: it may be dropped with its runtime.
         let is_broken = Arc::new(AtomicBool::new(true));
         let (ended, session) = (Arc::clone(&is_broken), serve(guest));
         let task = runtime.spawn(Ended { session: Some(Box::pin(session)), is_broken: ended });
-        Self { stream, is_broken, task: task.abort_handle(), waker, is_done: false }
+        Self { end, is_broken, task: task.abort_handle(), is_done: false }
     }
 
     /// Reads into `space` what the task has for the guest.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Read {
-        let mut space = ReadBuf::new(space);
-        let context = &mut Context::from_waker(&self.waker);
-        match Pin::new(&mut self.stream).poll_read(context, &mut space) {
-            Poll::Pending => Read::Nothing,
-            Poll::Ready(Ok(())) if !space.filled().is_empty() => Read::Some(space.filled().len()),
-            Poll::Ready(Ok(())) if !self.is_broken.load(Ordering::Acquire) => Read::Finished,
-            Poll::Ready(Ok(()) | Err(_)) => Read::Broken,
+        match self.end.read(space) {
+            Read::Finished if self.is_broken.load(Ordering::Acquire) => Read::Broken,
+            read @ (Read::Some(_) | Read::Nothing | Read::Finished | Read::Broken) => read,
         }
     }
 
     /// Gives the task `bytes` of the guest.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Write {
-        let context = &mut Context::from_waker(&self.waker);
-        match Pin::new(&mut self.stream).poll_write(context, bytes) {
-            Poll::Pending => Write::Full,
-            Poll::Ready(Ok(written)) => Write::Some(written),
-            Poll::Ready(Err(_)) => Write::Broken,
-        }
+        self.end.write(bytes)
     }
 
     /// The guest has finished.
     pub(crate) fn finish(&mut self) {
-        let context = &mut Context::from_waker(&self.waker);
-        // It is ready at once; and of a task that is gone nothing is wanted.
-        let _ = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.end.finish();
     }
 
     /// Both ways have ended in order: the task may end as it likes.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::handshake::{Guest, Server};
 use super::http::{self, Exchange};
 use super::pipe::Broken;
 use super::relay;
@@ -83,11 +82,15 @@ fn kind_of_reply(bytes: &[u8]) -> Kind {
 }
 
 /// Serves a connection as what it begins as.
-pub(super) async fn serve(
+pub(super) async fn serve<G, S>(
     exchange: Arc<Exchange>,
-    mut guest: Guest,
-    mut server: Server,
-) -> Result<(), Broken> {
+    mut guest: G,
+    mut server: S,
+) -> Result<(), Broken>
+where
+    G: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut heard, mut replied) = (Vec::new(), Vec::new());
     let (mut piece, mut reply) = ([0; 4096], [0; 4096]);
     let mut held = tokio::time::interval(HELD_MAX);

@@ -5,6 +5,8 @@ mod authority;
 mod clients;
 mod hostile;
 mod http;
+mod names;
+mod plain;
 mod programs;
 mod secrets;
 mod site;

@@ -88,13 +88,21 @@ impl Site {
         flaw: Flaw,
         versions: Option<&[&'static rustls::SupportedProtocolVersion]>,
     ) -> Self {
+        let (authority, mut config) = tls(flaw, versions);
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::serving(authority, Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// One that speaks HTTP/1.1 in the clear.
+    pub(crate) fn in_the_clear() -> Self {
+        Self::serving(tls(Flaw::None, None).0, None)
+    }
+
+    fn serving(authority: String, acceptor: Option<TlsAcceptor>) -> Self {
         // Of both families, as the gateway may come by either.
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (authority, mut config) = tls(flaw, versions);
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
         let (more, queue) = mpsc::unbounded_channel();
         let heard = Arc::<Mutex<Vec<u8>>>::default();
         let handshakes = Arc::<AtomicUsize>::default();
@@ -109,10 +117,15 @@ impl Site {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, desk, count) = (acceptor.clone(), desk.clone(), Arc::clone(&count));
                 tokio::spawn(async move {
+                    let Some(acceptor) = acceptor else {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        return serve(stream, None, desk).await;
+                    };
                     // A client that does not believe us has ended it.
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::Relaxed);
-                    serve(stream, desk).await;
+                    let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                    serve(stream, protocol, desk).await;
                 });
             }
         });
@@ -137,7 +150,7 @@ impl Site {
         self.heard.lock().unwrap().clone()
     }
 
-    /// How many handshakes it has ended.
+    /// How many handshakes it has ended, or connections it has had in the clear.
     pub(crate) fn handshakes(&self) -> usize {
         self.handshakes.load(Ordering::Relaxed)
     }
@@ -240,8 +253,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     }
 }
 
-async fn serve(stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, desk: Desk) {
-    let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+async fn serve<S>(stream: S, protocol: Option<Vec<u8>>, desk: Desk)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let heard = Arc::clone(&desk.heard);
     let mut stream = Heard { stream, heard };
     if protocol.as_deref() == Some(b"bytes") {

@@ -65,7 +65,7 @@ pub(super) fn secret(config: &HttpConfig, name: Option<&str>) -> Page {
 
 /// The request is for somebody else (RFC 9110 15.5.20).
 pub(super) fn misdirected(name: Option<&str>) -> Page {
-    let message = "The request is not for the host that the TLS handshake was for.";
+    let message = "The request is not for the host that its connection is for.";
     Page::json(StatusCode::MISDIRECTED_REQUEST, "misdirected_request", message, name)
 }
 

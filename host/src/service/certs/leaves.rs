@@ -87,14 +87,18 @@ impl Leaves {
             Identity::Name(name) => {
                 let text = Ia5String::try_from(name.as_str());
                 let text = text.map_err(|error| AuthorityError::Signing(error.to_string()))?;
-                // The subject's name holds 64 characters at most (RFC 5280 appendix A).
-                if name.len() <= 64 {
-                    params.distinguished_name.push(DnType::CommonName, name.as_str());
-                }
                 SanType::DnsName(text)
             }
             Identity::Address(address) => SanType::IpAddress(*address),
         };
+        // There must be a subject (RFC 5280 4.1.2.6; kdig gives up without one), whose name holds
+        // 64 characters at most (appendix A). Whom it is for is not read there.
+        let text = match identity {
+            Identity::Name(name) if name.len() <= 64 => name.clone(),
+            Identity::Name(_) => "a name of more than 64 characters".to_owned(),
+            Identity::Address(address) => address.to_string(),
+        };
+        params.distinguished_name.push(DnType::CommonName, text);
         params.subject_alt_names = vec![san];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
