@@ -139,7 +139,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         let (scratch, run_bytes) = memory.scratch.split_at_mut(FRAME_BYTES_MAX);
         #[allow(clippy::cast_possible_truncation, reason = "a part of the seed")]
         let mut out = Emitter::new(to_guest, scratch, link, high as u32);
-        out.limit(config.to_guest_rate.as_ref().map(|rate| Pace::new(rate, now)));
+        out.watch.set_pace(config.to_guest_rate.as_ref().map(|rate| Pace::new(rate, now)));
         let tcp = Tcp::new(
             TcpMemory {
                 slots: memory.tcp,

@@ -42,7 +42,7 @@ impl<R: RingHandle> Engine<'_, R> {
             self.pace = config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now));
         }
         if old.to_guest_rate != config.to_guest_rate {
-            self.out.limit(config.to_guest_rate.as_ref().map(|rate| Pace::new(rate, now)));
+            self.out.watch.set_pace(config.to_guest_rate.as_ref().map(|rate| Pace::new(rate, now)));
         }
         self.decide_watch();
         let own_addresses = core::mem::take(&mut self.config.own_addresses);

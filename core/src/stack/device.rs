@@ -19,7 +19,6 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 use super::watch::Watch;
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
-use crate::store::pace::Pace;
 use crate::store::ring::{Producer, RingHandle};
 use crate::wire::checksum::Sum;
 use crate::wire::classify::protocol;
@@ -66,11 +65,6 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             sent_end: None,
             counters: Counters::default(),
         }
-    }
-
-    /// Sends no faster than `pace` has it from now on.
-    pub(crate) fn limit(&mut self, pace: Option<Pace>) {
-        self.watch.set_pace(pace);
     }
 
     /// Adds what the pace has gained: once a turn.

@@ -17,7 +17,8 @@ pub(crate) struct Watch<R: RingHandle> {
 impl<R: RingHandle> Watch<R> {
     pub(super) const OFF: Self = Self { pace: None, capture: None, is_on: false };
 
-    pub(super) fn set_pace(&mut self, pace: Option<Pace>) {
+    /// Sends no faster than `pace` has it from now on.
+    pub(crate) fn set_pace(&mut self, pace: Option<Pace>) {
         self.pace = pace;
         self.is_on = self.pace.is_some() || self.capture.is_some();
     }
