@@ -1,0 +1,109 @@
+//! Very many short flows: what the engine holds afterwards is what it held soon after the start.
+//! `SLUICEGATE_SOAK_S=600` lets it take ten minutes.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::guest::{Guest, Setup, open_config};
+use crate::needs;
+use crate::servers::{self, Family};
+use crate::waiting::{PATIENCE, now, until};
+
+use serde_json::json;
+
+/// How long it takes where nobody says otherwise.
+const SECONDS_DEFAULT: u64 = 30;
+/// Threads that open flows of either kind.
+const THREADS: usize = 4;
+/// UDP flows at a time: each is one descriptor, and as many are left when nobody speaks any more.
+const UDP_FLOWS_MAX: usize = 128;
+/// What the memory may vary by, in KiB: buffers of flows are given back in their own time.
+const RSS_SLACK_KIB: u64 = 4096;
+
+/// What the engine's process holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    rss_kib: u64,
+    descriptors: usize,
+    threads: usize,
+}
+
+fn held(guest: &Guest) -> Held {
+    let process = format!("/proc/{}", guest.engine().id());
+    let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let count = |what: &str| std::fs::read_dir(format!("{process}/{what}")).unwrap().count();
+    Held {
+        rss_kib: rss.trim().trim_end_matches(" kB").parse().unwrap(),
+        descriptors: count("fd"),
+        threads: count("task"),
+    }
+}
+
+fn connect_and_close(to: SocketAddr) {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"ask").unwrap();
+    stream.read_exact(&mut [0; 3]).unwrap();
+}
+
+/// A datagram may be lost where flows make room for each other: that is no flow less.
+fn ask_and_forget(to: SocketAddr) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    socket.send_to(b"ask", to).unwrap();
+    let _ = socket.recv(&mut [0; 8]);
+}
+
+#[test]
+fn a_multitude_of_short_flows_leaves_nothing_behind() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let seconds = std::env::var("SLUICEGATE_SOAK_S").ok().and_then(|text| text.parse().ok());
+    let length = Duration::from_secs(seconds.unwrap_or(SECONDS_DEFAULT));
+    let config = Some(open_config(json!({ "max_udp_connections": UDP_FLOWS_MAX })));
+    let guest = Guest::with(&Setup { config, ..Setup::default() });
+    let before = held(&guest);
+    let gateway = guest.gateway(Family::V4);
+    let tcp = SocketAddr::new(gateway, servers::echo(servers::listener(Family::V4)));
+    let udp = servers::echo_datagrams(servers::datagrams(Family::V4));
+    let udp = SocketAddr::new(gateway, udp);
+    let (is_over, flows) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (mut warm, began) = (None, now());
+    std::thread::scope(|scope| {
+        for number in 0..2 * THREADS {
+            let (guest, is_over, flows) = (&guest, &is_over, &flows);
+            scope.spawn(move || {
+                guest.namespace().inside(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        if number % 2 == 0 {
+                            connect_and_close(tcp)
+                        } else {
+                            ask_and_forget(udp)
+                        }
+                        flows.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            });
+        }
+        until("a third of the time is over", || began.elapsed() > (length / 3).min(PATIENCE / 2));
+        warm = Some((held(&guest), flows.load(Ordering::Relaxed)));
+        while began.elapsed() < length {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let flows = flows.load(Ordering::Relaxed);
+    let (warm, flows_then) = warm.unwrap();
+    // The last connections have a second in TIME-WAIT.
+    let may_stay = before.descriptors + UDP_FLOWS_MAX;
+    until("the sockets of connections are closed", || held(&guest).descriptors <= may_stay + 4);
+    let after = held(&guest);
+    println!("{flows} flows in {length:?}: {before:?}, then {warm:?}, then {after:?}");
+    assert!(flows > 2 * flows_then && flows > 1000, "{flows_then} and then {flows}");
+    assert_eq!(after.threads, warm.threads);
+    assert!(after.rss_kib <= warm.rss_kib + RSS_SLACK_KIB, "{warm:?} and then {after:?}");
+}
