@@ -336,6 +336,47 @@ fn no_test_sleeps_in_place_of_an_event() {
     assert_none(&wrong);
 }
 
+/// The crates that `Cargo.lock` has more than one version of: all versions but the newest, each as
+/// `name@version`.
+fn older_versions(lock: &str) -> BTreeSet<String> {
+    let field = |line: &str, name: &str| {
+        Some(line.strip_prefix(name)?.strip_prefix(" = \"")?.trim_end_matches('"').to_owned())
+    };
+    let mut versions: std::collections::BTreeMap<String, Vec<String>> = Default::default();
+    let mut name = String::new();
+    for line in lock.lines() {
+        if let Some(found) = field(line, "name") {
+            name = found;
+        } else if let Some(version) = field(line, "version") {
+            versions.entry(name.clone()).or_default().push(version);
+        }
+    }
+    let numbers = |version: &str| -> Vec<u64> {
+        version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+    };
+    let mut older = BTreeSet::new();
+    for (name, mut all) in versions {
+        all.sort_by_key(|version| numbers(version));
+        all.pop();
+        older.extend(all.iter().map(|version| format!("{name}@{version}")));
+    }
+    older
+}
+
+#[test]
+fn versions_beside_others_are_those_that_deny_toml_says_why() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let deny = read(".deny.toml");
+    let skip = |line: &str| {
+        let after = line.trim().strip_prefix("{ crate = \"")?;
+        let (name, reason) = after.split_once("\", reason = \"")?;
+        assert!(reason.len() > 5, "{line}: why?");
+        Some(name.to_owned())
+    };
+    let known: BTreeSet<String> = deny.lines().filter_map(skip).collect();
+    assert_eq!(known, older_versions(&read("Cargo.lock")));
+}
+
 #[test]
 fn the_reader_of_imports_reads_them() {
     let names = |text: &str| crate_names(text).into_iter().collect::<Vec<_>>();
