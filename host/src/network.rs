@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
 use crate::flow::dial::Dialler;
 use crate::flow::ports::PublishedPort;
+use crate::flow::relay::Mailbox;
 use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Interceptor, Reporter};
 use crate::metrics::{MetricsHandle, Published};
@@ -267,6 +268,7 @@ impl SmoltcpNetwork {
                 runtime: runtime.clone(),
                 wake: Arc::clone(&self.wake),
                 done: Arc::default(),
+                mailbox: Mailbox::new(Arc::clone(&self.wake)),
             }),
             names: ResolverParts {
                 runtime,

@@ -63,13 +63,14 @@ fn microsocks(outside: &Namespace) -> Process {
     )
 }
 
-fn dante(outside: &Namespace, scratch: &Scratch) -> Process {
+/// Dante, which speaks `version` of SOCKS.
+fn dante(outside: &Namespace, scratch: &Scratch, version: &str) -> Process {
     let file = scratch.0.join("dante.conf");
     let text = format!(
         "logoutput: stderr\ninternal: 127.0.0.1 port = {PORT}\nexternal: {PROXY}\n\
          clientmethod: none\nsocksmethod: none\n\
          client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}\n\
-         socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 proxyprotocol: socks_v4 }}\n"
+         socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 proxyprotocol: {version} }}\n"
     );
     std::fs::write(&file, text).unwrap();
     start(outside, "danted", &["-f", file.to_str().unwrap()])
@@ -119,7 +120,7 @@ fn connections_go_through_a_proxy_of_each_kind_and_errors_come_back() {
         let (_proxy, more) = match protocol {
             "http_connect" => (tinyproxy(&outside, &scratch), credentials("TEST_RIGHT")),
             "socks5" => (microsocks(&outside), credentials("TEST_RIGHT")),
-            _ => (dante(&outside, &scratch), json!({ "user_id": "sandbox" })),
+            _ => (dante(&outside, &scratch, "socks_v4"), json!({ "user_id": "sandbox" })),
         };
         let guest = guest(&outside, protocol, more);
         // What the server says first is not lost, though the proxy's own words come before it.
@@ -192,11 +193,22 @@ fn what_is_excepted_goes_without_it_and_datagrams_do_not_leave_beside_it() {
     let to = datagrams.local_addr().unwrap();
     let socket = proxied.datagrams(to);
     socket.send(b"ask").unwrap();
+    // This one passes no datagrams on.
     let error = socket.recv(&mut [0; 16]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     let nothing = datagrams.recv(&mut [0; 16]).unwrap_err();
     assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
     drop(proxied);
+    // Nor can these.
+    for protocol in ["http_connect", "socks4"] {
+        let proxied = guest(&outside, protocol, json!({}));
+        let socket = proxied.datagrams(to);
+        socket.send(b"ask").unwrap();
+        let error = socket.recv(&mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{protocol}: {error}");
+    }
+    let nothing = datagrams.recv(&mut [0; 16]).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
     more["no_proxy"] = json!(["198.51.100.0/24"]);
     let direct = guest(&outside, "socks5", more);
     assert_eq!(seen(&direct, port), SERVER.to_string());
@@ -240,4 +252,36 @@ fn intercepted_connections_go_through_it_too() {
     assert!(said.output.contains("Ciphers supported in s_server"), "{said:?}");
     let told = proxy.errors();
     assert!(told.contains(&format!("connected to {SERVER}:443")), "{told}");
+}
+
+#[test]
+fn datagrams_go_through_a_proxy_that_passes_them_on() {
+    if !needs::are_met(&["danted"]) {
+        return;
+    }
+    let (outside, scratch) = (outside(), Scratch::new("proxy"));
+    let proxy = dante(&outside, &scratch, "socks_v5");
+    let server = outside.inside(|| UdpSocket::bind((SERVER, 0)).unwrap());
+    let to = server.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut space = [0; 65_535];
+        while let Ok((len, from)) = server.recv_from(&mut space) {
+            // As long as what was asked, with from where at its beginning.
+            let said = from.ip().to_string();
+            space[..said.len()].copy_from_slice(said.as_bytes());
+            let _ = server.send_to(&space[..len], from);
+        }
+    });
+    let guest = guest(&outside, "socks5", json!({}));
+    let sockets = [(); 2].map(|()| guest.datagrams(to));
+    let mut heard = [0; 65_535];
+    for len in [100, 1400, 8000] {
+        for socket in &sockets {
+            socket.send(&vec![b'.'; len]).unwrap();
+            let said = socket.recv(&mut heard).unwrap();
+            let expected = PROXY.to_string();
+            assert_eq!((said, &heard[..expected.len()]), (len, expected.as_bytes()));
+        }
+    }
+    drop(proxy);
 }

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use sluicegate_core::{DatagramKind, Event, FlowId, Instant, Outside, Refusal};
+use sluicegate_core::{Event, FlowId, Instant, Outside};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use super::relay::Mailbox;
 use super::tcp::TcpFlow;
 use super::{Flow, Flows, HostEngine, socket};
 use crate::service::proxy::Proxy;
@@ -40,6 +41,8 @@ pub(crate) struct Dialler {
     pub(crate) wake: Arc<DriverWake>,
     /// What has come of the tasks, which the driver has yet to take.
     pub(crate) done: Arc<Mutex<Vec<(FlowId, Dialled)>>>,
+    /// Where datagrams come back.
+    pub(crate) mailbox: Mailbox,
 }
 
 impl Flows {
@@ -106,15 +109,6 @@ impl Flows {
                 engine.handle(now, Event::ConnectFailed { flow, refusal });
             }
         }
-    }
-
-    /// Why datagrams to `address` may not go on: what connections go through a proxy for must not
-    /// leave beside it.
-    pub(super) fn keeps_back(&self, kind: DatagramKind, to: Outside) -> Option<Refusal> {
-        let dialler = self.dialler.as_ref()?;
-        let Outside::Remote(address) = to else { return None };
-        let is_proxied = dialler.proxy.target(address, None::<&str>).is_some();
-        (kind == DatagramKind::Udp && is_proxied).then_some(Refusal::Forbidden)
     }
 }
 

@@ -9,6 +9,7 @@ mod datagram;
 pub(crate) mod dial;
 mod names;
 pub(crate) mod ports;
+pub(crate) mod relay;
 mod row;
 mod socket;
 mod tcp;
@@ -34,6 +35,7 @@ use datagram::DatagramFlow;
 use dial::{DialFlow, Dialler};
 use names::{NameStream, Names};
 use ports::Ports;
+use relay::RelayFlow;
 use row::{Association, Inbox, Outbox};
 use tcp::TcpFlow;
 use tls::{Said, Tls, TlsFlow};
@@ -50,6 +52,7 @@ enum Flow {
     Datagram(DatagramFlow),
     Names(NameStream),
     Tls(Box<TlsFlow>),
+    Relay(RelayFlow),
     Dial { _task: DialFlow },
 }
 
@@ -222,7 +225,8 @@ impl Flows {
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
         match &mut slot.flow {
             Flow::Tcp(tcp) => tcp.note(event),
-            Flow::Datagram(_) | Flow::Names(_) | Flow::Tls(_) | Flow::Dial { .. } => {}
+            Flow::Datagram(_) | Flow::Names(_) | Flow::Tls(_) => {}
+            Flow::Relay(_) | Flow::Dial { .. } => {}
         }
         let index = slot.id.index;
         self.enqueue(index);
@@ -247,7 +251,7 @@ impl Flows {
         self.serve_names(engine, now);
         self.serve_pipes();
         self.serve_dials(engine, now);
-        let has_room = self.serve_ports(engine, now);
+        let has_room = self.serve_relays(engine, now) & self.serve_ports(engine, now);
         // The flow at the front may have datagrams that there was no room for.
         self.is_stalled = !self.inbox.deliver(engine, now) || !has_room;
         if self.is_stalled {
@@ -269,7 +273,7 @@ impl Flows {
                 Flow::Datagram(flow) => flow.serve(engine, now, &mut self.inbox),
                 Flow::Names(stream) => stream.serve((engine, now), &mut self.names),
                 Flow::Tls(tls) => tls.serve((engine, now), &mut self.names),
-                Flow::Dial { .. } => Served::Waits,
+                Flow::Relay(_) | Flow::Dial { .. } => Served::Waits,
             };
             match served {
                 Served::Waits => {}
@@ -394,8 +398,9 @@ impl Flows {
     ) -> Result<(), Event> {
         let Association { flow, kind, to } = from;
         let failed = |refusal| Event::DatagramFailed { flow, refusal };
-        if let Some(refusal) = self.keeps_back(kind, to) {
-            return Err(failed(refusal));
+        if let Some(target) = self.detour(&from).map_err(failed)? {
+            self.relay(from, &target, (payload, segment_bytes));
+            return Ok(());
         }
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {

@@ -7,7 +7,7 @@
 use core::fmt;
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -19,7 +19,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use sluicegate_core::ConfigError;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_socks::TargetAddr;
 use tokio_socks::tcp::{Socks4Stream, Socks5Stream};
@@ -27,6 +27,8 @@ use zeroize::Zeroizing;
 
 use crate::config::secrets::SecretSource;
 use crate::config::{ProxyConfig, ProxyException, ProxyProtocol};
+
+mod socks;
 
 /// A step takes so long at most.
 const STEP_MAX: Duration = Duration::from_secs(10);
@@ -106,6 +108,31 @@ impl Proxy {
         dialled.inspect_err(|error| {
             tracing::debug!(proxy = %self.config.address, %target, %error, "a proxy said no");
         })
+    }
+
+    /// Whether it takes datagrams.
+    pub(crate) fn takes_datagrams(&self) -> bool {
+        self.config.protocol == ProxyProtocol::Socks5
+    }
+
+    /// Asks a SOCKS5 proxy to pass datagrams on (RFC 1928 4, 7): returns the connection that the
+    /// association lasts as long as, and a socket to the proxy's relay.
+    ///
+    /// # Errors
+    /// What the guest would have seen.
+    pub(crate) async fn associate(&self) -> io::Result<(TcpStream, UdpSocket)> {
+        let mut control = within(TcpStream::connect(self.config.address)).await?;
+        let relay = within(socks::associate(&mut control, self.user.as_ref())).await?;
+        // Where it says no address of its own, it is where it is.
+        let address =
+            if relay.ip().is_unspecified() { self.config.address.ip() } else { relay.ip() };
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect((address, relay.port())).await?;
+        Ok((control, socket))
     }
 
     async fn socks4(&self, stream: TcpStream, target: &Target) -> io::Result<(TcpStream, Bytes)> {
