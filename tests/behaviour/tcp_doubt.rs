@@ -204,6 +204,28 @@ fn an_acknowledgement_of_what_was_not_sent_is_challenged_with_its_bytes() {
 }
 
 #[test]
+fn an_acknowledgement_of_what_was_not_sent_is_challenged_within_a_burst_and_spares_the_others() {
+    for place in 0..4 {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(OUTSIDES[0], 80), 40_000);
+        for number in 0..4 {
+            let mut segment = script.segment(flag::PSH, b"word");
+            if number == place {
+                segment.ack = script.expected.wrapping_add(1);
+                assert!(world.push(&frame::tcp(script.to, &segment)));
+                segment.ack = script.expected;
+            }
+            script.next = script.next.wrapping_add(4);
+            assert!(world.push(&frame::tcp(script.to, &segment)));
+        }
+        world.run();
+        assert_eq!(world.counters().dropped(Drop::Doubtful), 1, "the one at {place}");
+        assert_eq!(world.stream().received, b"wordwordwordword");
+    }
+}
+
+#[test]
 fn an_acknowledgement_of_what_waits_to_be_sent_is_challenged() {
     let mut room = Room::plain();
     let mut world = room.world();

@@ -16,6 +16,7 @@ use super::Engine;
 use super::ingress::{Packet, Source, trim};
 use crate::contract::{Drop, FlowId, Instant};
 use crate::limits::{IP_PACKET_BYTES_MAX, RUN_SEGMENT_BYTES_MAX};
+use crate::stack::tcp::Acceptable;
 use crate::store::flows::FlowKey;
 use crate::store::ring::RingHandle;
 use crate::wire::classify::{Segment, protocol};
@@ -34,6 +35,8 @@ pub(super) struct Run {
     key: FlowKey,
     /// The first segment, with the length of all, and what the last said of the other direction.
     segment: Segment,
+    /// Which acknowledgements are believed of it: nothing is sent while there is a run.
+    acceptable: Acceptable,
     /// The packet of the first, as long as it is the only one: its bytes are still in the ring.
     only: Option<Packet>,
 }
@@ -69,6 +72,7 @@ impl<R: RingHandle> Engine<'_, R> {
             && is_plain(segment)
             && is_news(segment, &known)
             && known.payload_len + segment.payload_len <= RUN_BYTES_MAX
+            && segment.ack.is_some_and(|ack| run.acceptable.contains(ack))
             && run.key == *key;
         if !continues {
             return false;
@@ -92,9 +96,13 @@ impl<R: RingHandle> Engine<'_, R> {
         if !in_ring || self.from_guest.is_empty() || !is_plain(segment) || !self.tcp.is_open(slot) {
             return false;
         }
+        let acceptable = self.tcp.acceptable(slot);
+        if !segment.ack.is_some_and(|ack| acceptable.contains(ack)) {
+            return false;
+        }
         let Some(key) = self.flows.key(slot) else { return false };
-        let only = Some(packet.clone());
-        self.run = Some(Run { flow: self.flows.id(slot), key, segment: *segment, only });
+        let (flow, only) = (self.flows.id(slot), Some(packet.clone()));
+        self.run = Some(Run { flow, key, segment: *segment, acceptable, only });
         true
     }
 
@@ -113,7 +121,7 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// Gives the run to its flow, if there is one and the flow still lives.
     pub(super) fn end_run(&mut self, now: Instant) {
-        let Some(Run { flow, key, segment, only }) = self.run.take() else { return };
+        let Some(Run { flow, key, segment, only, .. }) = self.run.take() else { return };
         let Some(slot) = self.flows.slot(flow).filter(|slot| self.tcp.is_open(*slot)) else {
             return;
         };
@@ -136,7 +144,6 @@ impl<R: RingHandle> Engine<'_, R> {
     ) -> Result<(), Drop> {
         let segment = Segment { header_len: TCP_HEADER_BYTES, ..*segment };
         let ends = (self.guest(key.outside), key.outside);
-        self.tcp.believe(now, (slot, &segment), ends, &mut self.out)?;
         let fit = self.tcp.fit(slot, &segment);
         let ip_len = reply::ip_header_len(ends.0);
         let start = HEADERS_BYTES_MAX - TCP_HEADER_BYTES - ip_len;

@@ -45,6 +45,7 @@ mod pages;
 mod syn;
 mod wait;
 
+pub(crate) use doubt::Acceptable;
 pub(crate) use fit::Fit;
 pub(crate) use held::Held;
 pub(crate) use host::Say;

@@ -28,13 +28,29 @@ use crate::stack::device::Emitter;
 use crate::store::ring::RingHandle;
 use crate::wire::reply;
 
+/// The acknowledgements that are believed: from SND.UNA - MAX.SND.WND to SND.NXT, both included
+/// (RFC 5961 5.2).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Acceptable {
+    start: u32,
+    span: u32,
+}
+
+impl Acceptable {
+    /// Any: before the handshake's end, smoltcp takes the one that is right.
+    const ALL: Self = Self { start: 0, span: u32::MAX };
+
+    /// Whether `ack` is one of them.
+    pub(crate) fn contains(self, ack: u32) -> bool {
+        ack.wrapping_sub(self.start) <= self.span
+    }
+}
+
 impl TcpSlot<'_> {
-    /// Whether `ack` is within (SND.UNA - MAX.SND.WND) and SND.NXT, both included (RFC 5961 5.2).
-    /// Before the handshake's end, smoltcp takes the one that is right.
-    fn may_acknowledge(&self, ack: u32) -> bool {
-        let Some(((oldest, _), sent)) = self.acked.zip(self.sent) else { return true };
+    fn acceptable(&self) -> Acceptable {
+        let Some(((oldest, _), sent)) = self.acked.zip(self.sent) else { return Acceptable::ALL };
         let start = oldest.wrapping_sub(self.window_max);
-        ack.wrapping_sub(start) <= sent.wrapping_sub(start)
+        Acceptable { start, span: sent.wrapping_sub(start) }
     }
 }
 
@@ -46,6 +62,11 @@ impl Syn {
 }
 
 impl<'a> Tcp<'a> {
+    /// Which acknowledgements of the flow in `slot` are believed, until it sends.
+    pub(crate) fn acceptable(&mut self, slot: u32) -> Acceptable {
+        self.slot(slot).acceptable()
+    }
+
     /// Whether `segment` of the flow in `slot` may go on to smoltcp; `ends` are the guest's address
     /// and the outside's.
     ///
@@ -63,7 +84,7 @@ impl<'a> Tcp<'a> {
     ) -> Result<(), Drop> {
         let flow = self.slot(slot);
         let is_plain = !segment.rst && !segment.syn;
-        if is_plain && segment.ack.is_none_or(|ack| flow.may_acknowledge(ack)) {
+        if is_plain && segment.ack.is_none_or(|ack| flow.acceptable().contains(ack)) {
             return Ok(());
         }
         let is_open = matches!(flow.phase, Phase::Open | Phase::Lingering);
