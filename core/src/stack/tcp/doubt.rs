@@ -75,6 +75,7 @@ impl<'a> Tcp<'a> {
     ///
     /// # Cost
     /// Constant.
+    #[inline]
     pub(crate) fn believe<R: RingHandle>(
         &mut self,
         now: Instant,
@@ -87,7 +88,21 @@ impl<'a> Tcp<'a> {
         if is_plain && segment.ack.is_none_or(|ack| flow.acceptable().contains(ack)) {
             return Ok(());
         }
-        let is_open = matches!(flow.phase, Phase::Open | Phase::Lingering);
+        self.doubt(now, (slot, segment), ends, out)
+    }
+
+    /// Judges a segment that is a reset or a SYN, or acknowledges what it should not. Apart, as few
+    /// are.
+    #[cold]
+    #[inline(never)]
+    fn doubt<R: RingHandle>(
+        &mut self,
+        now: Instant,
+        (slot, segment): (u32, &Segment),
+        ends: (IpAddr, IpAddr),
+        out: &mut Emitter<'a, R>,
+    ) -> Result<(), Drop> {
+        let is_open = matches!(self.slot(slot).phase, Phase::Open | Phase::Lingering);
         let Some((state, free)) = self
             .socket(slot)
             .filter(|_| is_open)
