@@ -319,6 +319,83 @@ fn every_test_that_is_named_for_a_fault_of_others_exists() {
 }
 
 #[test]
+fn the_table_of_clauses_names_what_exists_and_adds_up() {
+    let root = root();
+    let folder = root.join("tests/conformance");
+    let table = std::fs::read_to_string(folder.join("README.md")).expect("it is there");
+    let sources: String = all().iter().map(|source| source.text.as_str()).collect();
+    let mut wrong = vec![];
+    let mut named = BTreeSet::new();
+    let states = ["pass", "not applicable", "not done"];
+    let mut counts = [0; 3];
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let &[_, clause, _, state, shown, _] = &cells[..] else { continue };
+        if state == "state" {
+            continue;
+        }
+        let Some(index) = states.iter().position(|known| *known == state) else {
+            wrong.push(format!("{clause} is {state}"));
+            continue;
+        };
+        counts[index] += 1;
+        let names: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        let says = if state == "pass" { !names.is_empty() } else { !shown.is_empty() };
+        if !says {
+            wrong.push(format!("{clause} says nothing that shows it"));
+        }
+        for name in names {
+            named.insert(name);
+            let is_there = if name.contains('/') {
+                let files = [folder.join(name), root.join("fixtures").join(name)];
+                files[0].with_extension("script").exists()
+                    || files[1].with_extension("expect").exists()
+            } else {
+                sources.contains(&format!("fn {name}()"))
+            };
+            if !is_there {
+                wrong.push(format!("{clause} names {name}"));
+            }
+        }
+    }
+    let [passed, foreign, open] = counts;
+    let sum = format!(
+        "Of {} clauses {passed} pass, {foreign} are not applicable and {open} are not done.",
+        passed + foreign + open
+    );
+    if !table.contains(&sum) {
+        wrong.push(format!("its sum should be: {sum}"));
+    }
+    for must in 1..=69 {
+        let rows = table.matches(&format!("\n| MUST-{must} |")).count();
+        if rows != 1 {
+            wrong.push(format!("MUST-{must} has {rows} rows"));
+        }
+    }
+    for script in scripts(&folder) {
+        if !named.contains(&script[..]) {
+            wrong.push(format!("no clause names {script}"));
+        }
+    }
+    assert_none(&wrong);
+}
+
+/// The names of the scripts of conformance: folder and file.
+fn scripts(folder: &Path) -> Vec<String> {
+    let entries = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).expect("because the folder is there");
+        entries.map(|entry| entry.expect("because it was just listed").path()).collect::<Vec<_>>()
+    };
+    let rfcs = entries(folder).into_iter().filter(|path| path.is_dir());
+    let scripts = rfcs.flat_map(|rfc| entries(&rfc));
+    let name = |path: PathBuf| {
+        let name = path.strip_prefix(folder).expect("because it is there").with_extension("");
+        name.display().to_string()
+    };
+    scripts.map(name).collect()
+}
+
+#[test]
 fn no_test_sleeps_in_place_of_an_event() {
     let mut wrong = vec![];
     let sleep = concat!("sle", "ep(");
