@@ -22,6 +22,15 @@ pub(super) enum Body {
     Passing(Incoming),
     /// One that comes through a filter.
     Filtered(Box<Filtered>),
+    /// One that is not asked for before something has happened.
+    Waiting(Box<Waiting>),
+}
+
+/// A body that waits.
+pub(super) struct Waiting {
+    /// `None`: it has happened.
+    until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    body: Body,
 }
 
 /// A body that a filter may change, or end.
@@ -57,6 +66,13 @@ impl Body {
     }
 }
 
+impl Body {
+    /// `body`, which is not asked for before `until`.
+    pub(super) fn waiting(body: Self, until: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self::Waiting(Box::new(Waiting { until: Some(Box::pin(until)), body }))
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = Fault;
@@ -73,6 +89,13 @@ impl HttpBody for Body {
             }
             Self::Passing(inner) => Pin::new(inner).poll_frame(context).map_err(Fault::from),
             Self::Filtered(filtered) => filtered.poll(context),
+            Self::Waiting(waiting) => {
+                if let Some(until) = &mut waiting.until {
+                    ready!(until.as_mut().poll(context));
+                    waiting.until = None;
+                }
+                Pin::new(&mut waiting.body).poll_frame(context)
+            }
         }
     }
 
@@ -81,6 +104,7 @@ impl HttpBody for Body {
             Self::Whole(whole, trailers) => whole.is_end_stream() && trailers.is_none(),
             Self::Passing(inner) => inner.is_end_stream(),
             Self::Filtered(filtered) => filtered.is_over,
+            Self::Waiting(waiting) => waiting.body.is_end_stream(),
         }
     }
 
@@ -90,6 +114,7 @@ impl HttpBody for Body {
             Self::Passing(inner) => inner.size_hint(),
             Self::Filtered(filtered) if filtered.filter.may_change_length() => SizeHint::default(),
             Self::Filtered(filtered) => filtered.inner.size_hint(),
+            Self::Waiting(waiting) => waiting.body.size_hint(),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! nothing is sent twice. A request whose body is short is held until it is whole and was looked
 //! at, so that of one that may not pass nothing leaves; of a longer one only the rest does not.
 
+mod expect;
 mod forward;
 mod page;
 mod tunnel;

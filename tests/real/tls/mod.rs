@@ -3,6 +3,7 @@
 
 mod authority;
 mod clients;
+mod expect;
 mod hostile;
 mod http;
 mod names;

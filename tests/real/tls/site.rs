@@ -303,6 +303,12 @@ async fn answer(mut request: Request<Incoming>, desk: Desk) -> Response<Answer> 
             drop(send);
             response
         }
+        // Its body is not asked for.
+        "/refuse" => {
+            let mut response = Response::new(whole(""));
+            *response.status_mut() = StatusCode::EXPECTATION_FAILED;
+            response
+        }
         "/switch" => switch(&mut request),
         "/big" => Response::new(whole(vec![b'x'; 3_000_000])),
         _ => echo(request, desk).await,

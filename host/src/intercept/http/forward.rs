@@ -14,7 +14,7 @@ use tokio::sync::SemaphorePermit;
 use super::super::authority::{self, Wrong};
 use super::super::body::Body;
 use super::tunnel::Tunnels;
-use super::{Exchange, page};
+use super::{Exchange, expect, page};
 use crate::events::Incident;
 use crate::service::secrets::{BodyFilter, Scope, Violation};
 
@@ -36,7 +36,8 @@ pub(super) async fn answer(
     let is_head = parts.method == Method::HEAD;
     let scope = exchange.scope();
     let found = Arc::new(OnceLock::new());
-    let looked = look(exchange, &scope, &mut parts, body, &found).await;
+    let expects = expect::is_in(&parts, &body);
+    let looked = look((exchange, expects), &scope, &mut parts, body, &found).await;
     let body = match looked {
         Ok(body) => body,
         Err(Stopped::Violation(violation)) => return Ok(refuse(exchange, &violation, version)),
@@ -44,6 +45,12 @@ pub(super) async fn answer(
     };
     let mut request = Request::from_parts(parts, body);
     let on_guest = hyper::upgrade::on(&mut request);
+    let (request, expected) = if expects {
+        let (request, expected) = expect::wait(request);
+        (request, Some(expected))
+    } else {
+        (request, None)
+    };
     let mut response = match send(request).await {
         Ok(response) => response,
         // Its own body ended it.
@@ -60,7 +67,11 @@ pub(super) async fn answer(
         Tunnels::begin(exchange, on_guest, hyper::upgrade::on(&mut response));
         return Ok(response.map(Body::Passing));
     }
-    redact(exchange, &scope, response, (version, is_head)).await
+    let mut response = redact(exchange, &scope, response, (version, is_head)).await?;
+    if let Some(expected) = expected {
+        expected.conclude(&mut response);
+    }
+    Ok(response)
 }
 
 /// Whether the request is for whom the handshake was for.
@@ -93,7 +104,7 @@ enum Stopped {
 
 /// Looks at a request, and puts secrets into it; returns its body.
 async fn look(
-    exchange: &Exchange,
+    (exchange, expects): (&Exchange, bool),
     scope: &Arc<Scope>,
     parts: &mut Parts,
     body: Incoming,
@@ -114,7 +125,8 @@ async fn look(
     if filter.is_pass() {
         return Ok(Body::Passing(body));
     }
-    if let Some(_held) = exchange.may_hold(&body) {
+    // Whether there will be a body at all is the server's to say where it was asked.
+    if !expects && let Some(_held) = exchange.may_hold(&body) {
         return hold(scope, &mut parts.headers, body, filter).await;
     }
     if filter.may_change_length() {
