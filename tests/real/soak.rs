@@ -17,6 +17,8 @@ use serde_json::json;
 const SECONDS_DEFAULT: u64 = 30;
 /// Threads that open flows of either kind.
 const THREADS: usize = 4;
+/// Servers that connections go to by turns.
+const SERVERS: usize = 16;
 /// UDP flows at a time: each is one descriptor, and as many are left when nobody speaks any more.
 const UDP_FLOWS_MAX: usize = 128;
 /// What the memory may vary by, in KiB: buffers of flows are given back in their own time.
@@ -68,19 +70,25 @@ fn a_multitude_of_short_flows_leaves_nothing_behind() {
     let guest = Guest::with(&Setup { config, ..Setup::default() });
     let before = held(&guest);
     let gateway = guest.gateway(Family::V4);
-    let tcp = SocketAddr::new(gateway, servers::echo(servers::listener(Family::V4)));
+    // The guest's kernel keeps the ends of a connection from being used again for a minute.
+    guest.namespace().set("ipv4/ip_local_port_range", "1024 65535");
+    let tcp = [(); SERVERS]
+        .map(|()| SocketAddr::new(gateway, servers::echo(servers::listener(Family::V4))));
     let udp = servers::echo_datagrams(servers::datagrams(Family::V4));
     let udp = SocketAddr::new(gateway, udp);
     let (is_over, flows) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut warm, began) = (None, now());
     std::thread::scope(|scope| {
         for number in 0..2 * THREADS {
-            let (guest, is_over, flows) = (&guest, &is_over, &flows);
+            let (guest, is_over, flows, tcp) = (&guest, &is_over, &flows, &tcp);
             scope.spawn(move || {
                 guest.namespace().inside(|| {
-                    while !is_over.load(Ordering::Relaxed) {
+                    for to in tcp.iter().cycle() {
+                        if is_over.load(Ordering::Relaxed) {
+                            return;
+                        }
                         if number % 2 == 0 {
-                            connect_and_close(tcp)
+                            connect_and_close(*to)
                         } else {
                             ask_and_forget(udp)
                         }
