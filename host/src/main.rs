@@ -44,6 +44,7 @@ enum Command {
     Env(cli::env::EnvArgs),
     Check(cli::check::CheckArgs),
     Ctl(cli::ctl::CtlArgs),
+    Top(cli::top::TopArgs),
     Replay(cli::replay::ReplayArgs),
     Demo(cli::demo::DemoArgs),
     #[cfg(feature = "krun")]
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Command::Env(args) => cli::env::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Ctl(args) => cli::ctl::run(&args),
+        Command::Top(args) => cli::top::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Demo(args) => cli::demo::run(args),
         #[cfg(feature = "krun")]

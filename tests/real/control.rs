@@ -515,3 +515,26 @@ fn a_capture_is_bounded_where_that_is_said_and_a_full_disk_ends_it_alone() {
     }
     fetch(1000);
 }
+
+#[test]
+fn top_shows_the_flows_on_a_terminal_and_ends_when_it_is_told() {
+    if !needs::are_met(&["script"]) {
+        return;
+    }
+    let controlled = Controlled::new(allow_all());
+    let port = servers::echo(servers::listener(Family::V4));
+    let mut stream = controlled.guest.connect(Family::V4, port);
+    echoes(&mut stream).unwrap();
+    let program = sluicegate().get_program().to_owned().into_string().unwrap();
+    let command = format!("{program} top --control {}", controlled.socket.display());
+    let mut script = Command::new("script");
+    script.args(["-qefc", &command, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped());
+    let mut top = Process::start(&mut script);
+    top.wait_for("flows, ");
+    top.wait_for(&format!(":{port}"));
+    top.take_input().write_all(b"q").unwrap();
+    let ended = top.finish();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let pipe = process::run(sluicegate().arg("top").arg("--control").arg(&controlled.socket));
+    assert!(pipe.code == 1 && pipe.errors.contains("top needs a terminal"), "{pipe:?}");
+}

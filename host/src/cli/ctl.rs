@@ -17,6 +17,8 @@ use super::failure::{Failure, complain};
 mod record;
 mod table;
 
+pub(super) use table::{Flows, rated};
+
 /// Ask or change a network that runs
 ///
 /// The network is one that was started with `--control PATH`. Changes hold at once: what a new
@@ -112,18 +114,18 @@ async fn obey(args: &CtlArgs) -> Result<(), Failure> {
         CtlCommand::Put { file, if_version } => put(args, file, *if_version).await,
         CtlCommand::Flows { json: true } => print(get(args, "flows").await?).await,
         CtlCommand::Flows { json: false } => {
-            let flows = get(args, "flows").await?.into_body().collect().await?.to_bytes();
-            Ok(std::io::stdout().write_all(table::flows(&flows)?.as_bytes())?)
+            let flows = flows(&args.control).await?;
+            Ok(std::io::stdout().write_all(table::flows(&flows).as_bytes())?)
         }
         CtlCommand::End { ids } => {
             for id in ids {
-                ask(args, Method::DELETE, &format!("flows/{id}"), (None, vec![])).await?;
+                ask(&args.control, Method::DELETE, &format!("flows/{id}"), (None, vec![])).await?;
             }
             Ok(())
         }
         CtlCommand::Ports => print(get(args, "ports").await?).await,
         CtlCommand::Capture { file, size_max } => {
-            let frames = ask(args, Method::POST, "capture", (None, vec![])).await?;
+            let frames = ask(&args.control, Method::POST, "capture", (None, vec![])).await?;
             record::write(frames, file, *size_max).await
         }
         CtlCommand::Metrics => print(get(args, "metrics").await?).await,
@@ -131,8 +133,14 @@ async fn obey(args: &CtlArgs) -> Result<(), Failure> {
     }
 }
 
+/// The flows of the network behind `control`.
+pub(super) async fn flows(control: &Path) -> Result<Flows, Failure> {
+    let answer = ask(control, Method::GET, "flows", (None, vec![])).await?;
+    Flows::read(&answer.into_body().collect().await?.to_bytes())
+}
+
 async fn get(args: &CtlArgs, what: &str) -> Result<Response<Incoming>, Failure> {
-    ask(args, Method::GET, what, (None, vec![])).await
+    ask(&args.control, Method::GET, what, (None, vec![])).await
 }
 
 async fn put(args: &CtlArgs, file: &Path, expected: Option<u64>) -> Result<(), Failure> {
@@ -140,19 +148,19 @@ async fn put(args: &CtlArgs, file: &Path, expected: Option<u64>) -> Result<(), F
     let path = if is_input { PathBuf::from("/dev/stdin") } else { file.to_owned() };
     let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", file.display()))?;
     let tag = expected.map(|version| format!("\"{version}\""));
-    ask(args, Method::PUT, "config", (tag, text)).await?;
+    ask(&args.control, Method::PUT, "config", (tag, text)).await?;
     Ok(())
 }
 
 /// Sends one request; an answer that is no success is an error in its words.
 async fn ask(
-    args: &CtlArgs,
+    control: &Path,
     method: Method,
     what: &str,
     (tag, body): (Option<String>, Vec<u8>),
 ) -> Result<Response<Incoming>, Failure> {
-    let path = args.control.display();
-    let stream = UnixStream::connect(&args.control).await.map_err(|error| {
+    let path = control.display();
+    let stream = UnixStream::connect(control).await.map_err(|error| {
         format!("--control {path}: {error}; does a network run that was started with it?")
     })?;
     let (mut sender, connection) =

@@ -19,5 +19,6 @@ pub(crate) mod run;
 pub(crate) mod sandbox;
 pub(crate) mod serve;
 mod signals;
+pub(crate) mod top;
 #[cfg(feature = "krun")]
 pub(crate) mod vm;

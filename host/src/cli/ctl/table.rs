@@ -1,5 +1,6 @@
 //! Flows as a table for people.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -8,9 +9,22 @@ use serde::Deserialize;
 
 use crate::cli::failure::Failure;
 
+/// The answer to `GET /v1/flows`.
 #[derive(Deserialize)]
-struct Flows {
+pub(in crate::cli) struct Flows {
     flows: Vec<Flow>,
+}
+
+impl Flows {
+    /// Reads `json`.
+    pub(in crate::cli) fn read(json: &[u8]) -> Result<Self, Failure> {
+        Ok(serde_json::from_slice(json)?)
+    }
+
+    /// The number of each flow, and the bytes that it has moved: up and down.
+    pub(in crate::cli) fn iter(&self) -> impl Iterator<Item = (u64, [u64; 2])> {
+        self.flows.iter().map(|flow| (flow.id, [flow.from_guest_bytes, flow.to_guest_bytes]))
+    }
 }
 
 /// What is shown of a flow; there may be more.
@@ -31,34 +45,63 @@ struct Flow {
 }
 
 const HEAD: [&str; 9] = ["ID", "PROTO", "FLOW", "NAME", "STATE", "BY", "AGE", "UP", "DOWN"];
+/// Columns from here on are numbers.
 const UP: usize = 7;
-const DOWN: usize = 8;
 
-/// The table of `json`, the answer to `GET /v1/flows`.
-pub(super) fn flows(json: &[u8]) -> Result<String, Failure> {
-    let Flows { flows } = serde_json::from_slice(json)?;
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(HEAD);
-    for flow in flows {
+/// The table of `flows`.
+pub(super) fn flows(flows: &Flows) -> String {
+    let cells = flows.flows.iter().map(Flow::cells);
+    table(HEAD.to_vec(), cells.map(|cells| cells.to_vec()))
+}
+
+/// What `rated` says of the bytes a second that each flow moves: a line about all of them, and
+/// their table in that order.
+pub(in crate::cli) fn rated(flows: &Flows, rated: &[(u64, [u64; 2])]) -> Vec<String> {
+    let per_second = |bytes: u64| format!("{}/s", BinaryBytes(bytes));
+    let all = |way: usize| rated.iter().map(|(_, rates)| rates[way]).sum();
+    let (up, down) = (per_second(all(0)), per_second(all(1)));
+    let first = format!("{} flows, {up} up, {down} down", flows.flows.len());
+    let head = [&HEAD[..], &["UP/S", "DOWN/S"]].concat();
+    let by_id: HashMap<u64, &Flow> = flows.flows.iter().map(|flow| (flow.id, flow)).collect();
+    let rows = rated.iter().filter_map(|(id, [up, down])| {
+        let flow = by_id.get(id)?;
+        Some([&flow.cells()[..], &[per_second(*up), per_second(*down)]].concat())
+    });
+    let table = table(head, rows);
+    [first, String::new()].into_iter().chain(table.lines().map(str::to_owned)).collect()
+}
+
+impl Flow {
+    fn cells(&self) -> [String; HEAD.len()] {
+        let flow = self;
         let way = if flow.direction == "ingress" { "<-" } else { "->" };
-        table.add_row([
+        [
             flow.id.to_string(),
-            flow.protocol,
+            flow.protocol.clone(),
             format!("{} {way} {}", flow.guest, flow.peer),
-            flow.name.unwrap_or_default(),
-            flow.state,
-            flow.rule.map_or(flow.by, |rule| format!("rule {rule}")),
+            flow.name.clone().unwrap_or_default(),
+            flow.state.clone(),
+            flow.rule.map_or(flow.by.clone(), |rule| format!("rule {rule}")),
             HumanDuration(Duration::from_millis(flow.age_ms)).to_string(),
             BinaryBytes(flow.from_guest_bytes).to_string(),
             BinaryBytes(flow.to_guest_bytes).to_string(),
-        ]);
+        ]
     }
-    for column in [UP, DOWN] {
+}
+
+fn table(head: Vec<&str>, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    let columns = head.len();
+    table.load_style(presets::NOTHING).set_header(head);
+    rows.for_each(|row| {
+        table.add_row(row);
+    });
+    for column in UP..columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    Ok(format!("{}\n", table.trim_fmt()))
+    format!("{}\n", table.trim_fmt())
 }
 
 #[cfg(test)]
@@ -74,7 +117,7 @@ mod tests {
             "guest": "100.96.0.2:53", "peer": "203.0.113.9:1", "name": null, "state": "open",
             "by": "default", "rule": null, "age_ms": 1, "from_guest_bytes": 0,
             "to_guest_bytes": 0}]}"#;
-        let text = flows(json).unwrap();
+        let text = flows(&Flows::read(json).unwrap());
         let lines: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], HEAD);
