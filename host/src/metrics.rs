@@ -175,6 +175,7 @@ fn drop_name(reason: Drop) -> &'static str {
         Drop::Malformed => "drop_malformed",
         Drop::Unsupported => "drop_unsupported",
         Drop::Fragment => "drop_fragment",
+        Drop::HopLimit => "drop_hop_limit",
         Drop::Port => "drop_port",
         Drop::NoFlow => "drop_no_flow",
         Drop::Redundant => "drop_redundant",

@@ -27,6 +27,8 @@ pub enum Drop {
     Unsupported,
     /// A fragment that overlaps, lies outside 64 KiB, or whose set was discarded.
     Fragment,
+    /// A datagram for the outside whose time to live, or hop limit, ends at the gateway.
+    HopLimit,
     /// A port that must be non-zero is zero.
     Port,
     /// A segment of no flow that asks for no answer (a stray RST).
@@ -52,7 +54,7 @@ pub enum Drop {
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Truncated,
         Self::TooLong,
         Self::SourceMac,
@@ -63,6 +65,7 @@ impl Drop {
         Self::Malformed,
         Self::Unsupported,
         Self::Fragment,
+        Self::HopLimit,
         Self::Port,
         Self::NoFlow,
         Self::Redundant,
@@ -89,6 +92,7 @@ impl Drop {
             Self::Malformed => "malformed",
             Self::Unsupported => "unsupported",
             Self::Fragment => "fragment",
+            Self::HopLimit => "hop_limit",
             Self::Port => "port",
             Self::NoFlow => "no_flow",
             Self::Redundant => "redundant",
@@ -122,6 +126,9 @@ pub enum Refusal {
         /// The path's MTU, in bytes of IP packet.
         mtu: u32,
     },
+    /// A datagram may go no further than this link: ICMP time exceeded (RFC 1812 5.3.1, RFC 4443
+    /// 3.3).
+    Expired,
     /// This host is out of descriptors, ports or memory: TCP RST, ICMP host unreachable.
     Exhausted,
 }

@@ -6,7 +6,7 @@ use core::ops::Range;
 use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
 
 use super::{Engine, Payload, Step};
-use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Refusal};
+use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Outside, Refusal};
 use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn};
@@ -357,8 +357,12 @@ impl<R: RingHandle> Engine<'_, R> {
             FlowKind::Echo => DatagramKind::Echo,
             FlowKind::Udp | FlowKind::Tcp => DatagramKind::Udp,
         };
-        let guest = packet.ip.source;
+        let (guest, to) = (packet.ip.source, self.outside(&key));
+        // What ends here is taken whatever it says (RFC 1122 3.2.1.7), TCP among it; what goes on
+        // needs another hop (RFC 1812 5.3.1, RFC 8200 3).
+        let goes_on = packet.ip.hop_limit > 1 || !matches!(to, Outside::Remote(_));
         let slot = match self.flows.find(&key) {
+            _ if !goes_on => Err((Drop::HopLimit, Refusal::Expired)),
             Some(slot) => Ok(slot),
             None => self.admit(now, key, kind),
         };
@@ -390,7 +394,6 @@ impl<R: RingHandle> Engine<'_, R> {
             Source::Ring(record) => Payload::Ring(record, range),
             Source::Set(set) => Payload::Set(set, range),
         };
-        let to = self.outside(&key);
         Ok(Some(Step::Datagram { slot, kind, to, payload, segment_bytes }))
     }
 

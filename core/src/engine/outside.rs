@@ -82,7 +82,7 @@ impl<R: RingHandle> Engine<'_, R> {
             return;
         };
         match refusal {
-            Refusal::Refused | Refusal::Exhausted | Refusal::TooBig { .. } => {
+            Refusal::Refused | Refusal::Exhausted | Refusal::Expired | Refusal::TooBig { .. } => {
                 self.reset_syn(key, syn.seq());
             }
             Refusal::HostUnreachable

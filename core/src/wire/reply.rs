@@ -183,7 +183,7 @@ pub(crate) fn ip_header(
 
 /// The ICMP error for `refusal`, from `from`, about the packet of `quote`.
 ///
-/// RFC 792, RFC 1191 4, RFC 1812 5.2.7.1; RFC 4443 3.1, 3.2.
+/// RFC 792, RFC 1191 4, RFC 1812 5.2.7.1; RFC 4443 3.1 to 3.3.
 pub(crate) fn icmp_error(from: IpAddr, refusal: Refusal, quote: &Quote, out: &mut [u8]) -> usize {
     let v4 = quote.guest.is_ipv4();
     let (kind, code, mtu) = match (refusal, v4) {
@@ -195,6 +195,8 @@ pub(crate) fn icmp_error(from: IpAddr, refusal: Refusal, quote: &Quote, out: &mu
         (Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted, false) => (1, 3, 0),
         (Refusal::Forbidden, true) => (3, 13, 0),
         (Refusal::Forbidden, false) => (1, 1, 0),
+        (Refusal::Expired, true) => (11, 0, 0),
+        (Refusal::Expired, false) => (3, 0, 0),
         (Refusal::TooBig { mtu }, true) => (3, 4, mtu.min(0xffff)),
         (Refusal::TooBig { mtu }, false) => (2, 0, mtu),
     };

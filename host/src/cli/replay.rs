@@ -55,6 +55,8 @@ pub(crate) enum OutsideName {
     Accept,
     /// Accepts, and says back what it hears
     Echo,
+    /// Accepts, and ends at once
+    End,
     /// Refuses connections and datagrams
     Refuse,
     /// Does not answer
@@ -66,6 +68,7 @@ impl From<OutsideName> for Manner {
         match name {
             OutsideName::Accept => Self::Accept,
             OutsideName::Echo => Self::Echo,
+            OutsideName::End => Self::End,
             OutsideName::Refuse => Self::Refuse,
             OutsideName::Silent => Self::Silent,
         }

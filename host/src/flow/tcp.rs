@@ -314,9 +314,11 @@ impl TcpFlow {
 fn is_worth_another(refusal: Refusal) -> bool {
     match refusal {
         Refusal::Refused | Refusal::NetUnreachable | Refusal::HostUnreachable => true,
-        Refusal::TimedOut | Refusal::Forbidden | Refusal::TooBig { .. } | Refusal::Exhausted => {
-            false
-        }
+        Refusal::TimedOut
+        | Refusal::Forbidden
+        | Refusal::Expired
+        | Refusal::TooBig { .. }
+        | Refusal::Exhausted => false,
     }
 }
 

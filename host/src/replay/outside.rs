@@ -20,6 +20,8 @@ pub enum Manner {
     Accept,
     /// It accepts, and says back what it hears; it ends when the guest does.
     Echo,
+    /// It accepts, and ends at once; it hears what the guest still says.
+    End,
     /// It refuses connections and datagrams.
     Refuse,
     /// Connections get no answer.
@@ -103,6 +105,11 @@ impl Outside {
                 Manner::Accept | Manner::Echo => {
                     self.owed.insert(flow.index, (vec![], false));
                     engine.handle(now, Event::Connected { flow });
+                }
+                Manner::End => {
+                    self.owed.insert(flow.index, (vec![], true));
+                    engine.handle(now, Event::Connected { flow });
+                    self.give(flow, engine, now);
                 }
                 Manner::Refuse => {
                     engine.handle(now, Event::ConnectFailed { flow, refusal: Refusal::Refused });
@@ -193,7 +200,7 @@ impl Outside {
             Manner::Refuse => {
                 engine.handle(now, Event::DatagramFailed { flow, refusal: Refusal::Refused });
             }
-            Manner::Echo | Manner::Accept | Manner::Silent => {}
+            Manner::Echo | Manner::Accept | Manner::End | Manner::Silent => {}
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::{
-    ArpPacketSlice, Ethernet2HeaderSlice, NetSlice, SlicedPacket, TcpSlice, TransportSlice,
+    ArpPacketSlice, Ethernet2HeaderSlice, Ipv6ExtensionSlice, NetSlice, SlicedPacket, TcpSlice,
+    TransportSlice,
 };
 
 /// What `frame` is, and how long.
@@ -30,7 +31,9 @@ pub(super) fn summary(frame: &[u8]) -> String {
                 let payload = ip.payload();
                 let protocol = payload.ip_number.0;
                 if payload.fragmented {
-                    fragment(ends, protocol, (0, payload.payload.len(), true))
+                    let (offset, more) =
+                        ip.extensions().clone().into_iter().find_map(cut_at).unwrap_or((0, false));
+                    fragment(ends, protocol, (offset, payload.payload.len(), more))
                 } else {
                     of_transport(ends, protocol, packet.transport.as_ref())
                 }
@@ -43,6 +46,19 @@ pub(super) fn summary(frame: &[u8]) -> String {
         }
     };
     format!("{text} ({} bytes)", frame.len())
+}
+
+/// Where the piece whose fragment header this is belongs, and whether more follow.
+fn cut_at(header: Ipv6ExtensionSlice<'_>) -> Option<(usize, bool)> {
+    match header {
+        Ipv6ExtensionSlice::Fragment(cut) => {
+            Some((usize::from(cut.fragment_offset().value()) * 8, cut.more_fragments()))
+        }
+        Ipv6ExtensionSlice::HopByHop(_)
+        | Ipv6ExtensionSlice::Routing(_)
+        | Ipv6ExtensionSlice::DestinationOptions(_)
+        | Ipv6ExtensionSlice::Authentication(_) => None,
+    }
 }
 
 fn of_ethernet(frame: &[u8]) -> String {
