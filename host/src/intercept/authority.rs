@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use hyper::Version;
 use hyper::header::HOST;
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
@@ -16,10 +17,20 @@ pub(super) enum Wrong {
     Unclear,
     /// It is for somebody else.
     Elsewhere(String),
+    /// A field's value begins or ends with a blank, which nobody may hand on over HTTP/2 (RFC 9113
+    /// 8.2.1, 8.1.1); over HTTP/1 it is no part of the value.
+    Padded,
 }
 
 /// Checks that `request` is for the server of `call`.
 pub(super) fn check(call: &Call, request: &Parts) -> Result<(), Wrong> {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let is_padded = |value: &[u8]| is_blank(value.first()) || is_blank(value.last());
+    if request.version == Version::HTTP_2
+        && request.headers.values().any(|value| is_padded(value.as_bytes()))
+    {
+        return Err(Wrong::Padded);
+    }
     let mut hosts = request.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -118,6 +129,18 @@ mod tests {
             ("https://evil.test/", &["good.test"], false),
         ] {
             assert_eq!(checked(good, uri, hosts).is_ok(), expected, "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_with_a_blank_at_its_end_is_none_of_http2() {
+        for (value, expected) in
+            [("a b", Ok(())), (" a", Err(Wrong::Padded)), ("a\t", Err(Wrong::Padded))]
+        {
+            let mut request = Request::builder().uri("https://good.test/").version(Version::HTTP_2);
+            request = request.header("x", value);
+            let parts = request.body(()).unwrap().into_parts().0;
+            assert_eq!(check(&call(Some("good.test")), &parts), expected, "{value:?}");
         }
     }
 

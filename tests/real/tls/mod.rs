@@ -3,6 +3,7 @@
 
 mod authority;
 mod clients;
+mod conformance;
 mod expect;
 mod hostile;
 mod http;

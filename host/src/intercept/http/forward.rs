@@ -79,6 +79,7 @@ fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
     let name = exchange.call.name.as_deref();
     authority::check(&exchange.call, parts).map_err(|wrong| match wrong {
         Wrong::Unclear => page::unclear(name),
+        Wrong::Padded => page::padded(name),
         Wrong::Elsewhere(said) => {
             let incident = Incident::Authority { said };
             exchange.interceptor.reporter.tell(&exchange.call, incident);

@@ -75,6 +75,12 @@ pub(super) fn unclear(name: Option<&str>) -> Page {
     Page::json(StatusCode::BAD_REQUEST, "bad_request", message, name)
 }
 
+/// A field of the request is none (RFC 9113 8.2.1).
+pub(super) fn padded(name: Option<&str>) -> Page {
+    let message = "A field of the request begins or ends with a blank.";
+    Page::json(StatusCode::BAD_REQUEST, "bad_request", message, name)
+}
+
 /// The response has an encoding in which nobody could find what must not come back.
 pub(super) fn unreadable(name: Option<&str>) -> Page {
     let message = "The response has a content encoding that the gateway can't look into.";
