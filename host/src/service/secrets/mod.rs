@@ -334,7 +334,7 @@ impl Scope {
 
     /// What a stream that is not HTTP is looked at with.
     pub(crate) fn stream(self: &Arc<Self>) -> StreamScan {
-        StreamScan::new(Arc::clone(self), "stream")
+        StreamScan::of_what_leaves_at_once(Arc::clone(self), "stream")
     }
 
     fn stand(&self, index: usize) -> Stand {

@@ -25,11 +25,24 @@ pub(crate) struct StreamScan {
     tail: Vec<u8>,
     /// The first byte of the tail stands behind an odd number of backslashes.
     is_escaped: bool,
+    /// Nobody holds what is looked at: what might yet become a placeholder that may pass, and is
+    /// already one that may not, is that one.
+    leaves_at_once: bool,
 }
 
 impl StreamScan {
+    /// For what is held by a [`Rewriter`] where it is not known yet what it becomes.
     pub(super) fn new(scope: Arc<Scope>, place: &'static str) -> Self {
-        Self { scope, place, tail: Vec::new(), is_escaped: false }
+        Self { scope, place, tail: Vec::new(), is_escaped: false, leaves_at_once: false }
+    }
+
+    /// For what leaves as soon as it was looked at.
+    pub(super) fn of_what_leaves_at_once(scope: Arc<Scope>, place: &'static str) -> Self {
+        Self { leaves_at_once: true, ..Self::new(scope, place) }
+    }
+
+    fn piece<'b>(&self, bytes: &'b [u8], is_escaped: bool) -> Piece<'b> {
+        Piece { bytes, is_escaped, whole: self.leaves_at_once }
     }
 
     /// Looks at the next bytes.
@@ -46,9 +59,9 @@ impl StreamScan {
         let joint = bytes.get(..bytes.len().min(reach)).unwrap_or(&[]);
         let seen = self.tail.len();
         self.tail.extend_from_slice(joint);
-        self.scope.look_at(Piece::new(&self.tail, self.is_escaped), self.place)?;
+        self.scope.look_at(self.piece(&self.tail, self.is_escaped), self.place)?;
         if joint.len() < bytes.len() {
-            self.scope.look_at(Piece::new(bytes, is_escaped_there), self.place)?;
+            self.scope.look_at(self.piece(bytes, is_escaped_there), self.place)?;
             let (gone, kept) = bytes.split_at(bytes.len().saturating_sub(reach));
             self.is_escaped = is_escaped_behind(gone, is_escaped_there);
             self.tail.clear();
@@ -67,7 +80,7 @@ impl StreamScan {
     /// # Errors
     /// A placeholder that might have gone on has not, and must not pass.
     pub(crate) fn finish(&mut self) -> Result<(), Violation> {
-        let last = Piece { whole: true, ..Piece::new(&self.tail, self.is_escaped) };
+        let last = Piece { bytes: &self.tail, is_escaped: self.is_escaped, whole: true };
         self.scope.look_at(last, self.place)
     }
 }
@@ -91,10 +104,6 @@ pub(super) struct Piece<'b> {
 }
 
 impl<'b> Piece<'b> {
-    fn new(bytes: &'b [u8], is_escaped: bool) -> Self {
-        Self { bytes, is_escaped, whole: false }
-    }
-
     /// All of something.
     pub(super) fn all(bytes: &'b [u8]) -> Self {
         Self { bytes, is_escaped: false, whole: true }

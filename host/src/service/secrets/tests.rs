@@ -256,6 +256,9 @@ fn nothing_of_a_placeholder_has_left_when_it_is_found_even_if_it_might_go_on() {
         config.secrets[1].substitution.body = in_body;
         let other = vault(config).current().scope(&peer("other.test"));
         assert_eq!(pushed(&other, b"a $MSB_KEY").unwrap(), "a ", "{in_body}");
+        // In a stream nothing waits.
+        assert!(other.stream().push(b"a $MSB_KEY").is_err());
+        assert!(other.stream().push(b"a $MSB_KEYS").is_ok());
     }
 }
 
