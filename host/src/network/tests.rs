@@ -95,6 +95,15 @@ fn a_secret_without_a_value_keeps_the_one_it_has_also_one_that_was_rotated() {
     control.replace(with_secret(None, "a.test"), None).unwrap_err();
 }
 
+#[test]
+fn names_are_kept_where_a_secret_or_a_proxy_goes_by_them_though_no_rule_does() {
+    let keeps = |config: &NetworkConfig| config.to_core(0, [0; 16]).unwrap().keeps_names;
+    assert!(!keeps(&config(Permission::Allow)));
+    assert!(keeps(&with_secret(Some("value"), "one.test")));
+    let json = r#"{"outbound_proxy": {"protocol": "socks5", "address": "192.0.2.1:1080"}}"#;
+    assert!(keeps(&NetworkConfig::from_json(json).unwrap()));
+}
+
 /// One whose port is published, and a port that somebody else has.
 fn published() -> (NetworkConfig, std::net::TcpListener) {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
