@@ -88,8 +88,8 @@ fn a_body_that_it_wants_is_asked_for_when_it_says_so() {
             r#"
 taken = []
 for _ in range(3):
-    began = time.monotonic()
     stream = ask("/", 5)
+    began = time.monotonic()
     print(head(stream), end="")
     taken.append(time.monotonic() - began)
     stream.sendall(b"hello")

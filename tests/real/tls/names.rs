@@ -289,7 +289,7 @@ import select
 stream = connect(v4)
 stream.sendall(framed(query(1, "good.test")))
 answer(stream)
-print(select.select([stream], [], [], 25)[0], flush=True)
+print(select.select([stream], [], [], 15)[0], flush=True)
 print(ended(stream))
 "#;
     let text = format!("{PRELUDE}{script}");

@@ -64,6 +64,11 @@ def connect(name, port):
     raw = socket.create_connection((name, port), timeout=30)
     return context.wrap_socket(raw, server_hostname=name)
 
+def turns():
+    for turn in range(int(count)):
+        yield turn
+        if turn % (int(count) // 10) == 0: print(f"turn {turn}.", flush=True)
+
 def show(said):
     sys.stdout.buffer.write(said + b"\n")
 "#;
@@ -101,7 +106,7 @@ def answer(stream):
     return head + body, b"connection: close" in lower
 
 streams = {}
-for _ in range(int(count)):
+for _ in turns():
     name, port = anybody()
     if name not in streams:
         streams[name] = connect(name, port)
@@ -170,7 +175,7 @@ class Peer:
             self.say()
 
 peers = {}
-for _ in range(int(count)):
+for _ in turns():
     name, port = anybody()
     if name not in peers:
         peers[name] = Peer(name, port)
@@ -213,6 +218,9 @@ fn no_byte_strays(protocol: &str, client: &str, count: &str) {
     let mut process = Process::start(python.stdin(Stdio::piped()));
     let client = format!("{PRELUDE}{client}");
     std::io::Write::write_all(&mut process.take_input(), client.as_bytes()).unwrap();
+    // On a machine that is busy with other tests, too, all of it takes longer than any step.
+    let step = count.parse::<usize>().unwrap() / 10;
+    (0..10).for_each(|mark| process.wait_for(&format!("turn {}.\n", mark * step)));
     let finished = process.finish();
     let tail = &finished.output[finished.output.len().saturating_sub(500)..];
     assert!(finished.output.ends_with("asked all\n"), "{tail}\n{}", &finished.errors);
