@@ -92,7 +92,7 @@ fn check_names_the_field_the_value_and_the_limit() {
             rules(json!({ "domain": "a..test" })),
             &["policy.rules", "a..test", "a name in lower case"],
         ),
-        (json!({ "outbound_proxy": {} }), &["outbound_proxy", "not supported yet"]),
+        (json!({ "outbound_proxy": {} }), &["outbound_proxy", "missing field `protocol`"]),
         (
             json!({ "tls": { "enabled": true }, "secrets": { "secrets": [{ "env_var": "A" }] } }),
             &["secrets.secrets[].allowed_hosts", "A"],

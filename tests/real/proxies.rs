@@ -162,8 +162,10 @@ fn a_proxy_that_is_not_there_or_says_no_is_what_the_guest_sees() {
             let guest = guest(&outside, protocol, wrong);
             let error = guest.try_connect((SERVER, port)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{protocol}: {error}");
+            until("it is told", || {
+                guest.engine().errors().contains("the outbound proxy wants other credentials")
+            });
             let told = guest.engine().errors();
-            assert!(told.contains("the outbound proxy wants other credentials"), "{told}");
             assert!(!told.contains("another-password"), "{told}");
         }
         drop(proxy);

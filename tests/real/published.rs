@@ -20,7 +20,12 @@ const GUEST_PORT: u16 = 7000;
 fn guest(ports: &[Value], descriptors: Option<u32>) -> Guest {
     let policy = json!({ "default_egress": "allow", "default_ingress": "allow" });
     let config = json!({ "ports": ports, "policy": policy });
-    Guest::with(&Setup { config: Some(config), descriptors, ..Setup::default() })
+    let guest = Guest::with(&Setup { config: Some(config), descriptors, ..Setup::default() });
+    let count = |port: &Value| port["count"].as_u64().unwrap_or(1);
+    let all = ports.iter().map(count).sum::<u64>();
+    // It is told before the guest is ready, but on the other output.
+    until("the ports are told", || published(&guest).len() as u64 == all);
+    guest
 }
 
 fn any(protocol: &str, bind: &str) -> Value {
