@@ -386,6 +386,18 @@ fn who_holds_the_socket_open_keeps_nobody_else_from_it_for_long() {
     }
     let controlled = Controlled::new(allow_all());
     let connect = || std::os::unix::net::UnixStream::connect(&controlled.socket).unwrap();
+    // Who begins a configuration and sends no more of it.
+    let slow = connect();
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    (&slow)
+        .write_all(
+            b"PUT /v1/config HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\
+          Content-Length: 9\r\n\r\n{",
+        )
+        .unwrap();
+    let mut said = String::new();
+    (&slow).read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
     let silent: Vec<_> = (0..16).map(|_| connect()).collect();
     // Each is given up after its time for a head.
     assert_eq!(controlled.curl(&[], "/v1/flows").0, 200);

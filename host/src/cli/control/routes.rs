@@ -13,6 +13,8 @@
 //!
 //! What went wrong is `{"error": "..."}`.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
@@ -22,6 +24,7 @@ use sluicegate_host::{
     By, Capture, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig,
 };
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::document::Document;
 use crate::cli::failure::in_full;
@@ -30,6 +33,9 @@ use crate::cli::log;
 
 /// Bytes of the longest configuration, as of a file's.
 const CONFIG_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long a peer may take to send it.
+const BODY_MAX: Duration = Duration::from_secs(10);
 
 const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
@@ -160,7 +166,11 @@ fn show(document: &Document) -> Response<Body> {
 /// Lets the configuration in `request` hold.
 async fn replace(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let expected = expected(request.headers())?;
-    let text = Limited::new(request.into_body(), CONFIG_BYTES_MAX).collect().await;
+    let text = Limited::new(request.into_body(), CONFIG_BYTES_MAX).collect();
+    let text = timeout(BODY_MAX, text).await.map_err(|_| {
+        let text = format!("the configuration was not sent within {BODY_MAX:?}");
+        Refused(StatusCode::REQUEST_TIMEOUT, text)
+    })?;
     let text = text.map_err(|error| {
         let is_long = error.downcast_ref::<LengthLimitError>().is_some();
         let status = if is_long { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
