@@ -119,6 +119,7 @@ fn a_policy_that_changes_resets_what_it_forbids_and_nothing_else() {
     let flows = controlled.flows();
     assert_eq!(flows.len(), 1, "{flows:?}");
     assert_eq!((&flows[0]["by"], &flows[0]["rule"]), (&json!("rule"), &json!(0)));
+    assert_eq!(process::succeed(&mut controlled.ctl(&["config", "--number"])), "2\n");
     // And as it was.
     assert_eq!(controlled.put(&allow_all()).code, 0);
     echoes(&mut guest.connect(Family::V4, ports[1])).unwrap();

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{HOST, IF_MATCH};
+use hyper::header::{ETAG, HOST, IF_MATCH};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -48,12 +48,16 @@ pub(crate) struct CtlArgs {
 #[derive(Debug, clap::Subcommand)]
 enum CtlCommand {
     /// Print the configuration that holds, without the values of secrets
-    Config,
+    Config {
+        /// Print its number in its place: for `ctl put --if-version`
+        #[arg(long)]
+        number: bool,
+    },
     /// Let another configuration hold: all of it, or nothing
     Put {
         /// The configuration, as JSON; - for the standard input
         file: PathBuf,
-        /// Only in place of the configuration with this number (the ETag of `ctl config -v`)
+        /// Only in place of the configuration with this number (`ctl config --number`)
         #[arg(long, value_name = "N")]
         if_version: Option<u64>,
     },
@@ -110,7 +114,13 @@ fn is_unwanted(failure: &(dyn std::error::Error + 'static)) -> bool {
 
 async fn obey(args: &CtlArgs) -> Result<(), Failure> {
     match &args.command {
-        CtlCommand::Config => print(get(args, "config").await?).await,
+        CtlCommand::Config { number: false } => print(get(args, "config").await?).await,
+        CtlCommand::Config { number: true } => {
+            let answer = get(args, "config").await?;
+            let tag = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+            let number = tag.ok_or("the network did not say it")?.trim_matches('"');
+            Ok(writeln!(std::io::stdout(), "{number}")?)
+        }
         CtlCommand::Put { file, if_version } => put(args, file, *if_version).await,
         CtlCommand::Flows { json: true } => print(get(args, "flows").await?).await,
         CtlCommand::Flows { json: false } => {
