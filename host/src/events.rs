@@ -99,12 +99,7 @@ impl fmt::Display for Denied {
         if let Some(group) = self.group {
             write!(f, " ({})", group.name())?;
         }
-        match self.by {
-            By::Rule(index) => write!(f, " by rule {index}")?,
-            By::Default => f.write_str(" by default")?,
-            By::Platform => f.write_str(" by the platform")?,
-            By::Gateway => f.write_str(" by the gateway")?,
-        }
+        write!(f, " by {}", self.by)?;
         match self.reason {
             DenialReason::Policy => {}
             DenialReason::NameUnknown => f.write_str(", as its name is not known")?,

@@ -18,6 +18,40 @@ pub enum By {
     Gateway,
 }
 
+impl By {
+    /// The name used in logs and lists.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rule(_) => "rule",
+            Self::Default => "default",
+            Self::Platform => "platform",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    /// The rule's index, where it is one.
+    #[must_use]
+    pub const fn rule(self) -> Option<u16> {
+        match self {
+            Self::Rule(index) => Some(index),
+            Self::Default | Self::Platform | Self::Gateway => None,
+        }
+    }
+}
+
+/// In words, to stand behind "by".
+impl core::fmt::Display for By {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Rule(index) => write!(f, "rule {index}"),
+            Self::Default => f.write_str("default"),
+            Self::Platform => f.write_str("the platform"),
+            Self::Gateway => f.write_str("the gateway"),
+        }
+    }
+}
+
 /// Why a flow was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]

@@ -64,6 +64,7 @@ async fn serve(listener: UnixListener, _path: SocketPath, desk: Arc<Desk>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "the control socket can't accept");
+                // This host is out of something for now: there is no event for its return.
                 sleep(REST).await;
                 continue;
             }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use sluicegate_host::{By, Denied, Events, Incident, Intercepted, NetworkEvent};
+use sluicegate_host::{Denied, Events, Incident, Intercepted, NetworkEvent};
 
 /// How a denial is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -92,12 +92,6 @@ fn refusal(refused: &Intercepted) -> serde_json::Value {
 }
 
 fn object(denied: &Denied) -> serde_json::Value {
-    let (by, rule) = match denied.by {
-        By::Rule(index) => ("rule", Some(index)),
-        By::Default => ("default", None),
-        By::Platform => ("platform", None),
-        By::Gateway => ("gateway", None),
-    };
     let port = |port: u16| denied.protocol.has_ports().then_some(port);
     json!({
         "event": "denied",
@@ -110,8 +104,8 @@ fn object(denied: &Denied) -> serde_json::Value {
         "destination_port": port(denied.destination.port()),
         "group": denied.group.map(|group| group.name()),
         "name": denied.name,
-        "by": by,
-        "rule": rule,
+        "by": denied.by.name(),
+        "rule": denied.by.rule(),
         "reason": denied.reason.name(),
         "left_out": denied.left_out,
     })

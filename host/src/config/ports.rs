@@ -52,25 +52,14 @@ const fn one() -> u16 {
 
 impl PortsFile {
     fn expand(&self) -> Result<Vec<PortConfig>, String> {
-        let out_of_range = || {
-            let count = self.count;
-            format!("count {count} is 0, or leads beyond port 65535")
+        let first = PortConfig {
+            host_port: self.host_port,
+            guest_port: self.guest_port,
+            protocol: self.protocol,
+            host_bind: self.host_bind,
+            proxy_protocol: self.proxy_protocol,
         };
-        let port = |first: u16, offset: u16| first.checked_add(offset).ok_or_else(out_of_range);
-        if self.count == 0 {
-            return Err(out_of_range());
-        }
-        let of = |offset: u16| {
-            Ok(PortConfig {
-                // Any that is free is that for each.
-                host_port: if self.host_port == 0 { 0 } else { port(self.host_port, offset)? },
-                guest_port: port(self.guest_port, offset)?,
-                protocol: self.protocol,
-                host_bind: self.host_bind,
-                proxy_protocol: self.proxy_protocol,
-            })
-        };
-        (0..self.count).map(of).collect()
+        first.in_a_row(self.count)
     }
 }
 
@@ -113,11 +102,9 @@ impl std::str::FromStr for PortList {
         let count = count.ok_or_else(|| {
             format!("{text:?} has ranges of different lengths; say 8000-8009:80-89, or 0:80-89")
         })?;
-        let one = |offset: u16| {
-            let host = if host_first == 0 { 0 } else { host_first + offset };
-            format!("{bind}{host}:{}{rest}", first + offset).parse()
-        };
-        (0..=count).map(one).collect::<Result<_, _>>().map(Self)
+        let one: PortConfig = format!("{bind}{host_first}:{first}{rest}").parse()?;
+        // As many as there are ports are more than may be published.
+        one.in_a_row(count.saturating_add(1)).map(Self)
     }
 }
 
@@ -146,6 +133,21 @@ const fn loopback() -> IpAddr {
 }
 
 impl PortConfig {
+    /// This and those that follow it, `count` in all.
+    fn in_a_row(self, count: u16) -> Result<Vec<Self>, String> {
+        let out_of_range = || format!("count {count} is 0, or leads beyond port 65535");
+        if count == 0 {
+            return Err(out_of_range());
+        }
+        let port = |first: u16, offset: u16| first.checked_add(offset).ok_or_else(out_of_range);
+        let of = |offset: u16| {
+            // Any that is free is that for each.
+            let host_port = if self.host_port == 0 { 0 } else { port(self.host_port, offset)? };
+            Ok(Self { host_port, guest_port: port(self.guest_port, offset)?, ..self })
+        };
+        (0..count).map(of).collect()
+    }
+
     /// Where this host listens.
     #[must_use]
     pub fn host(&self) -> SocketAddr {

@@ -19,15 +19,13 @@ use super::{Flow, Flows, HostEngine, socket};
 use crate::service::proxy::Proxy;
 use crate::wake::DriverWake;
 
-/// A flow that a task makes a connection for.
-pub(super) struct DialFlow {
-    task: AbortHandle,
-}
+/// The task of a flow, which ends with the value.
+pub(super) struct Task(pub(super) AbortHandle);
 
-impl Drop for DialFlow {
+impl Drop for Task {
     fn drop(&mut self) {
         // It has ended where this is no news.
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -65,7 +63,7 @@ impl Flows {
             done.lock().unwrap_or_else(PoisonError::into_inner).push((flow, dialled));
             wake.ring();
         });
-        self.insert(flow, Flow::Dial { _task: DialFlow { task: task.abort_handle() } });
+        self.insert(flow, Flow::Dial { _task: Task(task.abort_handle()) });
         true
     }
 

@@ -32,7 +32,7 @@ use crate::metrics::{Published, since};
 use crate::rings::HeapRing;
 use crate::service::dns::{Resolver, Server};
 use datagram::DatagramFlow;
-use dial::{DialFlow, Dialler};
+use dial::{Dialler, Task};
 use names::{NameStream, Names};
 use ports::Ports;
 use relay::RelayFlow;
@@ -53,7 +53,7 @@ enum Flow {
     Names(NameStream),
     Tls(Box<TlsFlow>),
     Relay(RelayFlow),
-    Dial { _task: DialFlow },
+    Dial { _task: Task },
 }
 
 struct Slot {

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sluicegate_core::{Event, FlowId, Instant, Refusal};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
+use super::dial::Task;
 use super::row::Association;
 use super::{Flow, Flows, HostEngine, socket};
 use crate::service::proxy::{Proxy, Target};
@@ -28,14 +28,7 @@ const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// A flow whose datagrams a task sends.
 pub(super) struct RelayFlow {
     out: mpsc::Sender<Vec<u8>>,
-    task: AbortHandle,
-}
-
-impl Drop for RelayFlow {
-    fn drop(&mut self) {
-        // It has ended where this is no news.
-        self.task.abort();
-    }
+    _task: Task,
 }
 
 /// What comes of a task: a datagram, or why it has ended.
@@ -128,8 +121,8 @@ impl Flows {
                     mailbox.put(flow, Err(error));
                 }
             });
-            let task = task.abort_handle();
-            self.insert(flow, Flow::Relay(RelayFlow { out, task }));
+            let task = Task(task.abort_handle());
+            self.insert(flow, Flow::Relay(RelayFlow { out, _task: task }));
         }
         let step = if segment_bytes == 0 { payload.len().max(1) } else { segment_bytes.into() };
         let Some(Some(slot)) = self.slots.get(flow.index as usize) else { return };
@@ -145,13 +138,12 @@ impl Flows {
 
     /// Gives the guest what came back. False: there is no room for more of it.
     pub(super) fn serve_relays(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
-        let Some(mailbox) = self.dialler.as_ref().map(|dialler| dialler.mailbox.clone()) else {
-            return true;
-        };
-        while let Some((flow, what)) = mailbox.take() {
+        while let Some(dialler) = &self.dialler
+            && let Some((flow, what)) = dialler.mailbox.take()
+        {
             match what {
                 Ok(_) if !engine.can_deliver(now) => {
-                    mailbox.put_back((flow, what));
+                    dialler.mailbox.put_back((flow, what));
                     return false;
                 }
                 Ok(datagram) => engine.deliver(now, flow, &datagram),

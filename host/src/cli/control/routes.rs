@@ -16,13 +16,11 @@
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
-use hyper::body::{Bytes, Frame, Incoming};
+use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use sluicegate_host::{
-    By, Capture, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig,
-};
+use sluicegate_host::{Capture, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -138,8 +136,11 @@ async fn wait<T: Send + 'static>(
     }
 }
 
-fn body(kind: &'static str, text: Full<Bytes>) -> Response<Body> {
-    let mut response = Response::new(text.boxed_unsync());
+fn body(
+    kind: &'static str,
+    bytes: impl HttpBody<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
+) -> Response<Body> {
+    let mut response = Response::new(bytes.boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
@@ -216,12 +217,6 @@ async fn end(desk: &Desk, id: &str) -> Result<Response<Body>, Refused> {
 }
 
 fn flow(flow: &FlowRow) -> Value {
-    let (by, rule) = match flow.by {
-        By::Rule(index) => ("rule", Some(index)),
-        By::Default => ("default", None),
-        By::Platform => ("platform", None),
-        By::Gateway => ("gateway", None),
-    };
     json!({
         "id": flow.id,
         "protocol": flow.protocol.name(),
@@ -230,8 +225,8 @@ fn flow(flow: &FlowRow) -> Value {
         "peer": flow.peer,
         "name": flow.name,
         "state": flow.state.name(),
-        "by": by,
-        "rule": rule,
+        "by": flow.by.name(),
+        "rule": flow.by.rule(),
         "age_ms": u64::try_from(flow.age.as_millis()).unwrap_or(u64::MAX),
         "from_guest_bytes": flow.from_guest_bytes,
         "to_guest_bytes": flow.to_guest_bytes,
@@ -257,9 +252,7 @@ fn events(events: Events) -> Response<Body> {
         let line = log::line(&event, log::LogFormat::Json, lost_now - lost);
         Some((Ok(Frame::data(Bytes::from(line))), (events, lost_now)))
     });
-    let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(LINES));
-    response
+    body(LINES, StreamBody::new(lines))
 }
 
 /// The capture as it is made, until nobody listens.
@@ -268,7 +261,5 @@ fn capture(capture: Capture) -> Response<Body> {
         let piece = capture.next_piece().await?;
         Some((Ok(Frame::data(Bytes::from(piece))), capture))
     });
-    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PCAPNG));
-    response
+    body(PCAPNG, StreamBody::new(pieces))
 }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use indicatif::BinaryBytes;
 use sluicegate_core::{PortRange, Protocol};
 use sluicegate_host::config::{DestinationConfig, RuleConfig};
-use sluicegate_host::{By, Capture, ControlHandle, Direction, FlowRow, Group, Permission};
+use sluicegate_host::{Capture, ControlHandle, Direction, FlowRow, Group, Permission};
 
 use crate::cli::failure::Failure;
 
@@ -73,20 +73,15 @@ async fn write(mut capture: Capture, file: &mut impl Write) -> std::io::Result<(
 }
 
 fn line(flow: &FlowRow) -> String {
-    let by = match flow.by {
-        By::Rule(index) => format!("rule {index}"),
-        By::Default => "default".to_owned(),
-        By::Platform => "the platform".to_owned(),
-        By::Gateway => "the gateway".to_owned(),
-    };
     let way = if flow.direction == Direction::Ingress { "<-" } else { "->" };
     let (up, down) = (BinaryBytes(flow.from_guest_bytes), BinaryBytes(flow.to_guest_bytes));
     let name = flow.name.as_deref().map_or_else(String::new, |name| format!(" {name}"));
     format!(
-        "{} {} {way} {}{name} {} by {by}, {up} up, {down} down",
+        "{} {} {way} {}{name} {} by {}, {up} up, {down} down",
         flow.protocol.name(),
         flow.guest,
         flow.peer,
         flow.state.name(),
+        flow.by,
     )
 }
