@@ -43,6 +43,7 @@ pub use store::flows::FlowSlot;
 pub use store::fragments::FragmentSet;
 pub use store::names::{NameBucket, NameSlot, NameText};
 pub use store::ring::{Consumer, FrameRing, Producer, Record, RingBytes, RingHandle};
+pub use store::slots::{SLOTS_PER_PAGE, SlotMemory, SlotPage, SlotPlace};
 pub use store::timers::Timer;
 pub use wire::dns::{age, is_answer_to, is_truncated, lifetime_seconds};
 pub use wire::segment::{Cut, PIECE_HEADER_BYTES_MAX, Piece};

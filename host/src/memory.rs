@@ -1,6 +1,7 @@
 //! The memory that an engine is lent for bytes: anonymous maps whose pages exist once they are
 //! touched, and go back to the system when the engine says that they hold nothing.
 
+use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -8,7 +9,7 @@ use memmap2::{MmapMut, MmapOptions};
 use rustix::mm::{Advice, madvise};
 use sluicegate_core::{
     DatagramSlot, FlowSlot, FragmentSet, Memory, MemoryLen, NameBucket, NameSlot, NameText,
-    SocketCell, TcpSlot, Timer, limits,
+    SlotMemory, SlotPage, SlotPlace, SocketCell, TcpSlot, Timer, limits,
 };
 
 use crate::error::Error;
@@ -26,19 +27,36 @@ pub(crate) fn map(len: usize) -> Result<MmapMut, Error> {
         .map_err(Error::machine("reserving memory for the buffers of flows"))
 }
 
+/// Memory for slots: pages that are not touched before they are used, and places for them.
+struct Kept<'a, T> {
+    pages: Box<[SlotPage<T>]>,
+    places: Vec<SlotPlace<'a, T>>,
+}
+
+impl<'a, T> Kept<'a, T> {
+    fn new(pages: usize) -> Self {
+        let places = core::iter::repeat_with(|| None).take(pages).collect();
+        Self { pages: Box::new_uninit_slice(pages), places }
+    }
+
+    fn lend(&'a mut self) -> SlotMemory<'a, T> {
+        SlotMemory { pages: &mut self.pages, places: &mut self.places }
+    }
+}
+
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
 pub(crate) struct Storage<'a> {
-    flows: Vec<FlowSlot>,
+    flows: Kept<'a, FlowSlot>,
     flow_names: Vec<NameText>,
     index: Vec<u32>,
-    timers: Vec<Timer>,
-    tcp: Vec<TcpSlot<'a>>,
-    sockets: Vec<SocketCell<'a>>,
-    datagrams: Vec<DatagramSlot>,
+    timers: Kept<'a, Timer>,
+    tcp: Kept<'a, TcpSlot<'a>>,
+    sockets: Box<[MaybeUninit<SocketCell<'a>>]>,
+    datagrams: Kept<'a, DatagramSlot>,
     fragments: Vec<FragmentSet>,
-    names: Vec<NameSlot>,
+    names: Kept<'a, NameSlot>,
     name_texts: Vec<NameText>,
-    name_buckets: Vec<NameBucket>,
+    name_buckets: Kept<'a, NameBucket>,
     scratch: Vec<u8>,
 }
 
@@ -46,18 +64,18 @@ impl<'a> Storage<'a> {
     /// As much as `len` says.
     pub(crate) fn new(len: &MemoryLen) -> Self {
         Self {
-            flows: vec![FlowSlot::FREE; len.flows],
+            flows: Kept::new(len.flows),
             flow_names: vec![[0; limits::DOMAIN_BYTES_MAX]; len.flow_names],
             index: vec![0; len.index],
-            timers: vec![Timer::OFF; len.flows],
-            tcp: core::iter::repeat_with(|| TcpSlot::FREE).take(len.tcp).collect(),
-            sockets: core::iter::repeat_with(|| SocketCell::EMPTY).take(len.tcp).collect(),
-            datagrams: vec![DatagramSlot::FREE; len.datagrams],
+            timers: Kept::new(len.flows),
+            tcp: Kept::new(len.tcp),
+            sockets: Box::new_uninit_slice(len.sockets),
+            datagrams: Kept::new(len.datagrams),
             fragments: vec![FragmentSet::FREE; len.fragments],
-            names: vec![NameSlot::FREE; len.names],
+            names: Kept::new(len.names),
             // Zeros, of which pages exist once they are touched.
-            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.names],
-            name_buckets: vec![NameBucket::EMPTY; len.name_buckets],
+            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.name_texts],
+            name_buckets: Kept::new(len.name_buckets),
             scratch: vec![0; len.scratch],
         }
     }
@@ -69,19 +87,19 @@ impl<'a> Storage<'a> {
         fragment_bytes: &'a mut [u8],
     ) -> Memory<'a> {
         Memory {
-            flows: &mut self.flows,
+            flows: self.flows.lend(),
             flow_names: &mut self.flow_names,
             index: &mut self.index,
-            timers: &mut self.timers,
-            tcp: &mut self.tcp,
+            timers: self.timers.lend(),
+            tcp: self.tcp.lend(),
             sockets: &mut self.sockets,
-            datagrams: &mut self.datagrams,
+            datagrams: self.datagrams.lend(),
             buffers,
             fragments: &mut self.fragments,
             fragment_bytes,
-            names: &mut self.names,
+            names: self.names.lend(),
             name_texts: &mut self.name_texts,
-            name_buckets: &mut self.name_buckets,
+            name_buckets: self.name_buckets.lend(),
             scratch: &mut self.scratch,
         }
     }

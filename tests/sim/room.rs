@@ -1,11 +1,12 @@
 //! The memory that an engine is lent, and the configuration that most tests use.
 
+use core::mem::MaybeUninit;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use sluicegate_core::limits;
 use sluicegate_core::{
     Config, DatagramSlot, FlowSlot, FragmentSet, Link, Memory, MemoryLen, NameBucket, NameSlot,
-    NameText, Permission, Policy, SocketCell, TcpSlot, Timer,
+    NameText, Permission, Policy, SlotMemory, SlotPage, SlotPlace, SocketCell, TcpSlot, Timer,
 };
 
 use crate::World;
@@ -48,23 +49,40 @@ pub fn default_config() -> Config {
     }
 }
 
+/// Memory for slots: pages that are not touched before they are used, and places for them.
+struct Kept<'a, T> {
+    pages: Box<[SlotPage<T>]>,
+    places: Vec<SlotPlace<'a, T>>,
+}
+
+impl<'a, T> Kept<'a, T> {
+    fn new(pages: usize) -> Self {
+        let places = core::iter::repeat_with(|| None).take(pages).collect();
+        Self { pages: Box::new_uninit_slice(pages), places }
+    }
+
+    fn lend(&'a mut self) -> SlotMemory<'a, T> {
+        SlotMemory { pages: &mut self.pages, places: &mut self.places }
+    }
+}
+
 /// Everything that one world borrows.
 pub struct Room<'a> {
     pub(crate) config: Config,
     pub(crate) ring_bytes: usize,
-    flows: Vec<FlowSlot>,
+    flows: Kept<'a, FlowSlot>,
     flow_names: Vec<NameText>,
     index: Vec<u32>,
-    timers: Vec<Timer>,
-    tcp: Vec<TcpSlot<'a>>,
-    sockets: Vec<SocketCell<'a>>,
-    datagrams: Vec<DatagramSlot>,
+    timers: Kept<'a, Timer>,
+    tcp: Kept<'a, TcpSlot<'a>>,
+    sockets: Box<[MaybeUninit<SocketCell<'a>>]>,
+    datagrams: Kept<'a, DatagramSlot>,
     buffers: Vec<u8>,
     fragments: Vec<FragmentSet>,
     fragment_bytes: Vec<u8>,
-    names: Vec<NameSlot>,
+    names: Kept<'a, NameSlot>,
     name_texts: Vec<NameText>,
-    name_buckets: Vec<NameBucket>,
+    name_buckets: Kept<'a, NameBucket>,
     scratch: Vec<u8>,
 }
 
@@ -82,19 +100,19 @@ impl<'a> Room<'a> {
         Self {
             config,
             ring_bytes: 512 * 1024,
-            flows: vec![FlowSlot::FREE; len.flows],
+            flows: Kept::new(len.flows),
             flow_names: vec![[0; limits::DOMAIN_BYTES_MAX]; len.flow_names],
             index: vec![0; len.index],
-            timers: vec![Timer::OFF; len.flows],
-            tcp: (0..len.tcp).map(|_| TcpSlot::FREE).collect(),
-            sockets: (0..len.tcp).map(|_| SocketCell::EMPTY).collect(),
-            datagrams: vec![DatagramSlot::FREE; len.datagrams],
+            timers: Kept::new(len.flows),
+            tcp: Kept::new(len.tcp),
+            sockets: Box::new_uninit_slice(len.sockets),
+            datagrams: Kept::new(len.datagrams),
             buffers: vec![0; len.buffers],
             fragments: vec![FragmentSet::FREE; len.fragments],
             fragment_bytes: vec![0; len.fragment_bytes],
-            names: vec![NameSlot::FREE; len.names],
-            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.names],
-            name_buckets: vec![NameBucket::EMPTY; len.name_buckets],
+            names: Kept::new(len.names),
+            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.name_texts],
+            name_buckets: Kept::new(len.name_buckets),
             scratch: vec![0; len.scratch],
         }
     }
@@ -127,19 +145,19 @@ impl<'a> Room<'a> {
 
     pub(crate) fn lend(&'a mut self) -> Memory<'a> {
         Memory {
-            flows: &mut self.flows,
+            flows: self.flows.lend(),
             flow_names: &mut self.flow_names,
             index: &mut self.index,
-            timers: &mut self.timers,
-            tcp: &mut self.tcp,
+            timers: self.timers.lend(),
+            tcp: self.tcp.lend(),
             sockets: &mut self.sockets,
-            datagrams: &mut self.datagrams,
+            datagrams: self.datagrams.lend(),
             buffers: &mut self.buffers,
             fragments: &mut self.fragments,
             fragment_bytes: &mut self.fragment_bytes,
-            names: &mut self.names,
+            names: self.names.lend(),
             name_texts: &mut self.name_texts,
-            name_buckets: &mut self.name_buckets,
+            name_buckets: self.name_buckets.lend(),
             scratch: &mut self.scratch,
         }
     }

@@ -115,6 +115,7 @@ impl<R: RingHandle> Engine<'_, R> {
 
     pub(super) fn datagram(&mut self, slot: u32) -> &mut DatagramSlot {
         // Slots of datagram flows follow those of TCP flows.
-        &mut self.datagrams[(slot - self.config.tcp_flows_max) as usize]
+        let slot = self.datagrams.made(slot - self.config.tcp_flows_max);
+        slot.expect("because there is one for each flow")
     }
 }

@@ -18,6 +18,7 @@ use crate::stack::datagram::DatagramSlot;
 use crate::stack::tcp;
 use crate::store::flows::{FlowKey, FlowKind};
 use crate::store::ring::RingHandle;
+use crate::store::slots::Slot;
 use crate::wire::classify::Segment;
 
 /// Ports that are tried for one flow: where so many in a row are taken, the guest has enough.

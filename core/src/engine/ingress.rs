@@ -383,7 +383,8 @@ impl<R: RingHandle> Engine<'_, R> {
             Source::Set(set) => self.fragments.datagram(set),
         };
         let transport = bytes.get(packet.at.clone()).unwrap_or(&[]);
-        let own = &mut self.datagrams[(slot - self.config.tcp_flows_max) as usize];
+        let own = self.datagrams.made(slot - self.config.tcp_flows_max);
+        let own = own.expect("because there is one for each flow");
         own.sent(now, transport);
         let deadline = own.deadline(kind);
         self.timers.set(slot, Some(deadline));

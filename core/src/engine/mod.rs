@@ -36,6 +36,7 @@ use crate::store::fragments::Fragments;
 use crate::store::names::NameTable;
 use crate::store::pace::Pace;
 use crate::store::ring::{Consumer, Producer, Record, RingHandle};
+use crate::store::slots::Slots;
 use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
@@ -59,7 +60,7 @@ pub struct Engine<'a, R: RingHandle> {
     flows: FlowTable<'a>,
     timers: Timers<'a>,
     tcp: Tcp<'a>,
-    datagrams: &'a mut [DatagramSlot],
+    datagrams: Slots<'a, DatagramSlot>,
     fragments: Fragments<'a>,
     names: NameTable<'a>,
     turn_frames: u32,
@@ -165,7 +166,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             ),
             timers: Timers::new(memory.timers, now),
             tcp,
-            datagrams: memory.datagrams,
+            datagrams: Slots::new(memory.datagrams),
             fragments: Fragments::new(memory.fragments, memory.fragment_bytes),
             names: NameTable::new(
                 memory.names,

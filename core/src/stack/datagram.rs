@@ -9,6 +9,7 @@ use core::net::IpAddr;
 use crate::contract::{DatagramKind, Instant};
 use crate::limits;
 use crate::store::flows::FlowKey;
+use crate::store::slots::Slot;
 use crate::wire::classify::protocol;
 use crate::wire::reply::Quote;
 
@@ -23,10 +24,11 @@ pub struct DatagramSlot {
     len: u16,
 }
 
-impl DatagramSlot {
-    /// A slot that no flow has used.
-    pub const FREE: Self = Self { used: Instant::ZERO, head: [0; 8], len: 0 };
+impl Slot for DatagramSlot {
+    const FREE: Self = Self { used: Instant::ZERO, head: [0; 8], len: 0 };
+}
 
+impl DatagramSlot {
     /// Notes a datagram of the guest, whose transport is `transport`.
     pub(crate) fn sent(&mut self, now: Instant, transport: &[u8]) {
         self.used = now;

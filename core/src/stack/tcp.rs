@@ -18,7 +18,7 @@
 //! RFC 9293. Not done: urgent data is delivered in line (RFC 6093).
 
 use core::iter::Enumerate;
-use core::mem::ManuallyDrop;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::net::{IpAddr, SocketAddr};
 use core::slice::ChunksExactMut;
 
@@ -33,6 +33,7 @@ use crate::contract::Instant;
 use crate::limits;
 use crate::store::flows::FlowKey;
 use crate::store::ring::RingHandle;
+use crate::store::slots::{Slot, SlotMemory, Slots};
 use crate::wire::classify::Segment;
 use crate::wire::reply;
 
@@ -57,8 +58,7 @@ const EGRESS_PASSES_MAX: usize = 16;
 pub struct SocketCell<'a>(ManuallyDrop<SocketStorage<'a>>);
 
 impl SocketCell<'_> {
-    /// Memory that no socket has.
-    pub const EMPTY: Self = Self(ManuallyDrop::new(SocketStorage::EMPTY));
+    const EMPTY: Self = Self(ManuallyDrop::new(SocketStorage::EMPTY));
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -122,9 +122,8 @@ pub struct TcpSlot<'a> {
     progress: Instant,
 }
 
-impl TcpSlot<'_> {
-    /// A slot that no flow has used.
-    pub const FREE: Self = Self {
+impl Slot for TcpSlot<'_> {
+    const FREE: Self = Self {
         set: None,
         buffers: 0,
         moved_bytes: 0,
@@ -170,8 +169,8 @@ pub(crate) enum Egress {
 
 /// All TCP flows of an engine.
 pub(crate) struct Tcp<'a> {
-    slots: &'a mut [TcpSlot<'a>],
-    cells: core::slice::IterMut<'a, SocketCell<'a>>,
+    slots: Slots<'a, TcpSlot<'a>>,
+    cells: core::slice::IterMut<'a, MaybeUninit<SocketCell<'a>>>,
     buffers: Enumerate<ChunksExactMut<'a, u8>>,
     receive_bytes: usize,
     send_bytes: usize,
@@ -187,8 +186,12 @@ impl<'a> Tcp<'a> {
         now: Instant,
     ) -> Self {
         let TcpMemory { slots, cells, buffers, receive_bytes, send_bytes } = memory;
-        assert!(cells.len() >= slots.len(), "a cell for each slot");
-        assert!(buffers.len() >= slots.len() * (receive_bytes + send_bytes), "buffers for each");
+        assert!(
+            buffers.len() >= cells.len() * (receive_bytes + send_bytes),
+            "buffers for each cell"
+        );
+        let slots = Slots::new(slots);
+        assert!(slots.len() >= cells.len(), "a slot for each cell");
         let link = *out.link();
         let mut config = IfaceConfig::new(HardwareAddress::Ip);
         config.random_seed = seed;
@@ -210,7 +213,9 @@ impl<'a> Tcp<'a> {
 
     fn slot(&mut self, slot: u32) -> &mut TcpSlot<'a> {
         // TCP slots come first, and flow slots come from the table that was sized with them.
-        &mut self.slots[slot as usize]
+        self.slots
+            .made(slot)
+            .expect("because flow slots come from the table that was sized with them")
     }
 
     /// Begins a flow whose SYN waits for the host's connect.
@@ -231,7 +236,7 @@ impl<'a> Tcp<'a> {
 
     /// The SYN of a flow that waits for the host's connect.
     pub(crate) fn connecting(&self, slot: u32) -> Option<Syn> {
-        match self.slots.get(slot as usize)?.phase {
+        match self.slots.get(slot)?.phase {
             Phase::Connecting(syn) => Some(syn),
             Phase::Free | Phase::Open | Phase::Lingering | Phase::Resetting => None,
         }
@@ -248,12 +253,12 @@ impl<'a> Tcp<'a> {
 
     /// Whether the host is connected, and neither side has given the flow up.
     pub(crate) fn is_open(&self, slot: u32) -> bool {
-        self.slots.get(slot as usize).is_some_and(|flow| matches!(flow.phase, Phase::Open))
+        self.slots.get(slot).is_some_and(|flow| matches!(flow.phase, Phase::Open))
     }
 
     /// Whether both sides have finished, so that the slot may be taken for a new flow.
     pub(crate) fn is_lingering(&self, slot: u32) -> bool {
-        self.slots.get(slot as usize).is_some_and(|flow| matches!(flow.phase, Phase::Lingering))
+        self.slots.get(slot).is_some_and(|flow| matches!(flow.phase, Phase::Lingering))
     }
 
     /// The host is connected: the guest's SYN reaches smoltcp, which will answer it.
@@ -314,7 +319,8 @@ impl<'a> Tcp<'a> {
     /// Gives the slot a socket over memory of its own, if it has none yet.
     fn equip(&mut self, slot: u32) {
         if self.slot(slot).set.is_none() {
-            let (cell, buffers) = (self.cells.next(), self.buffers.next());
+            let cell = self.cells.next().map(|cell| cell.write(SocketCell::EMPTY));
+            let buffers = self.buffers.next();
             let (Some(cell), Some((number, buffers))) = (cell, buffers) else { return };
             let (receive, send) = buffers.split_at_mut(self.receive_bytes);
             let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
@@ -347,7 +353,7 @@ impl<'a> Tcp<'a> {
         packet: &mut [u8],
         out: &mut Emitter<'a, R>,
     ) {
-        let flow = &mut self.slots[slot as usize];
+        let flow = &mut self.slots[slot];
         let mut port = Port { packet: Some(packet), out, shape: flow.shape };
         if let Some(set) = &mut flow.set {
             self.iface.poll_ingress_single(smol(now), &mut port, set);
@@ -427,7 +433,7 @@ impl<'a> Tcp<'a> {
         slot: u32,
         out: &mut Emitter<'a, R>,
     ) -> Egress {
-        let flow = &mut self.slots[slot as usize];
+        let flow = &mut self.slots[slot];
         let resetting = matches!(flow.phase, Phase::Resetting);
         let Some(set) = &mut flow.set else {
             return if resetting { Egress::Ended } else { Egress::Done };
@@ -459,8 +465,8 @@ impl<'a> Tcp<'a> {
 
 /// Memory for all TCP flows.
 pub(crate) struct TcpMemory<'a> {
-    pub(crate) slots: &'a mut [TcpSlot<'a>],
-    pub(crate) cells: &'a mut [SocketCell<'a>],
+    pub(crate) slots: SlotMemory<'a, TcpSlot<'a>>,
+    pub(crate) cells: &'a mut [MaybeUninit<SocketCell<'a>>],
     pub(crate) buffers: &'a mut [u8],
     pub(crate) receive_bytes: usize,
     pub(crate) send_bytes: usize,

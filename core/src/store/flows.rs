@@ -14,6 +14,7 @@ use siphasher::sip::SipHasher13;
 use super::account::Account;
 use super::list::{Link, Links, List};
 use super::names::NameText;
+use super::slots::{Slot, SlotMemory, Slots};
 use crate::contract::FlowId;
 
 const EMPTY: u32 = u32::MAX;
@@ -51,9 +52,8 @@ pub struct FlowSlot {
     unused: Link,
 }
 
-impl FlowSlot {
-    /// A slot that no flow has.
-    pub const FREE: Self = Self {
+impl Slot for FlowSlot {
+    const FREE: Self = Self {
         key: None,
         account: Account::NEW,
         generation: 0,
@@ -66,16 +66,16 @@ impl FlowSlot {
 }
 
 /// Links of one kind in the slots.
-struct By<'s, const LIST: u8>(&'s mut [FlowSlot]);
+struct By<'s, 'a, const LIST: u8>(&'s mut Slots<'a, FlowSlot>);
 const AGE: u8 = 0;
 const ATTENTION: u8 = 1;
 const EGRESS: u8 = 2;
 const UNUSED: u8 = 3;
 
-impl<const LIST: u8> Links for By<'_, LIST> {
+impl<const LIST: u8> Links for By<'_, '_, LIST> {
     fn link(&mut self, slot: u32) -> &mut Link {
         // Slots come from this table.
-        let flow = &mut self.0[slot as usize];
+        let flow = &mut self.0[slot];
         match LIST {
             AGE => &mut flow.age,
             ATTENTION => &mut flow.attention,
@@ -105,7 +105,7 @@ impl Pool {
 
 /// All flows of an engine.
 pub(crate) struct FlowTable<'a> {
-    slots: &'a mut [FlowSlot],
+    slots: Slots<'a, FlowSlot>,
     /// The name of each flow that has one.
     names: &'a mut [NameText],
     index: &'a mut [u32],
@@ -127,16 +127,17 @@ impl<'a> FlowTable<'a> {
     /// `slots` and `names` have one for each flow of `counts` (TCP, UDP, echo), `index` has
     /// [`index_len`](Self::index_len) entries.
     pub(crate) fn new(
-        (slots, names): (&'a mut [FlowSlot], &'a mut [NameText]),
+        (slots, names): (SlotMemory<'a, FlowSlot>, &'a mut [NameText]),
         index: &'a mut [u32],
         counts: [u32; 3],
         key: &[u8; 16],
     ) -> Self {
         let [tcp, udp, echo] = counts;
+        let slots = Slots::new(slots);
         assert!(slots.len() >= (tcp + udp + echo) as usize, "a slot for each flow");
-        assert!(names.len() >= slots.len(), "a name for each flow");
+        assert!(names.len() >= (tcp + udp + echo) as usize, "a name for each flow");
         assert!(
-            index.len().is_power_of_two() && index.len() >= 2 * slots.len(),
+            index.len().is_power_of_two() && index.len() >= 2 * names.len(),
             "half full at most"
         );
         index.fill(EMPTY);
@@ -188,7 +189,7 @@ impl<'a> FlowTable<'a> {
             if slot == EMPTY {
                 return None;
             }
-            let flow = &self.slots[slot as usize];
+            let flow = &self.slots[slot];
             if flow.hash == hash && flow.key.as_ref() == Some(key) {
                 return Some(slot);
             }
@@ -206,18 +207,19 @@ impl<'a> FlowTable<'a> {
             FlowKind::Udp => &mut self.udp,
             FlowKind::Echo => &mut self.echo,
         };
-        let slot = match pool.free.pop_front(&mut By::<AGE>(self.slots)) {
+        let slot = match pool.free.pop_front(&mut By::<AGE>(&mut self.slots)) {
             Some(slot) => slot,
             None if pool.fresh < pool.slots.end => {
+                self.slots.made(pool.fresh)?;
                 pool.fresh += 1;
                 pool.fresh - 1
             }
             None => return None,
         };
-        pool.by_age.push_back(&mut By::<AGE>(self.slots), slot);
+        pool.by_age.push_back(&mut By::<AGE>(&mut self.slots), slot);
         pool.count += 1;
         let hash = self.hash(&key);
-        let flow = &mut self.slots[slot as usize];
+        let flow = &mut self.slots[slot];
         (flow.key, flow.hash, flow.account) = (Some(key), hash, Account::NEW);
         flow.generation = flow.generation.wrapping_add(1);
         let mut at = hash as usize & self.mask();
@@ -233,24 +235,24 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// Constant.
     pub(crate) fn remove(&mut self, slot: u32) {
-        let flow = &mut self.slots[slot as usize];
+        let flow = &mut self.slots[slot];
         let Some(key) = flow.key.take() else { return };
         let hash = flow.hash;
         if flow.attention.is_on() {
-            self.attention.remove(&mut By::<ATTENTION>(self.slots), slot);
+            self.attention.remove(&mut By::<ATTENTION>(&mut self.slots), slot);
         }
-        if self.slots[slot as usize].egress.is_on() {
-            self.egress.remove(&mut By::<EGRESS>(self.slots), slot);
+        if self.slots[slot].egress.is_on() {
+            self.egress.remove(&mut By::<EGRESS>(&mut self.slots), slot);
         }
         let pool = match key.kind {
             FlowKind::Tcp => &mut self.tcp,
             FlowKind::Udp => &mut self.udp,
             FlowKind::Echo => &mut self.echo,
         };
-        pool.by_age.remove(&mut By::<AGE>(self.slots), slot);
+        pool.by_age.remove(&mut By::<AGE>(&mut self.slots), slot);
         pool.count -= 1;
         // The slot that was used last is the next to be used: its memory is in the caches.
-        pool.free.push_front(&mut By::<AGE>(self.slots), slot);
+        pool.free.push_front(&mut By::<AGE>(&mut self.slots), slot);
         self.unindex(slot, hash);
     }
 
@@ -270,7 +272,7 @@ impl<'a> FlowTable<'a> {
                 if moved == EMPTY {
                     return;
                 }
-                let home = self.slots[moved as usize].hash as usize & mask;
+                let home = self.slots[moved].hash as usize & mask;
                 // Its home must not lie between the hole and itself, around the table.
                 if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
                     self.index[hole] = moved;
@@ -283,17 +285,17 @@ impl<'a> FlowTable<'a> {
 
     /// The ends of the flow in `slot`.
     pub(crate) fn key(&self, slot: u32) -> Option<FlowKey> {
-        self.slots.get(slot as usize)?.key
+        self.slots.get(slot)?.key
     }
 
     /// What is told of the flow in `slot`.
     pub(crate) fn account(&self, slot: u32) -> &Account {
-        &self.slots[slot as usize].account
+        &self.slots[slot].account
     }
 
     /// The same, to be changed.
     pub(crate) fn account_mut(&mut self, slot: u32) -> &mut Account {
-        &mut self.slots[slot as usize].account
+        &mut self.slots[slot].account
     }
 
     /// The name that the flow in `slot` is known by.
@@ -324,17 +326,17 @@ impl<'a> FlowTable<'a> {
     pub(crate) fn used(&self) -> impl Iterator<Item = u32> {
         let pools = [&self.tcp, &self.udp, &self.echo];
         let used = pools.into_iter().flat_map(|pool| pool.slots.start..pool.fresh);
-        used.filter(|slot| self.slots[*slot as usize].key.is_some())
+        used.filter(|slot| self.slots[*slot].key.is_some())
     }
 
     /// The identity of the flow in `slot`.
     pub(crate) fn id(&self, slot: u32) -> FlowId {
-        FlowId { index: slot, generation: self.slots[slot as usize].generation }
+        FlowId { index: slot, generation: self.slots[slot].generation }
     }
 
     /// The slot of `id`, if that flow still lives.
     pub(crate) fn slot(&self, id: FlowId) -> Option<u32> {
-        let flow = self.slots.get(id.index as usize)?;
+        let flow = self.slots.get(id.index)?;
         (flow.key.is_some() && flow.generation == id.generation).then_some(id.index)
     }
 
@@ -354,11 +356,11 @@ impl<'a> FlowTable<'a> {
         self.reorder(slot, |by_age, slots| by_age.push_front(&mut By::<AGE>(slots), slot));
     }
 
-    fn reorder(&mut self, slot: u32, put: impl FnOnce(&mut List, &mut [FlowSlot])) {
+    fn reorder(&mut self, slot: u32, put: impl FnOnce(&mut List, &mut Slots<'a, FlowSlot>)) {
         let Some(key) = self.key(slot) else { return };
         let mut list = self.pool(key.kind).by_age;
-        list.remove(&mut By::<AGE>(self.slots), slot);
-        put(&mut list, self.slots);
+        list.remove(&mut By::<AGE>(&mut self.slots), slot);
+        put(&mut list, &mut self.slots);
         self.pool(key.kind).by_age = list;
     }
 
@@ -381,7 +383,7 @@ impl<'a> FlowTable<'a> {
 
     /// Puts `slot` in the queue of flows that have something to say to the host.
     pub(crate) fn needs_attention(&mut self, slot: u32) {
-        self.attention.push_back(&mut By::<ATTENTION>(self.slots), slot);
+        self.attention.push_back(&mut By::<ATTENTION>(&mut self.slots), slot);
     }
 
     /// The next flow with something to say; it stays in the queue.
@@ -391,22 +393,22 @@ impl<'a> FlowTable<'a> {
 
     /// The flow at the front of the queue has nothing more to say.
     pub(crate) fn attended(&mut self) {
-        self.attention.pop_front(&mut By::<ATTENTION>(self.slots));
+        self.attention.pop_front(&mut By::<ATTENTION>(&mut self.slots));
     }
 
     /// Puts `slot` in the queue of flows that may have packets for the guest.
     pub(crate) fn needs_egress(&mut self, slot: u32) {
-        self.egress.push_back(&mut By::<EGRESS>(self.slots), slot);
+        self.egress.push_back(&mut By::<EGRESS>(&mut self.slots), slot);
     }
 
     /// Puts `slot` in the queue of those whose buffers may have become free.
     pub(crate) fn may_be_unused(&mut self, slot: u32) {
-        self.unused.push_back(&mut By::<UNUSED>(self.slots), slot);
+        self.unused.push_back(&mut By::<UNUSED>(&mut self.slots), slot);
     }
 
     /// The next slot whose buffers may have become free; it leaves the queue.
     pub(crate) fn pop_unused(&mut self) -> Option<u32> {
-        self.unused.pop_front(&mut By::<UNUSED>(self.slots))
+        self.unused.pop_front(&mut By::<UNUSED>(&mut self.slots))
     }
 
     /// Whether there is one.
@@ -421,7 +423,7 @@ impl<'a> FlowTable<'a> {
 
     /// The flow at the front of the queue has sent; `again`: it goes to the end of the queue.
     pub(crate) fn egressed(&mut self, again: bool) {
-        let slot = self.egress.pop_front(&mut By::<EGRESS>(self.slots));
+        let slot = self.egress.pop_front(&mut By::<EGRESS>(&mut self.slots));
         if let Some(slot) = slot.filter(|_| again) {
             self.needs_egress(slot);
         }
@@ -432,6 +434,7 @@ impl<'a> FlowTable<'a> {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::store::slots::tests::memory;
     use core::net::Ipv4Addr;
     use std::collections::HashMap;
     use std::vec;
@@ -447,9 +450,9 @@ mod tests {
 
     #[test]
     fn finds_what_a_map_finds_through_a_million_changes() {
-        let (mut slots, mut names) = (vec![FlowSlot::FREE; 64], vec![[0; 253]; 64]);
+        let mut names = vec![[0; 253]; 64];
         let mut index = vec![0; FlowTable::index_len(64)];
-        let lent = (slots.as_mut_slice(), names.as_mut_slice());
+        let lent = (memory(64), names.as_mut_slice());
         let mut table = FlowTable::new(lent, &mut index, [0, 64, 0], &[7; 16]);
         let mut model: HashMap<u16, u32> = HashMap::new();
         let mut seed = 1u32;
@@ -469,9 +472,9 @@ mod tests {
 
     #[test]
     fn an_id_dies_with_its_flow() {
-        let (mut slots, mut names) = ([FlowSlot::FREE], [[0; 253]]);
+        let mut names = [[0; 253]];
         let mut index = vec![0; 2];
-        let mut table = FlowTable::new((&mut slots, &mut names), &mut index, [0, 1, 0], &[0; 16]);
+        let mut table = FlowTable::new((memory(1), &mut names), &mut index, [0, 1, 0], &[0; 16]);
         let slot = table.insert(key(1)).unwrap();
         let id = table.id(slot);
         table.needs_egress(slot);
@@ -483,9 +486,9 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_is_the_oldest() {
-        let (mut slots, mut names) = ([FlowSlot::FREE; 2], [[0; 253]; 2]);
+        let mut names = [[0; 253]; 2];
         let mut index = vec![0; 4];
-        let mut table = FlowTable::new((&mut slots, &mut names), &mut index, [0, 2, 0], &[0; 16]);
+        let mut table = FlowTable::new((memory(2), &mut names), &mut index, [0, 2, 0], &[0; 16]);
         let a = table.insert(key(1)).unwrap();
         let b = table.insert(key(2)).unwrap();
         table.touch(a);

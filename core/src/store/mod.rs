@@ -7,4 +7,5 @@ pub(crate) mod list;
 pub(crate) mod names;
 pub(crate) mod pace;
 pub(crate) mod ring;
+pub(crate) mod slots;
 pub(crate) mod timers;

@@ -16,6 +16,7 @@ use core::net::IpAddr;
 use siphasher::sip::SipHasher13;
 
 use super::list::{Link, Links, List};
+use super::slots::{Slot, SlotMemory, Slots};
 use crate::contract::Instant;
 use crate::limits::{BINDINGS_PER_ADDRESS_MAX, BINDINGS_PER_NAME_MAX, DOMAIN_BYTES_MAX};
 
@@ -36,9 +37,8 @@ pub struct NameSlot {
     age: Link,
 }
 
-impl NameSlot {
-    /// A slot without a binding.
-    pub const FREE: Self = Self {
+impl Slot for NameSlot {
+    const FREE: Self = Self {
         address: None,
         until: Instant::ZERO,
         name_bytes: 0,
@@ -57,39 +57,39 @@ pub struct NameBucket {
     count: u32,
 }
 
-impl NameBucket {
-    /// One that leads nowhere.
-    pub const EMPTY: Self = Self { addresses: List::EMPTY, names: List::EMPTY, count: 0 };
+impl Slot for NameBucket {
+    const FREE: Self = Self { addresses: List::EMPTY, names: List::EMPTY, count: 0 };
 }
 
-struct ByBucket<'s>(&'s mut [NameSlot]);
-struct ByName<'s>(&'s mut [NameSlot]);
-struct ByAge<'s>(&'s mut [NameSlot]);
+struct ByBucket<'s, 'a>(&'s mut Slots<'a, NameSlot>);
+struct ByName<'s, 'a>(&'s mut Slots<'a, NameSlot>);
+struct ByAge<'s, 'a>(&'s mut Slots<'a, NameSlot>);
 
-impl Links for ByBucket<'_> {
+impl Links for ByBucket<'_, '_> {
     fn link(&mut self, slot: u32) -> &mut Link {
         // Slots come from this store.
-        &mut self.0[slot as usize].bucket
+        &mut self.0[slot].bucket
     }
 }
 
-impl Links for ByName<'_> {
+impl Links for ByName<'_, '_> {
     fn link(&mut self, slot: u32) -> &mut Link {
-        &mut self.0[slot as usize].namesakes
+        &mut self.0[slot].namesakes
     }
 }
 
-impl Links for ByAge<'_> {
+impl Links for ByAge<'_, '_> {
     fn link(&mut self, slot: u32) -> &mut Link {
-        &mut self.0[slot as usize].age
+        &mut self.0[slot].age
     }
 }
 
 /// All bindings of an engine.
 pub(crate) struct NameTable<'a> {
-    slots: &'a mut [NameSlot],
+    slots: Slots<'a, NameSlot>,
+    /// One for each binding that there may be.
     texts: &'a mut [NameText],
-    buckets: &'a mut [NameBucket],
+    buckets: Slots<'a, NameBucket>,
     /// Slots that were never used start here.
     fresh: u32,
     by_age: List,
@@ -100,18 +100,19 @@ impl<'a> NameTable<'a> {
     /// As many bindings as `slots` and `texts` have; `buckets` is a power of two, or empty with
     /// them.
     pub(crate) fn new(
-        slots: &'a mut [NameSlot],
+        slots: SlotMemory<'a, NameSlot>,
         texts: &'a mut [NameText],
-        buckets: &'a mut [NameBucket],
+        buckets: SlotMemory<'a, NameBucket>,
         key: &[u8; 16],
     ) -> Self {
-        assert!(slots.len() == texts.len(), "a text for each binding");
-        assert!(slots.is_empty() || buckets.len().is_power_of_two(), "an index for bindings");
+        let (slots, buckets) = (Slots::new(slots), Slots::new(buckets));
+        assert!(slots.len() >= texts.len(), "a slot for each text");
+        assert!(texts.is_empty() || buckets.len().is_power_of_two(), "an index for bindings");
         let hasher = SipHasher13::new_with_key(key);
         Self { slots, texts, buckets, fresh: 0, by_age: List::EMPTY, hasher }
     }
 
-    fn bucket(&self, address: IpAddr) -> usize {
+    fn bucket(&self, address: IpAddr) -> u32 {
         let mut hasher = self.hasher;
         match address {
             IpAddr::V4(v4) => hasher.write(&v4.octets()),
@@ -120,33 +121,33 @@ impl<'a> NameTable<'a> {
         self.place(&hasher)
     }
 
-    fn name_bucket(&self, name: &str) -> usize {
+    fn name_bucket(&self, name: &str) -> u32 {
         let mut hasher = self.hasher;
         hasher.write(name.as_bytes());
         self.place(&hasher)
     }
 
-    fn place(&self, hasher: &SipHasher13) -> usize {
+    fn place(&self, hasher: &SipHasher13) -> u32 {
         #[allow(clippy::cast_possible_truncation, reason = "half a hash is as good as the whole")]
-        let hash = hasher.finish() as usize;
-        hash & (self.buckets.len() - 1)
+        let (hash, mask) = (hasher.finish() as u32, self.buckets.len() as u32 - 1);
+        hash & mask
     }
 
     /// Whether there is memory for names at all.
     pub(crate) fn has_room(&self) -> bool {
-        !self.slots.is_empty()
+        !self.texts.is_empty()
     }
 
     /// The slots of the bucket of `address`.
     fn slots_of(&self, address: IpAddr) -> impl Iterator<Item = u32> {
         let first =
             self.buckets.get(self.bucket(address)).and_then(|bucket| bucket.addresses.front());
-        core::iter::successors(first, |slot| self.slots[*slot as usize].bucket.next())
-            .filter(move |slot| self.slots[*slot as usize].address == Some(address))
+        core::iter::successors(first, |slot| self.slots[*slot].bucket.next())
+            .filter(move |slot| self.slots[*slot].address == Some(address))
     }
 
     fn text(&self, slot: u32) -> &str {
-        let len = usize::from(self.slots[slot as usize].name_bytes);
+        let len = usize::from(self.slots[slot].name_bytes);
         let bytes = self.texts[slot as usize].get(..len).unwrap_or(&[]);
         core::str::from_utf8(bytes).unwrap_or("")
     }
@@ -156,8 +157,8 @@ impl<'a> NameTable<'a> {
     /// # Cost
     /// One hash, and a step for each name of the address.
     pub(crate) fn of(&self, now: Instant, address: IpAddr) -> impl Iterator<Item = &str> {
-        let slots = (!self.slots.is_empty()).then(|| self.slots_of(address));
-        let good = move |slot: &u32| self.slots[*slot as usize].until > now;
+        let slots = (!self.texts.is_empty()).then(|| self.slots_of(address));
+        let good = move |slot: &u32| self.slots[*slot].until > now;
         slots.into_iter().flatten().filter(good).map(|slot| self.text(slot))
     }
 
@@ -166,38 +167,45 @@ impl<'a> NameTable<'a> {
     /// # Cost
     /// One hash, and a step for each name of the address.
     pub(crate) fn bind(&mut self, now: Instant, address: IpAddr, name: &str, seconds: u32) {
-        if self.slots.is_empty() {
+        if self.texts.is_empty() {
             return;
         }
         let until = now.plus_millis(u64::from(seconds) * 1000);
         let known = self.slots_of(address).find(|slot| self.text(*slot) == name);
         let slot = match known {
             Some(slot) => {
-                self.by_age.remove(&mut ByAge(self.slots), slot);
+                self.by_age.remove(&mut ByAge(&mut self.slots), slot);
                 let bucket = self.name_bucket(name);
-                self.buckets[bucket].names.remove(&mut ByName(self.slots), slot);
-                self.buckets[bucket].names.push_back(&mut ByName(self.slots), slot);
+                self.buckets[bucket].names.remove(&mut ByName(&mut self.slots), slot);
+                self.buckets[bucket].names.push_back(&mut ByName(&mut self.slots), slot);
                 slot
             }
             None => {
                 let crowded = self.crowded(address).or_else(|| self.crowded_name(name));
                 let slot = self.take(crowded);
-                let (bucket, name_bucket) = (self.bucket(address), self.name_bucket(name));
                 self.write(slot, address, name);
-                self.buckets[bucket].addresses.push_back(&mut ByBucket(self.slots), slot);
-                self.buckets[name_bucket].names.push_back(&mut ByName(self.slots), slot);
-                self.buckets[name_bucket].count += 1;
+                let bucket = self.made_bucket(self.bucket(address));
+                bucket.0.addresses.push_back(&mut ByBucket(bucket.1), slot);
+                let bucket = self.made_bucket(self.name_bucket(name));
+                bucket.0.names.push_back(&mut ByName(bucket.1), slot);
+                bucket.0.count += 1;
                 slot
             }
         };
-        let kept = &mut self.slots[slot as usize].until;
+        let kept = &mut self.slots[slot].until;
         *kept = (*kept).max(until);
-        self.by_age.push_back(&mut ByAge(self.slots), slot);
+        self.by_age.push_back(&mut ByAge(&mut self.slots), slot);
+    }
+
+    /// The bucket, made if it was never used, and the slots that it leads to.
+    fn made_bucket(&mut self, bucket: u32) -> (&mut NameBucket, &mut Slots<'a, NameSlot>) {
+        let made = self.buckets.made(bucket);
+        (made.expect("because a hash is cut to the number of buckets"), &mut self.slots)
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "a name has at most 253 bytes")]
     fn write(&mut self, slot: u32, address: IpAddr, name: &str) {
-        let own = &mut self.slots[slot as usize];
+        let own = &mut self.slots[slot];
         (own.address, own.until, own.name_bytes) = (Some(address), Instant::ZERO, 0);
         if let Some(text) = self.texts[slot as usize].get_mut(..name.len()) {
             text.copy_from_slice(name.as_bytes());
@@ -222,17 +230,19 @@ impl<'a> NameTable<'a> {
     /// A slot on no list: `crowded` if there is one, else a fresh one, or that of the oldest
     /// binding.
     fn take(&mut self, crowded: Option<u32>) -> u32 {
-        if crowded.is_none() && (self.fresh as usize) < self.slots.len() {
+        if crowded.is_none() && (self.fresh as usize) < self.texts.len() {
+            let made = self.slots.made(self.fresh);
+            assert!(made.is_some(), "there is a slot for each text");
             self.fresh += 1;
             return self.fresh - 1;
         }
         let oldest = crowded.or_else(|| self.by_age.front());
         let slot = oldest.expect("because a full store has bindings");
-        self.by_age.remove(&mut ByAge(self.slots), slot);
-        if let Some(address) = self.slots[slot as usize].address {
+        self.by_age.remove(&mut ByAge(&mut self.slots), slot);
+        if let Some(address) = self.slots[slot].address {
             let (bucket, name_bucket) = (self.bucket(address), self.name_bucket(self.text(slot)));
-            self.buckets[bucket].addresses.remove(&mut ByBucket(self.slots), slot);
-            self.buckets[name_bucket].names.remove(&mut ByName(self.slots), slot);
+            self.buckets[bucket].addresses.remove(&mut ByBucket(&mut self.slots), slot);
+            self.buckets[name_bucket].names.remove(&mut ByName(&mut self.slots), slot);
             self.buckets[name_bucket].count -= 1;
         }
         slot
@@ -243,6 +253,7 @@ impl<'a> NameTable<'a> {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::store::slots::tests::memory;
     use core::net::Ipv4Addr;
     use std::vec;
     use std::vec::Vec;
@@ -252,10 +263,13 @@ mod tests {
     }
 
     fn with_table(slots: usize, test: impl FnOnce(&mut NameTable<'_>)) {
-        let mut memory = vec![NameSlot::FREE; slots];
         let mut texts = vec![[0; DOMAIN_BYTES_MAX]; slots];
-        let mut buckets = vec![NameBucket::EMPTY; slots.next_power_of_two()];
-        test(&mut NameTable::new(&mut memory, &mut texts, &mut buckets, &[7; 16]));
+        test(&mut NameTable::new(
+            memory(slots),
+            &mut texts,
+            memory(slots.next_power_of_two()),
+            &[7; 16],
+        ));
     }
 
     fn names(table: &NameTable<'_>, second: u64, number: u32) -> Vec<std::string::String> {
@@ -351,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_store_without_memory_knows_nothing() {
-        let mut table = NameTable::new(&mut [], &mut [], &mut [], &[0; 16]);
+        let mut table = NameTable::new(memory(0), &mut [], memory(0), &[0; 16]);
         table.bind(at(0), address(1), "a.test", 9);
         assert_eq!(table.of(at(0), address(1)).count(), 0);
     }

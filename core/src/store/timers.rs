@@ -10,6 +10,7 @@
 use crate::contract::Instant;
 
 use super::list::{Link, Links, List};
+use super::slots::{Slot, SlotMemory, Slots};
 
 const LEVELS: usize = 6;
 const SLOTS: usize = 64;
@@ -26,22 +27,21 @@ pub struct Timer {
     bucket: u16,
 }
 
-impl Timer {
+impl Slot for Timer {
     /// A timer that is not set.
-    pub const OFF: Self =
-        Self { link: Link::OFF, wanted_ms: u64::MAX, filed_ms: u64::MAX, bucket: 0 };
+    const FREE: Self = Self { link: Link::OFF, wanted_ms: u64::MAX, filed_ms: u64::MAX, bucket: 0 };
 }
 
-impl Links for [Timer] {
+impl Links for Slots<'_, Timer> {
     fn link(&mut self, slot: u32) -> &mut Link {
         // Slots come from this table's owner.
-        &mut self[slot as usize].link
+        &mut self[slot].link
     }
 }
 
 /// The wheel over lent timers, one a flow slot.
 pub(crate) struct Timers<'a> {
-    timers: &'a mut [Timer],
+    timers: Slots<'a, Timer>,
     buckets: [List; LEVELS * SLOTS],
     /// Which buckets of a level hold anything.
     occupied: [u64; LEVELS],
@@ -49,9 +49,9 @@ pub(crate) struct Timers<'a> {
 }
 
 impl<'a> Timers<'a> {
-    pub(crate) fn new(timers: &'a mut [Timer], now: Instant) -> Self {
+    pub(crate) fn new(timers: SlotMemory<'a, Timer>, now: Instant) -> Self {
         Self {
-            timers,
+            timers: Slots::new(timers),
             buckets: [List::EMPTY; LEVELS * SLOTS],
             occupied: [0; LEVELS],
             now_ms: now.as_millis(),
@@ -64,7 +64,7 @@ impl<'a> Timers<'a> {
     /// Constant; a deadline that moves later only stores a number.
     pub(crate) fn set(&mut self, slot: u32, deadline: Option<Instant>) {
         let wanted_ms = deadline.map_or(u64::MAX, |at| at.as_micros().div_ceil(1000));
-        let Some(timer) = self.timers.get_mut(slot as usize) else { return };
+        let Some(timer) = self.timers.made(slot) else { return };
         timer.wanted_ms = wanted_ms;
         if timer.link.is_on() && timer.filed_ms <= wanted_ms {
             return;
@@ -76,13 +76,13 @@ impl<'a> Timers<'a> {
     /// Takes `slot` out of the wheel at once, as its flow has ended.
     pub(crate) fn clear(&mut self, slot: u32) {
         self.unfile(slot);
-        if let Some(timer) = self.timers.get_mut(slot as usize) {
+        if let Some(timer) = self.timers.get_mut(slot) {
             timer.wanted_ms = u64::MAX;
         }
     }
 
     fn unfile(&mut self, slot: u32) {
-        let Some(&Timer { link, bucket, .. }) = self.timers.get(slot as usize) else { return };
+        let Some(&Timer { link, bucket, .. }) = self.timers.get(slot) else { return };
         if !link.is_on() {
             return;
         }
@@ -90,7 +90,7 @@ impl<'a> Timers<'a> {
         if let (Some(list), Some(bits)) =
             (self.buckets.get_mut(bucket), self.occupied.get_mut(level))
         {
-            list.remove(&mut *self.timers, slot);
+            list.remove(&mut self.timers, slot);
             if list.is_empty() {
                 *bits &= !(1 << (bucket % SLOTS));
             }
@@ -98,7 +98,7 @@ impl<'a> Timers<'a> {
     }
 
     fn file(&mut self, slot: u32) {
-        let Some(timer) = self.timers.get_mut(slot as usize) else { return };
+        let Some(timer) = self.timers.get_mut(slot) else { return };
         if timer.wanted_ms == u64::MAX {
             return;
         }
@@ -115,7 +115,7 @@ impl<'a> Timers<'a> {
         if let (Some(list), Some(bits)) =
             (self.buckets.get_mut(bucket), self.occupied.get_mut(level as usize))
         {
-            list.push_back(&mut *self.timers, slot);
+            list.push_back(&mut self.timers, slot);
             *bits |= 1 << index;
         }
     }
@@ -149,7 +149,7 @@ impl<'a> Timers<'a> {
         loop {
             // Whatever lies in a current bucket has come, or belongs further down.
             while let Some(slot) = self.take_current() {
-                let Some(timer) = self.timers.get_mut(slot as usize) else { continue };
+                let Some(timer) = self.timers.get_mut(slot) else { continue };
                 if timer.wanted_ms <= self.now_ms {
                     timer.wanted_ms = u64::MAX;
                     return Some(slot);
@@ -195,6 +195,7 @@ impl<'a> Timers<'a> {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::store::slots::tests::memory;
     use std::vec;
     use std::vec::Vec;
 
@@ -207,8 +208,7 @@ mod tests {
 
     #[test]
     fn a_deadline_that_moves_later_fires_late_and_one_that_moves_earlier_early() {
-        let mut store = vec![Timer::OFF; 2];
-        let mut timers = Timers::new(&mut store, Instant::ZERO);
+        let mut timers = Timers::new(memory(64), Instant::ZERO);
         timers.set(0, Some(Instant::from_millis(10)));
         timers.set(0, Some(Instant::from_millis(500)));
         timers.set(1, Some(Instant::from_millis(500)));
@@ -220,8 +220,7 @@ mod tests {
 
     #[test]
     fn a_cleared_timer_never_fires() {
-        let mut store = vec![Timer::OFF; 1];
-        let mut timers = Timers::new(&mut store, Instant::ZERO);
+        let mut timers = Timers::new(memory(64), Instant::ZERO);
         timers.set(0, Some(Instant::from_millis(70)));
         timers.clear(0);
         assert_eq!((timers.next(), fired(&mut timers, 1000)), (None, vec![]));
@@ -237,10 +236,9 @@ mod tests {
             seed ^= seed << 17;
             seed % below
         };
-        let mut store = vec![Timer::OFF; 64];
         let mut model = vec![u64::MAX; 64];
         let mut now = 1_000_003;
-        let mut timers = Timers::new(&mut store, Instant::from_millis(now));
+        let mut timers = Timers::new(memory(64), Instant::from_millis(now));
         for _ in 0..20_000 {
             for _ in 0..random(3) {
                 let slot = random(64) as usize;

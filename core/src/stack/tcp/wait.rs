@@ -41,7 +41,7 @@ impl<'a> Tcp<'a> {
 
     /// When smoltcp next wants to send.
     fn socket_deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        let flow = &mut self.slots[slot as usize];
+        let flow = &mut self.slots[slot];
         let set =
             flow.set.as_ref().filter(|_| matches!(flow.phase, Phase::Open | Phase::Lingering))?;
         let at = self.iface.poll_at(smol(now), set)?;
