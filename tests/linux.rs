@@ -1,5 +1,5 @@
-//! Plays every script of `tests/conformance/` against the Linux kernel, over a TAP and on real time.
-//! `tests/conformance/linux.txt` has the first difference of each script between Linux and us: a
+//! Plays every script of `tests/conformance/` against the Linux kernel, over a TAP, on real time.
+//! `tests/conformance/linux.txt` has what differs, script by script, between Linux and us: a
 //! script that newly agrees, or differs elsewhere, fails. `tests/conformance/README.md` says why.
 //!
 //! It needs root, as `tests/real/` does. `SLUICEGATE_SCRIPT=NAME` plays the scripts of that name
