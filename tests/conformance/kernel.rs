@@ -25,7 +25,8 @@ const VNET_HEADER_BYTES: usize = 10;
 /// then its window is the engine's.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// A connection that is asked whether it lives is silent for so long before: two hours of a script.
-pub(crate) const KEEPALIVE_S: u64 = 3;
+/// Timers of more than two seconds may be late by a quarter of one.
+pub(crate) const KEEPALIVE_S: u64 = 2;
 /// How long the host's socket may take to be what it was made to be.
 const PATIENCE_MS: u64 = 500;
 /// Between two looks at the host's socket.
