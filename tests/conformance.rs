@@ -9,15 +9,20 @@
 mod conformance {
     pub(crate) mod play;
     pub(crate) mod read;
+    pub(crate) mod simulated;
+    pub(crate) mod told;
 }
 
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use sim::Room;
 use sim::frame::OUTSIDES;
 
-use conformance::{play, read};
+use conformance::simulated::Simulated;
+use conformance::{play, read, told};
 
 /// All scripts under `folder`, in order.
 fn scripts(folder: &Path) -> Vec<PathBuf> {
@@ -37,6 +42,13 @@ fn scripts(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Plays `steps` with the engine, in the family of `outside`.
+fn play(steps: &[read::Step], outside: IpAddr) -> Result<(), play::Fault> {
+    let to = SocketAddr::new(outside, told::PORTS.1);
+    let mut room = Room::plain();
+    play::script(steps, to, Simulated::new(room.world()))
+}
+
 /// What is wrong when `text` is played, in either family.
 fn fault(text: &str) -> Option<String> {
     let steps = match read::script(text) {
@@ -45,7 +57,7 @@ fn fault(text: &str) -> Option<String> {
     };
     OUTSIDES.iter().find_map(|&outside| {
         let family = if outside.is_ipv4() { "IPv4" } else { "IPv6" };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| play::script(&steps, outside))) {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| play(&steps, outside))) {
             Ok(Ok(())) => None,
             Ok(Err(wrong)) => Some(format!("{family}, {wrong}")),
             Err(_) => Some(format!("{family}, a rule of the simulation is broken")),

@@ -331,7 +331,8 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
     for row in table.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let &[_, clause, _, state, shown, _] = &cells[..] else { continue };
-        if state == "state" {
+        // The other table's rows are of scripts.
+        if state == "state" || clause.starts_with('`') || clause == "script" {
             continue;
         }
         let Some(index) = states.iter().position(|known| *known == state) else {
@@ -378,6 +379,26 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
         }
     }
     assert_none(&wrong);
+}
+
+#[test]
+fn every_difference_from_linux_is_explained() {
+    let folder = root().join("tests/conformance");
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).expect("it is there");
+    let text = read("README.md");
+    let section = text.split("## ").find(|part| part.starts_with("Against Linux"));
+    let section = section.expect("because it is there");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let explained: BTreeSet<&str> = rows.map(|(name, _)| name).collect();
+    let table = read("linux.txt");
+    let lines = table.lines().filter(|line| !line.starts_with('#'));
+    let differ: BTreeSet<&str> =
+        lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
+    assert_eq!(explained, differ);
+    let (all, other) = (scripts(&folder).len(), differ.len());
+    let sum = format!("{all} scripts Linux plays {} as they stand", all - other);
+    assert!(section.contains(&sum), "its sum should be: {sum}");
+    assert!(section.contains(&format!("in the other {other}")), "{other} differ");
 }
 
 /// The names of the scripts of conformance: folder and file.

@@ -77,6 +77,22 @@ pub(crate) enum Choice {
     Unknown(u8),
 }
 
+impl Choice {
+    /// The kind of the option, as on the wire.
+    pub(crate) fn kind(self) -> u8 {
+        match self {
+            Self::End => 0,
+            Self::Nop => 1,
+            Self::Mss(_) => 2,
+            Self::Scale(_) => 3,
+            Self::SackOk => 4,
+            Self::Sack(..) => 5,
+            Self::Time(..) => 8,
+            Self::Unknown(kind) => kind,
+        }
+    }
+}
+
 /// The letters of flags, least significant bit first.
 const LETTERS: &str = "FSRP.UEW";
 
