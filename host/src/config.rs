@@ -75,6 +75,7 @@ mod dns;
 mod file;
 pub(crate) mod host;
 mod http;
+mod identity;
 mod nameserver;
 mod policy;
 mod ports;
@@ -90,6 +91,7 @@ pub use dns::DnsConfig;
 use file::File;
 pub use host::HostPattern;
 pub use http::{DenyResponseFormat, HttpConfig};
+pub(crate) use identity::Identity;
 pub use nameserver::{NameChannel, NameServer};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub use ports::{PortConfig, PortList, PortProtocol};
@@ -148,6 +150,8 @@ pub struct NetworkConfig {
     pub rate_limiter: Option<RateLimiterConfig>,
     /// Whose word this is; no file says that ([`for_tenant`](Self::for_tenant)).
     profile: Profile,
+    /// The link of a guest that is restored; no file says that.
+    identity: Option<Identity>,
 }
 
 impl Default for NetworkConfig {
@@ -172,6 +176,7 @@ impl Default for NetworkConfig {
             nat64_prefixes: vec![],
             rate_limiter: None,
             profile: Profile::SingleTenant,
+            identity: None,
         }
     }
 }
@@ -237,6 +242,9 @@ impl NetworkConfig {
     /// A slot above 65535, or an override out of its range.
     pub fn addresses(&self, slot: u64) -> Result<Addresses, Error> {
         let number = u16::try_from(slot).map_err(|_| Error::Slot(slot))?;
+        if let Some(identity) = &self.identity {
+            return Ok(identity.addresses);
+        }
         let interface = &self.interface;
         let overrides = Overrides {
             mac: interface.mac,
@@ -247,6 +255,18 @@ impl NetworkConfig {
             ipv6_pool: interface.ipv6_pool,
         };
         Ok(Addresses::of_slot(number, &overrides)?)
+    }
+
+    /// The longest frame that the guest takes, if anybody says so.
+    pub(crate) fn receive_frame_bytes(&self) -> Option<u32> {
+        let known = self.identity.map(|identity| identity.receive_frame_bytes);
+        known.or(self.interface.receive_frame_bytes)
+    }
+
+    /// The same for the guest of `network`, whatever that has become since it began.
+    pub(crate) fn for_guest_of(mut self, network: &Self) -> Self {
+        self.identity = network.identity;
+        self
     }
 
     /// The same without the values of its secrets.
@@ -301,7 +321,7 @@ impl NetworkConfig {
         let a = self.addresses(slot)?;
         let prefixes = self.nat64_prefixes.as_slice();
         let too_many = |_| ConfigError::new("nat64_prefixes", prefixes.len(), "at most 8 networks");
-        let bound = self.interface.receive_frame_bytes;
+        let bound = self.receive_frame_bytes();
         let limiter = self.rate_limiter.unwrap_or_default();
         let mut policy = self.policy.to_core()?;
         policy.profile = self.profile;
@@ -366,7 +386,7 @@ fn cap(configured: Option<u32>, default: u32, highest: u32) -> u32 {
 }
 
 /// What `error` says, and the name that was meant if one is near.
-fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> LoadError {
+pub(crate) fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> LoadError {
     let field = error.path().to_string();
     let problem = error.into_inner();
     match nearest(&problem.to_string()) {

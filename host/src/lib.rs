@@ -34,6 +34,7 @@ mod open_metrics;
 pub mod replay;
 mod rings;
 mod service;
+mod snapshot;
 mod termination;
 mod wake;
 
@@ -50,4 +51,5 @@ pub use service::secrets::SecretsHandle;
 pub use sluicegate_core::{
     By, Cidr, DenialReason, Direction, FlowState, Group, Permission, PortRange, Profile, Protocol,
 };
+pub use snapshot::Snapshot;
 pub use termination::TerminationHandle;

@@ -76,6 +76,7 @@ impl File {
             outbound_proxy: self.outbound_proxy,
             rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
+            identity: None,
         })
     }
 }

@@ -49,6 +49,7 @@ impl NetworkConfig {
             nat64_prefixes: _,
             rate_limiter,
             profile: _,
+            identity,
         } = self;
         let asked = |flows: Option<u32>| flows.filter(|flows| *flows > 0);
         Self {
@@ -77,6 +78,7 @@ impl NetworkConfig {
             nat64_prefixes: vec![],
             rate_limiter,
             profile: Profile::MultiTenant,
+            identity,
         }
     }
 
