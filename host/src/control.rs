@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
 use crate::flow::{Flows, HostEngine};
-use crate::metrics::MetricsHandle;
+use crate::metrics::{MetricsHandle, Published as Counted};
 use crate::rings::RingProducer;
 use crate::service::dns::Server;
 use crate::service::secrets::{Snapshot as Values, Vault};
@@ -47,6 +47,7 @@ pub(crate) enum Order {
     Replace(Box<Change>, SyncSender<Result<(), Error>>),
     Flows(SyncSender<Vec<FlowRow>>),
     Names(SyncSender<Vec<NameSnapshot>>),
+    Measure(Arc<Counted>, SyncSender<()>),
     End(FlowId, SyncSender<bool>),
     Capture(RingProducer, CaptureEnd, SyncSender<()>),
 }
@@ -298,6 +299,17 @@ impl ControlHandle {
         self.0.audience.subscribe()
     }
 
+    /// Measures what only a look at every flow tells, for
+    /// [`MetricsHandle::buffered_bytes`](crate::MetricsHandle::buffered_bytes); what else there is
+    /// to read needs no such thing.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Busy`].
+    pub fn measure(&self) -> Result<(), Error> {
+        let published = Arc::clone(&self.0.metrics.published);
+        self.0.ask(|answer| Order::Measure(published, answer))
+    }
+
     /// Where the counters are read.
     #[must_use]
     pub fn metrics(&self) -> MetricsHandle {
@@ -386,6 +398,10 @@ impl Inbox {
                         seconds,
                     };
                     let _ = answer.send(engine.bindings(now).map(named).collect());
+                }
+                Order::Measure(published, answer) => {
+                    published.publish_buffered(engine.buffered());
+                    let _ = answer.send(());
                 }
                 Order::End(flow, answer) => {
                     let has_ended = engine.end(now, flow);

@@ -44,7 +44,7 @@ pub use control::{ControlHandle, FlowRow};
 pub use error::{AuthorityError, Error, LoadError};
 pub use events::{Denied, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent};
 pub use flow::ports::PublishedPort;
-pub use metrics::MetricsHandle;
+pub use metrics::{MetricsHandle, RingFill};
 pub use network::{ActivationHandle, SmoltcpNetwork};
 pub use rings::{HeapRing, RingConsumer, RingProducer};
 pub use service::secrets::SecretsHandle;

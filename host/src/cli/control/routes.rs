@@ -117,6 +117,9 @@ async fn route(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>
         }
         (&Method::GET, "ports") => Ok(json_body(&ports(&desk.control))),
         (&Method::GET, "metrics") => {
+            let control = desk.control.clone();
+            // Of a network that has ended, or is busy, the counters are told as they are.
+            let _ = wait(move || control.measure()).await;
             Ok(body(METRICS, Full::from(desk.control.metrics().open_metrics())))
         }
         (&Method::GET, "events") => Ok(events(desk.control.events())),
