@@ -18,6 +18,7 @@
 //! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
 //! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
+//! | `max_buffered_bytes` | bytes of the buffers of all TCP flows; 0: no bound | 1 MiB a flow |
 //! | `ports` | `{"host_port": 8080, "guest_port": 80}` each, maybe with | `[]` |
 //! | | `"protocol": "udp"`, `"host_bind": "0.0.0.0"` (tcp, 127.0.0.1), | |
 //! | | `"count": 10` (so many in a row, on both sides), | |
@@ -71,6 +72,7 @@ use sluicegate_core::{Config, ConfigError, Link, Profile, limits};
 use crate::error::{Error, LoadError};
 
 mod autoconf;
+mod buffers;
 mod dns;
 mod file;
 pub(crate) mod host;
@@ -121,6 +123,9 @@ pub struct NetworkConfig {
     pub max_udp_connections: Option<u32>,
     /// Echo (ping) flows at a time; 0: as many as can be.
     pub max_icmp_connections: Option<u32>,
+    /// Bytes that the buffers of all TCP flows hold together, which each has its share of; 0: as
+    /// many as they like.
+    pub max_buffered_bytes: Option<u64>,
     /// What of the guest is reached from outside.
     pub ports: Vec<PortConfig>,
     /// TCP flows at a time that were opened from outside; 0: as many as can be.
@@ -162,6 +167,7 @@ impl Default for NetworkConfig {
             max_connections: None,
             max_udp_connections: None,
             max_icmp_connections: None,
+            max_buffered_bytes: None,
             ports: vec![],
             max_inbound_tcp_connections: None,
             tcp_accept_queue_size: ports::ACCEPT_QUEUE_DEFAULT,
@@ -296,6 +302,8 @@ impl NetworkConfig {
             self.trust_host_cas == trust,
             if trust { "true" } else { "false" },
         )?;
+        let is_same_memory = self.max_buffered_bytes == new.max_buffered_bytes;
+        fixed("max_buffered_bytes", is_same_memory, "another number")?;
         fixed("profile", self.profile == new.profile, "another profile")
     }
 
@@ -325,6 +333,10 @@ impl NetworkConfig {
         let limiter = self.rate_limiter.unwrap_or_default();
         let mut policy = self.policy.to_core()?;
         policy.profile = self.profile;
+        let tcp_flows_max =
+            cap(self.max_connections, limits::TCP_FLOWS_DEFAULT, limits::TCP_FLOWS_MAX);
+        let (tcp_receive_bytes, tcp_send_bytes) =
+            buffers::divide(self.max_buffered_bytes, tcp_flows_max)?;
         let config = Config {
             link: Link {
                 guest_mac: a.guest_mac,
@@ -336,11 +348,7 @@ impl NetworkConfig {
                 mtu: a.mtu,
                 receive_frame_bytes: bound.unwrap_or(limits::RECEIVE_FRAME_BYTES_DEFAULT),
             },
-            tcp_flows_max: cap(
-                self.max_connections,
-                limits::TCP_FLOWS_DEFAULT,
-                limits::TCP_FLOWS_MAX,
-            ),
+            tcp_flows_max,
             udp_flows_max: cap(
                 self.max_udp_connections,
                 limits::UDP_FLOWS_DEFAULT,
@@ -352,8 +360,8 @@ impl NetworkConfig {
                 limits::ICMP_FLOWS_MAX,
             ),
             inbound_tcp_flows_max: cap(self.max_inbound_tcp_connections, u32::MAX, u32::MAX),
-            tcp_receive_bytes: limits::TCP_RECEIVE_BYTES,
-            tcp_send_bytes: limits::TCP_SEND_BYTES,
+            tcp_receive_bytes,
+            tcp_send_bytes,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
             policy,
             strict: self.strict,
