@@ -28,7 +28,7 @@ const HOST: &[&[&str]] = &[
     &["error", "clock", "wake", "rings", "netns", "events", "termination", "histogram"],
     &["metrics", "memory", "capture"],
     &["config", "open_metrics"],
-    &["service"],
+    &["service", "snapshot"],
     &["intercept"],
     &["flow"],
     &["adapter"],

@@ -97,6 +97,36 @@ impl Addresses {
         Ok(Self { guest_mac, gateway_mac, guest_ipv4, gateway_ipv4, guest_ipv6, gateway_ipv6, mtu })
     }
 
+    /// Checks addresses that follow from no slot of this host, as those of a guest that comes from
+    /// another.
+    ///
+    /// # Errors
+    /// The first that no slot with overrides could have had.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_mac(self.guest_mac, self.gateway_mac)?;
+        let [first, ..] = self.gateway_mac;
+        if first & 1 == 1 || self.gateway_mac == [0; 6] {
+            let (value, expected) = (Mac(self.gateway_mac), "a unicast address");
+            return Err(ConfigError::new("gateway_mac", value, expected));
+        }
+        let overrides = Overrides {
+            mtu: Some(self.mtu),
+            ipv4_address: Some(self.guest_ipv4),
+            ipv6_address: Some(self.guest_ipv6),
+            ..Overrides::default()
+        };
+        let Self { gateway_ipv4, gateway_ipv6, .. } = Self::of_slot(0, &overrides)?;
+        if gateway_ipv4 != self.gateway_ipv4 {
+            let expected = "the first host of the guest's /30";
+            return Err(ConfigError::new("gateway_ipv4", self.gateway_ipv4, expected));
+        }
+        if gateway_ipv6 != self.gateway_ipv6 {
+            let expected = "::1 of the guest's /64";
+            return Err(ConfigError::new("gateway_ipv6", self.gateway_ipv6, expected));
+        }
+        Ok(())
+    }
+
     /// The guest's environment, in its order: name and value.
     pub fn environment(&self) -> [(&'static str, Value); 3] {
         let interface = Interface { name: interface_name(), mac: self.guest_mac, mtu: self.mtu };

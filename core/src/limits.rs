@@ -56,6 +56,10 @@ pub const TCP_RECEIVE_BYTES: usize = 512 * 1024;
 /// Bytes of a TCP flow's send buffer (to the guest), a power of two.
 pub const TCP_SEND_BYTES: usize = 512 * 1024;
 
+/// The least of either: the first segments of a connection fit, and what servers are told in the
+/// clear of their name.
+pub const TCP_BUFFER_BYTES_MIN: usize = 16 * 1024;
+
 /// The host's connect may take this long; then the guest sees ICMP host unreachable.
 pub const TCP_CONNECT_MS_MAX: u64 = 30_000;
 /// The guest must answer a SYN-ACK within this time.
@@ -204,6 +208,9 @@ pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
 pub const RING_BYTES_DEFAULT: usize = 1024 * 1024;
 
 const _: () = assert!(TCP_RECEIVE_BYTES.is_power_of_two() && TCP_SEND_BYTES.is_power_of_two());
+const _: () = assert!(TCP_BUFFER_BYTES_MIN.is_power_of_two());
+const _: () =
+    assert!(TCP_BUFFER_BYTES_MIN <= TCP_RECEIVE_BYTES && TCP_BUFFER_BYTES_MIN <= TCP_SEND_BYTES);
 const _: () = assert!(TCP_RECEIVE_BYTES <= 1 << 30, "window scaling ends at 1 GiB (RFC 7323 2.3)");
 const _: () = assert!(POLICY_RULES_MAX <= 1 << 16, "a verdict has 16 bits for its rule");
 const _: () = assert!(POLICY_PORT_RANGES_MAX < 1 << 16 && POLICY_NAME_BYTES_MAX < 1 << 16);

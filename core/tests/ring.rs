@@ -251,6 +251,30 @@ fn the_counters_count_ethernet_bytes_and_frames_when_they_are_committed() {
 }
 
 #[test]
+fn what_waits_is_what_was_committed_and_not_released() {
+    let ring = FrameRing::with_frame_max(vec![0; 256], 64);
+    let (mut producer, mut consumer) = FrameRing::split(&ring);
+    assert_eq!((ring.capacity(), ring.waiting()), (256, (0, 0)));
+    let cut = Offload { segment_bytes: 10, header_bytes: 20, ..Offload::NONE };
+    assert!(producer.push(&[1; 60], cut), "several of the guest's, and one here");
+    assert!(producer.reserve(40).is_some());
+    assert_eq!(ring.waiting(), (80, 1));
+    producer.commit(20, Offload::NONE);
+    assert_eq!(ring.waiting(), (128, 2));
+    assert!(consumer.read().is_some());
+    assert_eq!(ring.waiting(), (128, 2), "it is still held");
+    consumer.release();
+    assert_eq!(ring.waiting(), (48, 1));
+    // Also around the end, where the rest is skipped.
+    for _ in 0..9 {
+        assert!(producer.push(&[2; 64], Offload::NONE));
+        while consumer.read().is_some() {}
+        consumer.release();
+        assert_eq!(ring.waiting(), (0, 0));
+    }
+}
+
+#[test]
 fn a_frame_of_every_length_passes_at_every_residue_of_the_end() {
     const CAPACITY: usize = 512;
     const LEN_MAX: usize = 100;

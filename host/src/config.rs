@@ -18,6 +18,7 @@
 //! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
 //! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
+//! | `max_buffered_bytes` | bytes of the buffers of all TCP flows; 0: no bound | 1 MiB a flow |
 //! | `ports` | `{"host_port": 8080, "guest_port": 80}` each, maybe with | `[]` |
 //! | | `"protocol": "udp"`, `"host_bind": "0.0.0.0"` (tcp, 127.0.0.1), | |
 //! | | `"count": 10` (so many in a row, on both sides), | |
@@ -71,10 +72,12 @@ use sluicegate_core::{Config, ConfigError, Link, Profile, limits};
 use crate::error::{Error, LoadError};
 
 mod autoconf;
+mod buffers;
 mod dns;
 mod file;
 pub(crate) mod host;
 mod http;
+mod identity;
 mod nameserver;
 mod policy;
 mod ports;
@@ -90,6 +93,7 @@ pub use dns::DnsConfig;
 use file::File;
 pub use host::HostPattern;
 pub use http::{DenyResponseFormat, HttpConfig};
+pub(crate) use identity::Identity;
 pub use nameserver::{NameChannel, NameServer};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub use ports::{PortConfig, PortList, PortProtocol};
@@ -119,6 +123,9 @@ pub struct NetworkConfig {
     pub max_udp_connections: Option<u32>,
     /// Echo (ping) flows at a time; 0: as many as can be.
     pub max_icmp_connections: Option<u32>,
+    /// Bytes that the buffers of all TCP flows hold together, which each has its share of; 0: as
+    /// many as they like.
+    pub max_buffered_bytes: Option<u64>,
     /// What of the guest is reached from outside.
     pub ports: Vec<PortConfig>,
     /// TCP flows at a time that were opened from outside; 0: as many as can be.
@@ -148,6 +155,8 @@ pub struct NetworkConfig {
     pub rate_limiter: Option<RateLimiterConfig>,
     /// Whose word this is; no file says that ([`for_tenant`](Self::for_tenant)).
     profile: Profile,
+    /// The link of a guest that is restored; no file says that.
+    identity: Option<Identity>,
 }
 
 impl Default for NetworkConfig {
@@ -158,6 +167,7 @@ impl Default for NetworkConfig {
             max_connections: None,
             max_udp_connections: None,
             max_icmp_connections: None,
+            max_buffered_bytes: None,
             ports: vec![],
             max_inbound_tcp_connections: None,
             tcp_accept_queue_size: ports::ACCEPT_QUEUE_DEFAULT,
@@ -172,6 +182,7 @@ impl Default for NetworkConfig {
             nat64_prefixes: vec![],
             rate_limiter: None,
             profile: Profile::SingleTenant,
+            identity: None,
         }
     }
 }
@@ -237,6 +248,9 @@ impl NetworkConfig {
     /// A slot above 65535, or an override out of its range.
     pub fn addresses(&self, slot: u64) -> Result<Addresses, Error> {
         let number = u16::try_from(slot).map_err(|_| Error::Slot(slot))?;
+        if let Some(identity) = &self.identity {
+            return Ok(identity.addresses);
+        }
         let interface = &self.interface;
         let overrides = Overrides {
             mac: interface.mac,
@@ -247,6 +261,18 @@ impl NetworkConfig {
             ipv6_pool: interface.ipv6_pool,
         };
         Ok(Addresses::of_slot(number, &overrides)?)
+    }
+
+    /// The longest frame that the guest takes, if anybody says so.
+    pub(crate) fn receive_frame_bytes(&self) -> Option<u32> {
+        let known = self.identity.map(|identity| identity.receive_frame_bytes);
+        known.or(self.interface.receive_frame_bytes)
+    }
+
+    /// The same for the guest of `network`, whatever that has become since it began.
+    pub(crate) fn for_guest_of(mut self, network: &Self) -> Self {
+        self.identity = network.identity;
+        self
     }
 
     /// The same without the values of its secrets.
@@ -276,6 +302,8 @@ impl NetworkConfig {
             self.trust_host_cas == trust,
             if trust { "true" } else { "false" },
         )?;
+        let is_same_memory = self.max_buffered_bytes == new.max_buffered_bytes;
+        fixed("max_buffered_bytes", is_same_memory, "another number")?;
         fixed("profile", self.profile == new.profile, "another profile")
     }
 
@@ -301,10 +329,14 @@ impl NetworkConfig {
         let a = self.addresses(slot)?;
         let prefixes = self.nat64_prefixes.as_slice();
         let too_many = |_| ConfigError::new("nat64_prefixes", prefixes.len(), "at most 8 networks");
-        let bound = self.interface.receive_frame_bytes;
+        let bound = self.receive_frame_bytes();
         let limiter = self.rate_limiter.unwrap_or_default();
         let mut policy = self.policy.to_core()?;
         policy.profile = self.profile;
+        let tcp_flows_max =
+            cap(self.max_connections, limits::TCP_FLOWS_DEFAULT, limits::TCP_FLOWS_MAX);
+        let (tcp_receive_bytes, tcp_send_bytes) =
+            buffers::divide(self.max_buffered_bytes, tcp_flows_max)?;
         let config = Config {
             link: Link {
                 guest_mac: a.guest_mac,
@@ -316,11 +348,7 @@ impl NetworkConfig {
                 mtu: a.mtu,
                 receive_frame_bytes: bound.unwrap_or(limits::RECEIVE_FRAME_BYTES_DEFAULT),
             },
-            tcp_flows_max: cap(
-                self.max_connections,
-                limits::TCP_FLOWS_DEFAULT,
-                limits::TCP_FLOWS_MAX,
-            ),
+            tcp_flows_max,
             udp_flows_max: cap(
                 self.max_udp_connections,
                 limits::UDP_FLOWS_DEFAULT,
@@ -332,8 +360,8 @@ impl NetworkConfig {
                 limits::ICMP_FLOWS_MAX,
             ),
             inbound_tcp_flows_max: cap(self.max_inbound_tcp_connections, u32::MAX, u32::MAX),
-            tcp_receive_bytes: limits::TCP_RECEIVE_BYTES,
-            tcp_send_bytes: limits::TCP_SEND_BYTES,
+            tcp_receive_bytes,
+            tcp_send_bytes,
             fragment_sets: limits::FRAGMENT_SETS_DEFAULT,
             policy,
             strict: self.strict,
@@ -366,7 +394,7 @@ fn cap(configured: Option<u32>, default: u32, highest: u32) -> u32 {
 }
 
 /// What `error` says, and the name that was meant if one is near.
-fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> LoadError {
+pub(crate) fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> LoadError {
     let field = error.path().to_string();
     let problem = error.into_inner();
     match nearest(&problem.to_string()) {

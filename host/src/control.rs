@@ -17,15 +17,16 @@ use sluicegate_core::{Config, ConfigError, FlowId, Instant};
 
 use crate::capture::{Capture, CaptureEnd};
 use crate::clock::Clock;
-use crate::config::{NetworkConfig, PortConfig};
+use crate::config::{Identity, NetworkConfig, PortConfig};
 use crate::error::Error;
 use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
 use crate::flow::{Flows, HostEngine};
-use crate::metrics::MetricsHandle;
+use crate::metrics::{MetricsHandle, Published as Counted};
 use crate::rings::RingProducer;
 use crate::service::dns::Server;
-use crate::service::secrets::{Snapshot, Vault};
+use crate::service::secrets::{Snapshot as Values, Vault};
+use crate::snapshot::{NameSnapshot, PortSnapshot, Snapshot};
 use crate::wake::DriverWake;
 
 mod row;
@@ -45,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) enum Order {
     Replace(Box<Change>, SyncSender<Result<(), Error>>),
     Flows(SyncSender<Vec<FlowRow>>),
+    Names(SyncSender<Vec<NameSnapshot>>),
+    Measure(Arc<Counted>, SyncSender<()>),
     End(FlowId, SyncSender<bool>),
     Capture(RingProducer, CaptureEnd, SyncSender<()>),
 }
@@ -56,7 +59,7 @@ pub(crate) struct Change {
     /// The name servers, if they are others, and their time.
     names: Option<(Vec<Server>, Duration)>,
     vault: Arc<Vault>,
-    secrets: Arc<Snapshot>,
+    secrets: Arc<Values>,
 }
 
 /// A port that is published, and its place among them.
@@ -73,6 +76,8 @@ struct Current {
     /// Without the values of secrets.
     config: NetworkConfig,
     ports: Vec<Published>,
+    /// Where ports were in the network whose place this one takes.
+    earlier_ports: Vec<PortSnapshot>,
     /// The bound that a front end has set, where the configuration has none.
     receive_frame_bytes: u32,
 }
@@ -104,6 +109,7 @@ impl Desk {
             version: 1,
             config: config.without_values(),
             ports: vec![],
+            earlier_ports: vec![],
             receive_frame_bytes: 0,
         };
         Self {
@@ -127,13 +133,19 @@ impl Desk {
         take
     }
 
+    /// Ports that may be anywhere are to be where those of `earlier` were.
+    pub(crate) fn expect_ports(&self, earlier: Vec<PortSnapshot>) {
+        self.current().earlier_ports = earlier;
+    }
+
     /// Binds the ports that the network begins with.
     ///
     /// # Errors
     /// One can't be published; it is named.
     pub(crate) fn bind_ports(&self) -> Result<Vec<(usize, Listener)>, Error> {
         let mut current = self.current();
-        let (change, ports) = prepare_ports(&[], &current.config)?;
+        let earlier = current.earlier_ports.clone();
+        let (change, ports) = prepare_ports(&[], &current.config, earlier)?;
         current.ports = ports;
         Ok(change.new)
     }
@@ -211,6 +223,7 @@ impl ControlHandle {
             return Err(Error::Conflict { expected, current: version });
         }
         now.check_fixed(&config)?;
+        let config = config.for_guest_of(&now);
         let mut core = config.to_core(desk.slot, [0; 16])?;
         core.link.receive_frame_bytes = receive_frame_bytes;
         // Nobody else changes a secret meanwhile: it would be lost.
@@ -223,7 +236,7 @@ impl ControlHandle {
             let timeout = Duration::from_millis(config.dns.query_timeout_ms);
             Some((name_servers(&config.dns)?, timeout))
         };
-        let (ports, published) = prepare_ports(&old_ports, &config)?;
+        let (ports, published) = prepare_ports(&old_ports, &config, vec![])?;
         let vault = Arc::clone(&desk.vault);
         let change = Box::new(Change { core, ports, names, vault, secrets });
         desk.ask(|answer| Order::Replace(change, answer))??;
@@ -239,6 +252,24 @@ impl ControlHandle {
     /// [`Error::NotRunning`]; [`Error::Busy`].
     pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
         self.0.ask(Order::Flows)
+    }
+
+    /// What the guest knows of this network, so that another can take its place
+    /// ([`SmoltcpNetwork::try_restore`](crate::SmoltcpNetwork::try_restore)): addresses, ports and
+    /// names, as they are between two turns. It has no secrets, and no connections.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Busy`].
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        let desk = &self.0;
+        let names = desk.ask(Order::Names)?;
+        let current = desk.current();
+        let identity = Identity {
+            addresses: current.config.addresses(desk.slot)?,
+            receive_frame_bytes: current.receive_frame_bytes,
+        };
+        let port = |known: &Published| PortSnapshot::new(&known.config, known.port.host.port());
+        Ok(Snapshot::new(&identity, current.ports.iter().map(port).collect(), names))
     }
 
     /// Ends the flow with this [number](FlowRow::id): both sides see a reset, or of datagrams that
@@ -268,6 +299,17 @@ impl ControlHandle {
         self.0.audience.subscribe()
     }
 
+    /// Measures what only a look at every flow tells, for
+    /// [`MetricsHandle::buffered_bytes`](crate::MetricsHandle::buffered_bytes); what else there is
+    /// to read needs no such thing.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`]; [`Error::Busy`].
+    pub fn measure(&self) -> Result<(), Error> {
+        let published = Arc::clone(&self.0.metrics.published);
+        self.0.ask(|answer| Order::Measure(published, answer))
+    }
+
     /// Where the counters are read.
     #[must_use]
     pub fn metrics(&self) -> MetricsHandle {
@@ -281,10 +323,12 @@ impl ControlHandle {
     }
 }
 
-/// What becomes of the ports `old` where `config` holds.
+/// What becomes of the ports `old` where `config` holds; those that may be anywhere are to be where
+/// `earlier` ones were.
 fn prepare_ports(
     old: &[Published],
     config: &NetworkConfig,
+    mut earlier: Vec<PortSnapshot>,
 ) -> Result<(PortChange, Vec<Published>), Error> {
     let mut change = PortChange::default();
     let mut left = old.to_vec();
@@ -300,7 +344,10 @@ fn prepare_ports(
             known.any(|known| known.place == *place)
         };
         let place = (0..).find(|place| !is_taken(place)).unwrap_or(0);
-        let listener = Listener::bind(port, config.tcp_accept_queue_size)?;
+        let is_it = |known: &PortSnapshot| known.place(port).is_some();
+        let known = earlier.iter().position(is_it).map(|index| earlier.swap_remove(index));
+        let at = known.and_then(|known| known.place(port)).unwrap_or(*port);
+        let listener = Listener::bind(&at, config.tcp_accept_queue_size)?;
         published.push(Published { config: *port, place, port: listener.port });
         change.new.push((place, listener));
     }
@@ -343,6 +390,18 @@ impl Inbox {
                 }
                 Order::Flows(answer) => {
                     let _ = answer.send(row::rows(engine, self.clock));
+                }
+                Order::Names(answer) => {
+                    let named = |(address, name, seconds): (_, &str, _)| NameSnapshot {
+                        name: name.to_owned(),
+                        address,
+                        seconds,
+                    };
+                    let _ = answer.send(engine.bindings(now).map(named).collect());
+                }
+                Order::Measure(published, answer) => {
+                    published.publish_buffered(engine.buffered());
+                    let _ = answer.send(());
                 }
                 Order::End(flow, answer) => {
                     let has_ended = engine.end(now, flow);

@@ -26,6 +26,7 @@ use crate::memory::{Pages, Storage, map};
 use crate::metrics::Published;
 use crate::rings::{RingConsumer, RingProducer};
 use crate::service::dns::{Resolver, ResolverParts};
+use crate::snapshot::NameSnapshot;
 use own::OwnAddresses;
 
 /// The token of [`DriverWake`](crate::wake::DriverWake).
@@ -83,6 +84,8 @@ pub(crate) struct Driver {
     pub(crate) speaker: Speaker,
     pub(crate) names: ResolverParts,
     pub(crate) listeners: Vec<(usize, Listener)>,
+    /// Names that the guest has resolved before.
+    pub(crate) known_names: Vec<NameSnapshot>,
     pub(crate) orders: std::sync::mpsc::Receiver<Order>,
     pub(crate) tls: Option<Tls>,
     pub(crate) dialler: Option<Dialler>,
@@ -107,7 +110,10 @@ impl Driver {
         let memory = storage.lend(&mut buffers, &mut fragment_bytes);
         let now = self.clock.now();
         let EngineEnds { from_guest, to_guest } = self.ends;
-        let engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
+        let mut engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
+        for known in &self.known_names {
+            engine.bind_name(now, &known.name, (known.address, known.seconds));
+        }
         let resolver = Resolver::new(self.names);
         let ports = Ports::new(self.listeners, &for_flows, PORTS)
             .map_err(Error::machine("watching the published ports"))?;

@@ -88,6 +88,12 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
+    /// The file is longer than any snapshot.
+    #[error("{path}: longer than 16 MiB", path = path.display())]
+    LongSnapshot {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not JSON, or a field that is unknown or of another type.
     #[error("{field}: {problem}")]
     Json {

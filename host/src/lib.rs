@@ -34,6 +34,7 @@ mod open_metrics;
 pub mod replay;
 mod rings;
 mod service;
+mod snapshot;
 mod termination;
 mod wake;
 
@@ -43,11 +44,12 @@ pub use control::{ControlHandle, FlowRow};
 pub use error::{AuthorityError, Error, LoadError};
 pub use events::{Denied, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent};
 pub use flow::ports::PublishedPort;
-pub use metrics::MetricsHandle;
+pub use metrics::{MetricsHandle, RingFill};
 pub use network::{ActivationHandle, SmoltcpNetwork};
 pub use rings::{HeapRing, RingConsumer, RingProducer};
 pub use service::secrets::SecretsHandle;
 pub use sluicegate_core::{
     By, Cidr, DenialReason, Direction, FlowState, Group, Permission, PortRange, Profile, Protocol,
 };
+pub use snapshot::Snapshot;
 pub use termination::TerminationHandle;

@@ -15,6 +15,8 @@ pub(crate) struct Published {
     drops: [AtomicU64; Drop::ALL.len()],
     /// Flows that there are: TCP, UDP, echo.
     flows: [AtomicU32; 3],
+    /// Bytes in buffers of TCP flows when somebody asked last: from the guest, to it.
+    buffered: [AtomicU64; 2],
     frames_from_guest: AtomicU64,
     tcp_opened: AtomicU64,
     tcp_refused: AtomicU64,
@@ -66,6 +68,13 @@ pub(crate) struct AdapterDrops {
 }
 
 impl Published {
+    /// Notes how much waits in the buffers of TCP flows.
+    pub(crate) fn publish_buffered(&self, bytes: [u64; 2]) {
+        for (to, from) in self.buffered.iter().zip(bytes) {
+            to.store(from, Ordering::Relaxed);
+        }
+    }
+
     /// Copies the engine's counters, and how many flows it has.
     pub(crate) fn publish(&self, counters: &Counters, flows: [u32; 3]) {
         for (to, from) in self.flows.iter().zip(flows) {
@@ -93,6 +102,18 @@ impl Published {
             to.store(from, Ordering::Relaxed);
         }
     }
+}
+
+/// How full a ring of frames is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RingFill {
+    /// Frames that wait; one of up to 64 KiB that is yet to be cut counts as one.
+    pub frames: u64,
+    /// Bytes that those take.
+    pub bytes: usize,
+    /// Bytes that there are.
+    pub capacity_bytes: usize,
 }
 
 /// Reads a network's counters, from any thread, also after the network is gone.
@@ -125,6 +146,28 @@ impl MetricsHandle {
         let [tcp, udp, icmp] = &self.published.flows;
         [("tcp", tcp), ("udp", udp), ("icmp", icmp)]
             .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
+
+    /// What is in the rings now: frames from the guest, and to it.
+    #[must_use]
+    pub fn ring_fill(&self) -> [(&'static str, RingFill); 2] {
+        [("from_guest", &self.rings.from_guest), ("to_guest", &self.rings.to_guest)].map(
+            |(name, ring)| {
+                let (bytes, frames) = ring.waiting();
+                (name, RingFill { frames, bytes, capacity_bytes: ring.capacity() })
+            },
+        )
+    }
+
+    /// Bytes that waited in the buffers of TCP flows when
+    /// [`ControlHandle::measure`](crate::ControlHandle::measure) was called last: those that the
+    /// host had yet to take of the guest's, and those for the guest that it had yet to acknowledge.
+    /// Telling takes a look at every flow, so it is done for who asks.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> [(&'static str, u64); 2] {
+        let [from, to] = &self.published.buffered;
+        [("from_guest", from), ("to_guest", to)]
+            .map(|(name, bytes)| (name, bytes.load(Ordering::Relaxed)))
     }
 
     /// Every counter by name, as of the driver's last turn. Drops are `drop_` and their reason.

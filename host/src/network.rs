@@ -30,10 +30,12 @@ use crate::service::certs::host_roots_pem;
 use crate::service::dns::ResolverParts;
 use crate::service::proxy::Proxy;
 use crate::service::secrets::{SecretsHandle, Vault};
+use crate::snapshot::NameSnapshot;
 use crate::termination::TerminationHandle;
 use crate::wake::DriverWake;
 
 mod gate;
+mod restore;
 
 pub use gate::ActivationHandle;
 use gate::{Gate, Waiting};
@@ -73,6 +75,8 @@ pub struct SmoltcpNetwork {
     proxy: Option<Arc<Proxy>>,
     /// What holds it back when it is started, if anything.
     gate: Option<Arc<Gate>>,
+    /// Names that the guest has resolved before.
+    known_names: Vec<NameSnapshot>,
 }
 
 impl SmoltcpNetwork {
@@ -130,7 +134,7 @@ impl SmoltcpNetwork {
         };
         let told =
             (Arc::clone(&audience), MetricsHandle::new(Arc::clone(&rings), Arc::clone(&published)));
-        let receive_frame_bytes_is_set = config.interface.receive_frame_bytes.is_some();
+        let receive_frame_bytes_is_set = config.receive_frame_bytes().is_some();
         let (dns, trust_host_cas) = (config.dns.clone(), config.trust_host_cas);
         let desk = Desk::new((config, slot), (clock, Arc::clone(&wake)), Arc::clone(&vault), told);
         Ok(Self {
@@ -157,6 +161,7 @@ impl SmoltcpNetwork {
             interceptor,
             proxy,
             gate: None,
+            known_names: vec![],
         })
     }
 
@@ -257,6 +262,7 @@ impl SmoltcpNetwork {
             stop: Arc::clone(&self.stop),
             speaker: Speaker(Arc::clone(&self.audience)),
             listeners: vec![],
+            known_names: core::mem::take(&mut self.known_names),
             orders: self.desk.open(self.config.link.receive_frame_bytes),
             tls: self.interceptor.as_ref().map(|interceptor| Tls {
                 interceptor: Arc::clone(interceptor),

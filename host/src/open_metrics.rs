@@ -8,7 +8,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::histogram::Histogram;
-use crate::metrics::MetricsHandle;
+use crate::metrics::{MetricsHandle, RingFill};
 
 /// What a metric is about, by its name; the others say it themselves.
 const HELP: &[(&str, &str)] = &[
@@ -28,7 +28,10 @@ const HELP: &[(&str, &str)] = &[
 impl MetricsHandle {
     /// Everything as OpenMetrics 1.0 text (`application/openmetrics-text; version=1.0.0`), which
     /// ends with `# EOF`. Counters are `sluicegate_NAME_total`, with drops by `reason`; gauges are
-    /// `sluicegate_flows` by protocol; histograms are in seconds.
+    /// `sluicegate_flows` by protocol, and by `way` (`from_guest`, `to_guest`)
+    /// `sluicegate_ring_frames`, `sluicegate_ring_bytes`, `sluicegate_ring_capacity_bytes` and
+    /// `sluicegate_tcp_buffered_bytes`, which is as it was
+    /// [measured](crate::ControlHandle::measure) last; histograms are in seconds.
     #[must_use]
     pub fn open_metrics(&self) -> String {
         let mut registry = Registry::with_prefix("sluicegate");
@@ -58,6 +61,20 @@ impl MetricsHandle {
         Ok(())
     }
 
+    fn encode_fill(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let fill = self.ring_fill();
+        let bytes = Some(&Unit::Bytes);
+        let frames = ("ring_frames", "frames that wait in the ring");
+        encode_ways(encoder, frames, None, fill.map(|(way, ring)| (way, ring.frames)))?;
+        let of = |(way, ring): (_, RingFill)| (way, ring.bytes as u64);
+        encode_ways(encoder, ("ring", "what they take of it"), bytes, fill.map(of))?;
+        let of = |(way, ring): (_, RingFill)| (way, ring.capacity_bytes as u64);
+        let capacity = ("ring_capacity", "what the ring has");
+        encode_ways(encoder, capacity, bytes, fill.map(of))?;
+        let buffered = ("tcp_buffered", "what waits in the buffers of TCP flows");
+        encode_ways(encoder, buffered, bytes, self.buffered_bytes())
+    }
+
     fn encode_flows(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "flows that are open";
         let mut flows = encoder.encode_descriptor("flows", help, None, MetricType::Gauge)?;
@@ -66,6 +83,21 @@ impl MetricsHandle {
         }
         Ok(())
     }
+}
+
+/// A gauge, of each way of the frames.
+fn encode_ways(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    unit: Option<&Unit>,
+    ways: [(&str, u64); 2],
+) -> fmt::Result {
+    let mut gauge = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    for (way, number) in ways {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        gauge.encode_family(&[("way", way)])?.encode_gauge(&number)?;
+    }
+    Ok(())
 }
 
 fn encode_times(
@@ -97,6 +129,7 @@ impl Collector for MetricsHandle {
                 .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         self.encode_flows(&mut encoder)?;
+        self.encode_fill(&mut encoder)?;
         let times = &self.published.times;
         let connect = ("connect", "time until the outside accepted a TCP flow");
         encode_times(&mut encoder, connect, &times.connect)?;

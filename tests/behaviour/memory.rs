@@ -102,3 +102,27 @@ fn bytes_that_the_outside_has_not_taken_or_the_guest_not_acknowledged_are_not_gi
     world.run();
     assert_eq!(world.stream().received, [3; 1000]);
 }
+
+#[test]
+fn what_waits_in_buffers_is_told_each_way_and_gone_with_its_flow() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    assert_eq!(world.engine.buffered(), [0, 0]);
+    let mut script = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
+    let index = world.stream().id.index;
+    let mut other = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_001);
+    for stream in world.peers.streams.values_mut() {
+        stream.room = 0;
+    }
+    script.send(&mut world, &[3; 1000]);
+    other.send(&mut world, &[3; 500]);
+    assert_eq!(world.engine.buffered(), [1500, 0]);
+    script.acknowledges = false;
+    other.acknowledges = false;
+    world.peers.stream(index).to_give.extend([4; 700]);
+    world.run();
+    assert_eq!(world.engine.buffered(), [1500, 700]);
+    world.send(&frame::tcp(script.to, &script.segment(flag::RST, &[])));
+    world.run();
+    assert_eq!(world.engine.buffered(), [500, 0]);
+}

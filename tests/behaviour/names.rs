@@ -454,6 +454,33 @@ fn other_names_other_owners_and_rebinding_answers_bind_nothing() {
 }
 
 #[test]
+fn what_one_network_knew_of_names_another_goes_on_with_if_an_answer_might_say_it() {
+    let lines = ["allow egress all a.test", "deny egress all any"];
+    let (to, public) = (at(PUBLIC_V4, 443), PUBLIC_V4);
+    let mut first = room(&lines);
+    let mut world = first.world();
+    let flow = flow(&mut world);
+    let asked = query("a.test", kind::A);
+    let said = answer(&asked, &[address(&QUESTION, 60, public)]);
+    hear(&mut world, flow, &asked, Some(&said));
+    world.advance(49_500);
+    let now = world.now();
+    let known: Vec<_> = world.engine.bindings(now).collect();
+    assert_eq!(known, [(public, "a.test", 11)], "rounded up");
+    let mut second = room(&lines);
+    let mut world = second.world();
+    assert!(!reaches(&mut world, to));
+    let now = world.now();
+    for (name, address) in [("b.test", public), ("a.test", ip("10.0.0.1"))] {
+        assert!(!world.engine.bind_name(now, name, (address, 11)), "{name} {address}");
+    }
+    assert!(world.engine.bind_name(now, "a.test", (public, 11)));
+    assert!(reaches(&mut world, to) && !reaches(&mut world, at(ip("10.0.0.1"), 443)));
+    world.advance(11_000);
+    assert!(!reaches(&mut world, to), "its time is up");
+}
+
+#[test]
 fn a_name_leads_through_others_to_its_addresses_and_not_for_longer_than_they_do() {
     let mut room = room(&["allow egress all a.test"]);
     let mut world = room.world();

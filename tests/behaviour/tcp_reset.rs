@@ -3,6 +3,7 @@
 use sim::frame::{self, OUTSIDES, Segment, flag};
 use sim::guest::Script;
 use sim::{Answer, End, Room, World};
+use sluicegate_core::{Drop, Permission, Policy};
 
 use crate::at;
 
@@ -30,6 +31,29 @@ fn a_reset_of_the_guest_resets_the_outside() {
         assert_reset_by_guest(&world);
         assert_eq!(world.inbox(), vec![], "no answer to a reset");
         assert_eq!(world.counters().tcp_reset, 1);
+    }
+}
+
+/// So a guest that was restored learns at once that its connections are gone.
+#[test]
+fn a_segment_of_a_connection_that_nobody_knows_is_reset_whatever_policy_says() {
+    // To the gateway go also answers to those who came to a published port.
+    for to in OUTSIDES.into_iter().chain(OUTSIDES.map(frame::gateway)) {
+        for (flags, len) in [(flag::ACK, 0), (flag::PSH, 9), (flag::FIN, 0), (flag::SYN, 0)] {
+            let mut room = Room::with(|config| {
+                config.policy = Policy::new(Permission::Deny, Permission::Deny);
+            });
+            let mut world = room.world();
+            let mut script = Script::new(at(to, 50_000), 7100);
+            script.expected = 77;
+            let segment = script.segment(flags, &[1; 9][..len]);
+            let reason = world.dropped(&frame::tcp(script.to, &segment));
+            assert_eq!(reason, Some(Drop::NoFlow));
+            script.read(&mut world);
+            let reset = script.seen.last().unwrap();
+            // RFC 9293 3.10.7.1: at the number that the segment acknowledges.
+            assert_eq!((reset.flags, reset.seq), (flag::RST, 77), "{to} {flags}");
+        }
     }
 }
 

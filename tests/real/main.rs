@@ -47,6 +47,7 @@ mod rows;
 mod run;
 mod sandbox;
 mod secure_names;
+mod snapshot;
 mod soak;
 mod stream;
 mod tls;

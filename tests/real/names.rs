@@ -398,7 +398,7 @@ fn address(query: &[u8], last: u8) -> Vec<u8> {
     record(query, &[0xc0, 12], 1, &[11, 0, 0, last])
 }
 
-fn record(query: &[u8], owner: &[u8], kind: u8, data: &[u8]) -> Vec<u8> {
+pub(crate) fn record(query: &[u8], owner: &[u8], kind: u8, data: &[u8]) -> Vec<u8> {
     let mut answer = query[..question_end(query)].to_vec();
     answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
     answer.extend(owner);

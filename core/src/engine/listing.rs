@@ -27,6 +27,16 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.counts()
     }
 
+    /// Bytes that wait in the buffers of TCP flows now: those of the guest that the host has yet to
+    /// take, and those for the guest that it has yet to acknowledge.
+    ///
+    /// # Cost
+    /// That of [`flows`](Self::flows).
+    pub fn buffered(&mut self) -> [u64; 2] {
+        let waiting = self.flows.used().filter_map(|slot| self.tcp.waiting(slot));
+        waiting.fold([0; 2], |sum, (from, to)| [sum[0] + from as u64, sum[1] + to as u64])
+    }
+
     /// The name of the flow's other end, where there is no doubt: the guest said it and it leads
     /// there, or it is the only one that was resolved to the address.
     #[must_use]

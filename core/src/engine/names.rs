@@ -15,6 +15,7 @@ use super::Engine;
 use crate::contract::{By, DenialReason, FlowId, Instant, Protocol};
 use crate::limits::{
     BINDING_SECONDS_MAX, BINDING_SECONDS_MIN, DNS_DATAGRAM_BYTES_MAX, DNS_DATAGRAM_BYTES_MIN,
+    DOMAIN_BYTES_MAX,
 };
 use crate::rule::name::{NameQuestion, evaluate_name, is_named, may_be_answer};
 use crate::rule::policy::Decision;
@@ -195,5 +196,38 @@ impl<R: RingHandle> Engine<'_, R> {
             });
         }
         Ok(())
+    }
+
+    /// Which names lead to which addresses, and for how many more seconds, as far as that is kept;
+    /// what was bound longest ago comes first.
+    ///
+    /// # Cost
+    /// A step for each. It is not for every turn.
+    pub fn bindings(&self, now: Instant) -> impl Iterator<Item = (IpAddr, &str, u32)> {
+        self.names.all(now).map(move |(address, name, until)| {
+            let left = until.as_micros().saturating_sub(now.as_micros()).div_ceil(1_000_000);
+            (address, name, u32::try_from(left).unwrap_or(BINDING_SECONDS_MAX))
+        })
+    }
+
+    /// Lets `name`, which is in lower case, lead to `address` as if a name server had just said so:
+    /// if an answer may lead there, and names like it are kept. What it allows is still policy's to
+    /// say. False: it does not.
+    ///
+    /// # Cost
+    /// That of an answer with one address.
+    pub fn bind_name(&mut self, now: Instant, name: &str, to: (IpAddr, u32)) -> bool {
+        let (address, seconds) = to;
+        let policy = &self.config.policy;
+        let is_rebound =
+            self.config.rebind_protection && !may_be_answer(policy, &self.site(), address);
+        let is_kept = self.config.keeps_names || is_named(policy, name);
+        let is_short = name.len() <= DOMAIN_BYTES_MAX;
+        let is_bound = self.names.has_room() && is_kept && is_short && !is_rebound;
+        if is_bound {
+            let seconds = seconds.clamp(BINDING_SECONDS_MIN, BINDING_SECONDS_MAX);
+            self.names.bind(now, address, name, seconds);
+        }
+        is_bound
     }
 }

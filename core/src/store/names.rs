@@ -162,6 +162,19 @@ impl<'a> NameTable<'a> {
         slots.into_iter().flatten().filter(good).map(|slot| self.text(slot))
     }
 
+    /// Every binding that is good at `now`, and until when; the oldest first, so that a store which
+    /// is bound the same in this order forgets the same next.
+    ///
+    /// # Cost
+    /// A step for each binding. It is not for every turn.
+    pub(crate) fn all(&self, now: Instant) -> impl Iterator<Item = (IpAddr, &str, Instant)> {
+        let next = |slot: &u32| self.slots[*slot as usize].age.next();
+        core::iter::successors(self.by_age.front(), next).filter_map(move |slot| {
+            let NameSlot { address, until, .. } = self.slots[slot as usize];
+            Some((address?, self.text(slot), until)).filter(|(.., until)| *until > now)
+        })
+    }
+
     /// Binds `address` to `name` for `seconds` from `now`, or for as long as it is bound already.
     ///
     /// # Cost
@@ -304,6 +317,18 @@ mod tests {
             table.bind(at(1), address(4), "b.test", 100);
             let known: Vec<_> = (1..=4).map(|number| names(table, 2, number).len()).collect();
             assert_eq!(known, [1, 0, 1, 1]);
+        });
+    }
+
+    #[test]
+    fn what_is_good_is_told_from_the_oldest_on() {
+        with_table(4, |table| {
+            table.bind(at(0), address(1), "a.test", 10);
+            table.bind(at(0), address(2), "b.test", 3);
+            table.bind(at(0), address(3), "c.test", 30);
+            table.bind(at(1), address(1), "a.test", 10);
+            let known: Vec<_> = table.all(at(4)).collect();
+            assert_eq!(known, [(address(3), "c.test", at(30)), (address(1), "a.test", at(11))]);
         });
     }
 

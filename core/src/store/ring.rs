@@ -100,12 +100,20 @@ struct Produced {
     tail: AtomicUsize,
     bytes: AtomicU64,
     frames: AtomicU64,
+    /// Frames as they lie here, whatever the guest sees of them.
+    records: AtomicU64,
+}
+
+/// What the consumer writes.
+struct Consumed {
+    head: AtomicUsize,
+    records: AtomicU64,
 }
 
 /// A single-producer, single-consumer ring of Ethernet frames. See the module's theory.
 pub struct FrameRing<B> {
     produced: Line<Produced>,
-    head: Line<AtomicUsize>,
+    consumed: Line<Consumed>,
     /// Set while the consumer sleeps.
     consumer: Line<Bell>,
     /// Set while the producer waits for room, to the position where its record would end.
@@ -152,8 +160,12 @@ impl<B: RingBytes> FrameRing<B> {
                 tail: AtomicUsize::new(first_position(capacity)),
                 bytes: AtomicU64::new(0),
                 frames: AtomicU64::new(0),
+                records: AtomicU64::new(0),
             }),
-            head: Line(AtomicUsize::new(first_position(capacity))),
+            consumed: Line(Consumed {
+                head: AtomicUsize::new(first_position(capacity)),
+                records: AtomicU64::new(0),
+            }),
             consumer: Line(Bell::new(ASLEEP)),
             producer: Line(Bell::new(AWAKE)),
             is_split: AtomicBool::new(false),
@@ -190,6 +202,22 @@ impl<B> FrameRing<B> {
     /// segment with its headers. Readable from any thread.
     pub fn bytes_accepted(&self) -> u64 {
         self.produced.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the ring.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes of the ring, and frames of any length, that wait for the consumer or that it holds;
+    /// with frames go their headers and padding. Readable from any thread, and a moment old.
+    pub fn waiting(&self) -> (usize, u64) {
+        // The consumer's first: what it gives back meanwhile makes it more, and never less than 0.
+        let head = self.consumed.0.head.load(Ordering::Acquire);
+        let released = self.consumed.0.records.load(Ordering::Relaxed);
+        let tail = self.produced.0.tail.load(Ordering::Acquire);
+        let committed = self.produced.0.records.load(Ordering::Relaxed);
+        (tail.wrapping_sub(head).min(self.capacity), committed.saturating_sub(released))
     }
 
     /// Frames committed so far, counted likewise. Readable from any thread.

@@ -33,6 +33,7 @@ Examples:
   sluicegate ctl flows
   sluicegate ctl config > now.json && $EDITOR now.json && sluicegate ctl put now.json
   sluicegate ctl end 4294967297
+  sluicegate ctl snapshot > guest.snapshot    # then: attach --restore guest.snapshot
   sluicegate ctl capture - | wireshark -k -i -
   sluicegate ctl capture guest.pcapng --size-max 100000000 # as tcpdump -C, two files at most
   sluicegate ctl events | jq .destination
@@ -75,6 +76,8 @@ enum CtlCommand {
     },
     /// List the published ports: where this host really listens
     Ports,
+    /// Print what the guest knows of the network, as JSON: for `--restore` of another
+    Snapshot,
     /// Print the counters, as OpenMetrics text
     Metrics,
     /// Capture every frame of the guest's link, as pcapng, until this is interrupted
@@ -133,6 +136,7 @@ async fn obey(args: &CtlArgs) -> Result<(), Failure> {
             }
             Ok(())
         }
+        CtlCommand::Snapshot => print(get(args, "snapshot").await?).await,
         CtlCommand::Ports => print(get(args, "ports").await?).await,
         CtlCommand::Capture { file, size_max } => {
             let frames = ask(&args.control, Method::POST, "capture", (None, vec![])).await?;

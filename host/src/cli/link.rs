@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::config::{PolicyConfig, PortList};
 use sluicegate_host::netns::Interface;
-use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork};
+use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork, Snapshot};
 
 use super::control::{ControlSocket, Desk, Document};
 use super::failure::{Failure, warn};
@@ -24,6 +24,10 @@ pub(crate) struct LinkArgs {
     /// Number of the guest on this host, which its addresses follow from
     #[arg(long, value_name = "N", default_value_t = 0)]
     slot: u16,
+    /// Take the place of the network whose snapshot (`sluicegate ctl snapshot`) this is: with its
+    /// addresses, whatever the slot, and its ports and names
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
     /// MTU of the guest's interface: 1280 to 65520 [default: the config's, else 1500]
     #[arg(long, value_name = "N")]
     mtu: Option<u16>,
@@ -165,7 +169,15 @@ impl LinkArgs {
             Ok((ControlSocket::bind(path)?, document))
         });
         let control = control.transpose()?;
-        let mut network = SmoltcpNetwork::try_new(config, self.slot.into())?;
+        let slot = self.slot.into();
+        let mut network = match &self.restore {
+            Some(path) => {
+                let snapshot = Snapshot::from_file(path)
+                    .map_err(|error| format!("--restore {}: {error}", path.display()))?;
+                SmoltcpNetwork::try_restore(config, slot, snapshot)?
+            }
+            None => SmoltcpNetwork::try_new(config, slot)?,
+        };
         if let Some(path) = &self.ca_out {
             guest_env::write_authority(&network, path)?;
         }

@@ -28,6 +28,7 @@ pub(super) struct File {
     max_connections: Option<u32>,
     max_udp_connections: Option<u32>,
     max_icmp_connections: Option<u32>,
+    max_buffered_bytes: Option<u64>,
     #[serde(deserialize_with = "super::ports::read")]
     ports: Vec<PortConfig>,
     max_inbound_tcp_connections: Option<u32>,
@@ -59,6 +60,7 @@ impl File {
             max_connections: self.max_connections,
             max_udp_connections: self.max_udp_connections,
             max_icmp_connections: self.max_icmp_connections,
+            max_buffered_bytes: self.max_buffered_bytes,
             ports: self.ports,
             max_inbound_tcp_connections: self.max_inbound_tcp_connections,
             tcp_accept_queue_size: self.tcp_accept_queue_size.unwrap_or(ACCEPT_QUEUE_DEFAULT),
@@ -76,6 +78,7 @@ impl File {
             outbound_proxy: self.outbound_proxy,
             rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
+            identity: None,
         })
     }
 }

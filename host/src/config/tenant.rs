@@ -35,6 +35,7 @@ impl NetworkConfig {
             max_connections,
             max_udp_connections,
             max_icmp_connections,
+            max_buffered_bytes,
             ports: _,
             max_inbound_tcp_connections,
             tcp_accept_queue_size,
@@ -49,6 +50,7 @@ impl NetworkConfig {
             nat64_prefixes: _,
             rate_limiter,
             profile: _,
+            identity,
         } = self;
         let asked = |flows: Option<u32>| flows.filter(|flows| *flows > 0);
         Self {
@@ -57,6 +59,7 @@ impl NetworkConfig {
             max_connections: asked(max_connections).or(Some(TENANT_FLOWS_DEFAULT)),
             max_udp_connections: asked(max_udp_connections).or(Some(TENANT_FLOWS_DEFAULT)),
             max_icmp_connections: asked(max_icmp_connections),
+            max_buffered_bytes,
             ports: vec![],
             max_inbound_tcp_connections,
             tcp_accept_queue_size,
@@ -77,6 +80,7 @@ impl NetworkConfig {
             nat64_prefixes: vec![],
             rate_limiter,
             profile: Profile::MultiTenant,
+            identity,
         }
     }
 

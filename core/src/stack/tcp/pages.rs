@@ -43,6 +43,14 @@ impl Tcp<'_> {
         }
     }
 
+    /// Bytes that wait in the buffers of the flow in `slot`, from the guest and to it, if that is a
+    /// TCP flow with buffers.
+    pub(crate) fn waiting(&mut self, slot: u32) -> Option<(usize, usize)> {
+        let flow = self.slots.get(slot as usize)?;
+        let is_used = !matches!(flow.phase, Phase::Free | Phase::Connecting(_));
+        is_used.then(|| self.socket(slot).map(|s| (s.recv_queue(), s.send_queue())))?
+    }
+
     /// The bytes of [`Memory::buffers`](crate::Memory::buffers) that the slot owns and that hold
     /// nothing, and whether its flow has ended. Said once, until more has moved.
     ///

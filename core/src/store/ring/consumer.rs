@@ -5,7 +5,7 @@ use core::task::{Context, Poll, Waker};
 
 use super::bell::ASLEEP;
 use super::sync::Ordering;
-use super::{Area, HEADER_BYTES, RingHandle, SKIP, first_position, record_bytes};
+use super::{Area, Consumed, HEADER_BYTES, RingHandle, SKIP, first_position, record_bytes};
 use crate::contract::Offload;
 
 /// A frame that was read and not yet released: where it is, and what came with it.
@@ -36,6 +36,8 @@ pub struct Consumer<R> {
     head: usize,
     /// Everything below is read.
     cursor: usize,
+    /// Frames that were read so far.
+    records: u64,
     /// The producer's position when last looked at.
     tail: usize,
     waker: Option<Waker>,
@@ -47,7 +49,7 @@ unsafe impl<R: RingHandle + Send> Send for Consumer<R> {}
 impl<R: RingHandle> Consumer<R> {
     pub(super) const fn new(ring: R, area: Area) -> Self {
         let start = first_position(area.capacity);
-        Self { ring, area, head: start, cursor: start, tail: start, waker: None }
+        Self { ring, area, head: start, cursor: start, records: 0, tail: start, waker: None }
     }
 
     /// The next frame, if there is one. It stays where it is until [`release`](Self::release).
@@ -67,6 +69,7 @@ impl<R: RingHandle> Consumer<R> {
         debug_assert_ne!(len, SKIP, "a skip leads to a frame");
         let record = Record { start: self.cursor, len: len as usize, offload };
         self.cursor = self.cursor.wrapping_add(record_bytes(record.len));
+        self.records += 1;
         Some(record)
     }
 
@@ -104,7 +107,9 @@ impl<R: RingHandle> Consumer<R> {
         }
         self.ring.guards.read_all(self.area, self.head, self.cursor);
         self.head = self.cursor;
-        self.ring.head.0.store(self.head, Ordering::Release);
+        let Consumed { head, records } = &self.ring.consumed.0;
+        records.store(self.records, Ordering::Relaxed);
+        head.store(self.head, Ordering::Release);
         let (head, capacity) = (self.head, self.area.capacity);
         self.ring.producer.0.ring_if(|flag| (flag & !ASLEEP).wrapping_sub(head) <= capacity);
     }

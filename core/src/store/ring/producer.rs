@@ -114,7 +114,7 @@ impl<R: RingHandle> Producer<R> {
         }
         self.tail = start.wrapping_add(record_bytes(len));
         self.is_flushed = false;
-        let Produced { tail, bytes, frames } = &self.ring.produced.0;
+        let Produced { tail, bytes, frames, records } = &self.ring.produced.0;
         let (pieces, on_the_link) = match offload.segment_bytes {
             0 => (1, u64::from(header_len)),
             _ => {
@@ -125,6 +125,7 @@ impl<R: RingHandle> Producer<R> {
         };
         bytes.store(bytes.load(Ordering::Relaxed) + on_the_link, Ordering::Relaxed);
         frames.store(frames.load(Ordering::Relaxed) + pieces, Ordering::Relaxed);
+        records.store(records.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         tail.store(self.tail, Ordering::Release);
     }
 
@@ -152,7 +153,7 @@ impl<R: RingHandle> Producer<R> {
         if known == self.frame_bytes_max {
             return known;
         }
-        self.head = self.ring.head.0.load(Ordering::Acquire);
+        self.head = self.ring.consumed.0.head.load(Ordering::Acquire);
         self.room_known()
     }
 
@@ -213,7 +214,7 @@ impl<R: RingHandle> Producer<R> {
     }
 
     fn fits_now(&mut self, end: usize) -> bool {
-        self.head = self.ring.head.0.load(Ordering::Acquire);
+        self.head = self.ring.consumed.0.head.load(Ordering::Acquire);
         self.fits(end)
     }
 

@@ -6,6 +6,7 @@
 //! | `PUT /v1/config` | another holds from now on, as a whole; If-Match: only in place of that |
 //! | `GET /v1/flows` | every flow |
 //! | `DELETE /v1/flows/ID` | it is ended |
+//! | `GET /v1/snapshot` | what the guest knows of the network, for another to take its place |
 //! | `GET /v1/ports` | the published ports |
 //! | `GET /v1/metrics` | the counters, as OpenMetrics text |
 //! | `POST /v1/capture` | every frame of the guest's link from now on, as pcapng |
@@ -109,8 +110,16 @@ async fn route(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>
         (&Method::DELETE, _) if name.starts_with("flows/") => {
             end(desk, name.trim_start_matches("flows/")).await
         }
+        (&Method::GET, "snapshot") => {
+            let control = desk.control.clone();
+            let text = wait(move || control.snapshot()).await?.to_json();
+            Ok(body(JSON, Full::from(text + "\n")))
+        }
         (&Method::GET, "ports") => Ok(json_body(&ports(&desk.control))),
         (&Method::GET, "metrics") => {
+            let control = desk.control.clone();
+            // Of a network that has ended, or is busy, the counters are told as they are.
+            let _ = wait(move || control.measure()).await;
             Ok(body(METRICS, Full::from(desk.control.metrics().open_metrics())))
         }
         (&Method::GET, "events") => Ok(events(desk.control.events())),
@@ -119,7 +128,7 @@ async fn route(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>
             Ok(capture(wait(move || control.capture()).await?))
         }
         (_, "config") => Ok(not_allowed("GET, PUT")),
-        (_, "flows" | "ports" | "metrics" | "events") => Ok(not_allowed("GET")),
+        (_, "flows" | "snapshot" | "ports" | "metrics" | "events") => Ok(not_allowed("GET")),
         (_, "capture") => Ok(not_allowed("POST")),
         (_, _) if name.starts_with("flows/") => Ok(not_allowed("DELETE")),
         (_, _) => Err(Refused(StatusCode::NOT_FOUND, format!("{path}: there is no such thing"))),
