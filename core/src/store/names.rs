@@ -168,9 +168,9 @@ impl<'a> NameTable<'a> {
     /// # Cost
     /// A step for each binding. It is not for every turn.
     pub(crate) fn all(&self, now: Instant) -> impl Iterator<Item = (IpAddr, &str, Instant)> {
-        let next = |slot: &u32| self.slots[*slot as usize].age.next();
+        let next = |slot: &u32| self.slots[*slot].age.next();
         core::iter::successors(self.by_age.front(), next).filter_map(move |slot| {
-            let NameSlot { address, until, .. } = self.slots[slot as usize];
+            let NameSlot { address, until, .. } = self.slots[slot];
             Some((address?, self.text(slot), until)).filter(|(.., until)| *until > now)
         })
     }
