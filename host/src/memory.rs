@@ -8,8 +8,8 @@ use core::ptr::NonNull;
 use memmap2::{MmapMut, MmapOptions};
 use rustix::mm::{Advice, madvise};
 use sluicegate_core::{
-    DatagramSlot, FlowSlot, FragmentSet, Memory, MemoryLen, NameBucket, NameSlot, NameText,
-    SlotMemory, SlotPage, SlotPlace, SocketCell, TcpSlot, Timer, limits,
+    DatagramSlot, FlowSlot, FragmentSet, Memory, MemoryLen, NameBucket, NameSlot, SlotMemory,
+    SlotPage, SlotPlace, SocketCell, TcpSlot, Timer, limits,
 };
 
 use crate::error::Error;
@@ -47,7 +47,7 @@ impl<'a, T> Kept<'a, T> {
 /// The memory of an engine, on the heap and in an anonymous map that is touched as flows use it.
 pub(crate) struct Storage<'a> {
     flows: Kept<'a, FlowSlot>,
-    flow_names: Vec<NameText>,
+    flow_names: Vec<u8>,
     index: Vec<u32>,
     timers: Kept<'a, Timer>,
     tcp: Kept<'a, TcpSlot<'a>>,
@@ -55,7 +55,7 @@ pub(crate) struct Storage<'a> {
     datagrams: Kept<'a, DatagramSlot>,
     fragments: Vec<FragmentSet>,
     names: Kept<'a, NameSlot>,
-    name_texts: Vec<NameText>,
+    name_texts: Vec<u8>,
     name_buckets: Kept<'a, NameBucket>,
     scratch: Vec<u8>,
 }
@@ -65,7 +65,7 @@ impl<'a> Storage<'a> {
     pub(crate) fn new(len: &MemoryLen) -> Self {
         Self {
             flows: Kept::new(len.flows),
-            flow_names: vec![[0; limits::DOMAIN_BYTES_MAX]; len.flow_names],
+            flow_names: vec![0; len.flow_names * limits::DOMAIN_BYTES_MAX],
             index: vec![0; len.index],
             timers: Kept::new(len.flows),
             tcp: Kept::new(len.tcp),
@@ -74,7 +74,7 @@ impl<'a> Storage<'a> {
             fragments: vec![FragmentSet::FREE; len.fragments],
             names: Kept::new(len.names),
             // Zeros, of which pages exist once they are touched.
-            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.name_texts],
+            name_texts: vec![0; len.name_texts * limits::DOMAIN_BYTES_MAX],
             name_buckets: Kept::new(len.name_buckets),
             scratch: vec![0; len.scratch],
         }
@@ -88,7 +88,7 @@ impl<'a> Storage<'a> {
     ) -> Memory<'a> {
         Memory {
             flows: self.flows.lend(),
-            flow_names: &mut self.flow_names,
+            flow_names: self.flow_names.as_chunks_mut().0,
             index: &mut self.index,
             timers: self.timers.lend(),
             tcp: self.tcp.lend(),
@@ -98,7 +98,7 @@ impl<'a> Storage<'a> {
             fragments: &mut self.fragments,
             fragment_bytes,
             names: self.names.lend(),
-            name_texts: &mut self.name_texts,
+            name_texts: self.name_texts.as_chunks_mut().0,
             name_buckets: self.name_buckets.lend(),
             scratch: &mut self.scratch,
         }

@@ -6,7 +6,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use sluicegate_core::limits;
 use sluicegate_core::{
     Config, DatagramSlot, FlowSlot, FragmentSet, Link, Memory, MemoryLen, NameBucket, NameSlot,
-    NameText, Permission, Policy, SlotMemory, SlotPage, SlotPlace, SocketCell, TcpSlot, Timer,
+    Permission, Policy, SlotMemory, SlotPage, SlotPlace, SocketCell, TcpSlot, Timer,
 };
 
 use crate::World;
@@ -71,7 +71,7 @@ pub struct Room<'a> {
     pub(crate) config: Config,
     pub(crate) ring_bytes: usize,
     flows: Kept<'a, FlowSlot>,
-    flow_names: Vec<NameText>,
+    flow_names: Vec<u8>,
     index: Vec<u32>,
     timers: Kept<'a, Timer>,
     tcp: Kept<'a, TcpSlot<'a>>,
@@ -81,7 +81,7 @@ pub struct Room<'a> {
     fragments: Vec<FragmentSet>,
     fragment_bytes: Vec<u8>,
     names: Kept<'a, NameSlot>,
-    name_texts: Vec<NameText>,
+    name_texts: Vec<u8>,
     name_buckets: Kept<'a, NameBucket>,
     scratch: Vec<u8>,
 }
@@ -101,7 +101,7 @@ impl<'a> Room<'a> {
             config,
             ring_bytes: 512 * 1024,
             flows: Kept::new(len.flows),
-            flow_names: vec![[0; limits::DOMAIN_BYTES_MAX]; len.flow_names],
+            flow_names: vec![0; len.flow_names * limits::DOMAIN_BYTES_MAX],
             index: vec![0; len.index],
             timers: Kept::new(len.flows),
             tcp: Kept::new(len.tcp),
@@ -111,7 +111,7 @@ impl<'a> Room<'a> {
             fragments: vec![FragmentSet::FREE; len.fragments],
             fragment_bytes: vec![0; len.fragment_bytes],
             names: Kept::new(len.names),
-            name_texts: vec![[0; limits::DOMAIN_BYTES_MAX]; len.name_texts],
+            name_texts: vec![0; len.name_texts * limits::DOMAIN_BYTES_MAX],
             name_buckets: Kept::new(len.name_buckets),
             scratch: vec![0; len.scratch],
         }
@@ -146,7 +146,7 @@ impl<'a> Room<'a> {
     pub(crate) fn lend(&'a mut self) -> Memory<'a> {
         Memory {
             flows: self.flows.lend(),
-            flow_names: &mut self.flow_names,
+            flow_names: self.flow_names.as_chunks_mut().0,
             index: &mut self.index,
             timers: self.timers.lend(),
             tcp: self.tcp.lend(),
@@ -156,7 +156,7 @@ impl<'a> Room<'a> {
             fragments: &mut self.fragments,
             fragment_bytes: &mut self.fragment_bytes,
             names: self.names.lend(),
-            name_texts: &mut self.name_texts,
+            name_texts: self.name_texts.as_chunks_mut().0,
             name_buckets: self.name_buckets.lend(),
             scratch: &mut self.scratch,
         }

@@ -22,7 +22,7 @@ use core::mem::{ManuallyDrop, MaybeUninit};
 use core::net::{IpAddr, SocketAddr};
 use core::slice::ChunksExactMut;
 
-use smoltcp::iface::{Config as IfaceConfig, Interface, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::iface::{Config as IfaceConfig, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant as SmolInstant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpControl, TcpRepr, TcpSeqNumber};
@@ -42,6 +42,7 @@ mod doubt;
 mod fit;
 mod held;
 mod host;
+mod memory;
 mod pages;
 mod syn;
 mod wait;
@@ -50,17 +51,12 @@ pub(crate) use doubt::Acceptable;
 pub(crate) use fit::Fit;
 pub(crate) use held::Held;
 pub(crate) use host::Say;
+pub use memory::SocketCell;
+pub(crate) use memory::TcpMemory;
 pub(crate) use syn::Syn;
 
 /// Passes over one flow before the next has its turn.
 const EGRESS_PASSES_MAX: usize = 16;
-/// Memory for one flow's socket.
-pub struct SocketCell<'a>(ManuallyDrop<SocketStorage<'a>>);
-
-impl SocketCell<'_> {
-    const EMPTY: Self = Self(ManuallyDrop::new(SocketStorage::EMPTY));
-}
-
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Free,
@@ -236,7 +232,7 @@ impl<'a> Tcp<'a> {
 
     /// The SYN of a flow that waits for the host's connect.
     pub(crate) fn connecting(&self, slot: u32) -> Option<Syn> {
-        match self.slots.get(slot)?.phase {
+        match self.slots.used(slot)?.phase {
             Phase::Connecting(syn) => Some(syn),
             Phase::Free | Phase::Open | Phase::Lingering | Phase::Resetting => None,
         }
@@ -253,12 +249,12 @@ impl<'a> Tcp<'a> {
 
     /// Whether the host is connected, and neither side has given the flow up.
     pub(crate) fn is_open(&self, slot: u32) -> bool {
-        self.slots.get(slot).is_some_and(|flow| matches!(flow.phase, Phase::Open))
+        self.slots.used(slot).is_some_and(|flow| matches!(flow.phase, Phase::Open))
     }
 
     /// Whether both sides have finished, so that the slot may be taken for a new flow.
     pub(crate) fn is_lingering(&self, slot: u32) -> bool {
-        self.slots.get(slot).is_some_and(|flow| matches!(flow.phase, Phase::Lingering))
+        self.slots.used(slot).is_some_and(|flow| matches!(flow.phase, Phase::Lingering))
     }
 
     /// The host is connected: the guest's SYN reaches smoltcp, which will answer it.
@@ -461,15 +457,6 @@ impl<'a> Tcp<'a> {
         }
         Egress::Again
     }
-}
-
-/// Memory for all TCP flows.
-pub(crate) struct TcpMemory<'a> {
-    pub(crate) slots: SlotMemory<'a, TcpSlot<'a>>,
-    pub(crate) cells: &'a mut [MaybeUninit<SocketCell<'a>>],
-    pub(crate) buffers: &'a mut [u8],
-    pub(crate) receive_bytes: usize,
-    pub(crate) send_bytes: usize,
 }
 
 /// Whether smoltcp has seen the guest's FIN, and everything before it.

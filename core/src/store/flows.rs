@@ -285,7 +285,7 @@ impl<'a> FlowTable<'a> {
 
     /// The ends of the flow in `slot`.
     pub(crate) fn key(&self, slot: u32) -> Option<FlowKey> {
-        self.slots.get(slot)?.key
+        self.slots.used(slot)?.key
     }
 
     /// What is told of the flow in `slot`.
@@ -336,7 +336,7 @@ impl<'a> FlowTable<'a> {
 
     /// The slot of `id`, if that flow still lives.
     pub(crate) fn slot(&self, id: FlowId) -> Option<u32> {
-        let flow = self.slots.get(id.index)?;
+        let flow = self.slots.used(id.index)?;
         (flow.key.is_some() && flow.generation == id.generation).then_some(id.index)
     }
 
@@ -345,7 +345,12 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// Constant.
     pub(crate) fn touch(&mut self, slot: u32) {
-        self.reorder(slot, |by_age, slots| by_age.push_back(&mut By::<AGE>(slots), slot));
+        let Some(pool) = self.pool_of(slot) else { return };
+        // That of a busy flow is where it belongs already.
+        if pool.0.by_age.back() != Some(slot) {
+            pool.0.by_age.remove(&mut By::<AGE>(pool.1), slot);
+            pool.0.by_age.push_back(&mut By::<AGE>(pool.1), slot);
+        }
     }
 
     /// Marks the flow as the first of its kind to give way.
@@ -353,23 +358,20 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// Constant.
     pub(crate) fn retire(&mut self, slot: u32) {
-        self.reorder(slot, |by_age, slots| by_age.push_front(&mut By::<AGE>(slots), slot));
+        let Some(pool) = self.pool_of(slot) else { return };
+        pool.0.by_age.remove(&mut By::<AGE>(pool.1), slot);
+        pool.0.by_age.push_front(&mut By::<AGE>(pool.1), slot);
     }
 
-    fn reorder(&mut self, slot: u32, put: impl FnOnce(&mut List, &mut Slots<'a, FlowSlot>)) {
-        let Some(key) = self.key(slot) else { return };
-        let mut list = self.pool(key.kind).by_age;
-        list.remove(&mut By::<AGE>(&mut self.slots), slot);
-        put(&mut list, &mut self.slots);
-        self.pool(key.kind).by_age = list;
-    }
-
-    fn pool(&mut self, kind: FlowKind) -> &mut Pool {
-        match kind {
+    /// The pool of the flow in `slot`, and the slots of all.
+    fn pool_of(&mut self, slot: u32) -> Option<(&mut Pool, &mut Slots<'a, FlowSlot>)> {
+        let kind = self.slots.used(slot)?.key.as_ref()?.kind;
+        let pool = match kind {
             FlowKind::Tcp => &mut self.tcp,
             FlowKind::Udp => &mut self.udp,
             FlowKind::Echo => &mut self.echo,
-        }
+        };
+        Some((pool, &mut self.slots))
     }
 
     /// The flow of `kind` that was used least recently.

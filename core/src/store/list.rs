@@ -47,6 +47,10 @@ impl List {
         if self.head == NIL { None } else { Some(self.head) }
     }
 
+    pub(crate) const fn back(&self) -> Option<u32> {
+        if self.tail == NIL { None } else { Some(self.tail) }
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.head == NIL
     }
@@ -56,10 +60,11 @@ impl List {
     /// # Cost
     /// Constant.
     pub(crate) fn push_back(&mut self, links: &mut (impl Links + ?Sized), slot: u32) {
-        if links.link(slot).is_on() {
+        let own = links.link(slot);
+        if own.is_on() {
             return;
         }
-        *links.link(slot) = Link { prev: self.tail, next: NIL };
+        *own = Link { prev: self.tail, next: NIL };
         if self.tail == NIL {
             self.head = slot;
         } else {

@@ -141,7 +141,7 @@ impl<'a> NameTable<'a> {
     /// The slots of the bucket of `address`.
     fn slots_of(&self, address: IpAddr) -> impl Iterator<Item = u32> {
         let first =
-            self.buckets.get(self.bucket(address)).and_then(|bucket| bucket.addresses.front());
+            self.buckets.used(self.bucket(address)).and_then(|bucket| bucket.addresses.front());
         core::iter::successors(first, |slot| self.slots[*slot].bucket.next())
             .filter(move |slot| self.slots[*slot].address == Some(address))
     }
@@ -236,7 +236,7 @@ impl<'a> NameTable<'a> {
 
     /// The oldest slot of `name`, if it has as many as it may.
     fn crowded_name(&self, name: &str) -> Option<u32> {
-        let bucket = self.buckets.get(self.name_bucket(name))?;
+        let bucket = self.buckets.used(self.name_bucket(name))?;
         (bucket.count >= BINDINGS_PER_NAME_MAX).then(|| bucket.names.front())?
     }
 

@@ -52,12 +52,14 @@ impl<'a, T: Slot> Slots<'a, T> {
     }
 
     /// The slot, if one of its page was ever used.
-    pub(crate) fn get(&self, slot: u32) -> Option<&T> {
+    #[inline(always)]
+    pub(crate) fn used(&self, slot: u32) -> Option<&T> {
         self.places.get(slot as usize / SLOTS_PER_PAGE)?.as_ref()?.get(in_page(slot))
     }
 
     /// The same, to be changed.
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+    #[inline(always)]
+    pub(crate) fn used_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.places.get_mut(slot as usize / SLOTS_PER_PAGE)?.as_mut()?.get_mut(in_page(slot))
     }
 
@@ -65,12 +67,18 @@ impl<'a, T: Slot> Slots<'a, T> {
     ///
     /// # Cost
     /// Constant; the first of a page writes the page.
+    #[inline(always)]
     pub(crate) fn made(&mut self, slot: u32) -> Option<&mut T> {
         let place = self.places.get_mut(slot as usize / SLOTS_PER_PAGE)?;
         if place.is_none() {
-            *place = Some(self.unused.next()?.write([const { T::FREE }; SLOTS_PER_PAGE]));
+            *place = Self::fresh(&mut self.unused);
         }
         place.as_mut()?.get_mut(in_page(slot))
+    }
+
+    #[cold]
+    fn fresh(unused: &mut core::slice::IterMut<'a, SlotPage<T>>) -> SlotPlace<'a, T> {
+        Some(unused.next()?.write([const { T::FREE }; SLOTS_PER_PAGE]))
     }
 }
 
@@ -81,14 +89,16 @@ const fn in_page(slot: u32) -> usize {
 impl<T: Slot> Index<u32> for Slots<'_, T> {
     type Output = T;
 
+    #[inline(always)]
     fn index(&self, slot: u32) -> &T {
-        self.get(slot).expect("because slots are used by who has made them")
+        self.used(slot).expect("because slots are used by who has made them")
     }
 }
 
 impl<T: Slot> IndexMut<u32> for Slots<'_, T> {
+    #[inline(always)]
     fn index_mut(&mut self, slot: u32) -> &mut T {
-        self.get_mut(slot).expect("because slots are used by who has made them")
+        self.used_mut(slot).expect("because slots are used by who has made them")
     }
 }
 
@@ -116,17 +126,17 @@ pub(crate) mod tests {
     #[test]
     fn pages_are_made_as_their_slots_are_used_and_keep_what_is_written() {
         let mut slots = Slots::<u8>::new(memory(3 * SLOTS_PER_PAGE));
-        assert_eq!((slots.len(), slots.get(40), slots.unused.len()), (96, None, 3));
+        assert_eq!((slots.len(), slots.used(40), slots.unused.len()), (96, None, 3));
         *slots.made(95).unwrap() = 1;
         *slots.made(0).unwrap() = 2;
         assert_eq!((slots[95], slots[64], slots[0]), (1, 7, 2));
         assert_eq!(slots.made(95), Some(&mut 1));
         // One that is not there, and one of a page that nobody used.
         assert_eq!(slots.made(96), None);
-        assert_eq!(slots.get_mut(40), None);
+        assert_eq!(slots.used_mut(40), None);
         assert_eq!(slots.unused.len(), 1);
         slots[0] = 3;
-        assert_eq!(slots.get(0), Some(&3));
+        assert_eq!(slots.used(0), Some(&3));
     }
 
     #[test]

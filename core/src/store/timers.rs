@@ -76,13 +76,13 @@ impl<'a> Timers<'a> {
     /// Takes `slot` out of the wheel at once, as its flow has ended.
     pub(crate) fn clear(&mut self, slot: u32) {
         self.unfile(slot);
-        if let Some(timer) = self.timers.get_mut(slot) {
+        if let Some(timer) = self.timers.used_mut(slot) {
             timer.wanted_ms = u64::MAX;
         }
     }
 
     fn unfile(&mut self, slot: u32) {
-        let Some(&Timer { link, bucket, .. }) = self.timers.get(slot) else { return };
+        let Some(&Timer { link, bucket, .. }) = self.timers.used(slot) else { return };
         if !link.is_on() {
             return;
         }
@@ -98,7 +98,7 @@ impl<'a> Timers<'a> {
     }
 
     fn file(&mut self, slot: u32) {
-        let Some(timer) = self.timers.get_mut(slot) else { return };
+        let Some(timer) = self.timers.used_mut(slot) else { return };
         if timer.wanted_ms == u64::MAX {
             return;
         }
@@ -149,7 +149,7 @@ impl<'a> Timers<'a> {
         loop {
             // Whatever lies in a current bucket has come, or belongs further down.
             while let Some(slot) = self.take_current() {
-                let Some(timer) = self.timers.get_mut(slot) else { continue };
+                let Some(timer) = self.timers.used_mut(slot) else { continue };
                 if timer.wanted_ms <= self.now_ms {
                     timer.wanted_ms = u64::MAX;
                     return Some(slot);

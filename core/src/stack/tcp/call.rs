@@ -37,7 +37,7 @@ impl<'a> Tcp<'a> {
         };
         self.equip(slot);
         let Self { slots, iface, .. } = self;
-        let set = slots.get_mut(slot).and_then(|flow| flow.set.as_mut());
+        let set = slots.used_mut(slot).and_then(|flow| flow.set.as_mut());
         let Some(set) = set else { return };
         let socket = set
             .get_mut::<smoltcp::socket::tcp::Socket<'a>>(smoltcp::iface::SocketHandle::default());
@@ -50,12 +50,12 @@ impl<'a> Tcp<'a> {
 
     /// Whether the guest has yet to answer our SYN.
     pub(crate) fn is_calling(&self, slot: u32) -> bool {
-        self.slots.get(slot).is_some_and(|flow| flow.is_calling)
+        self.slots.used(slot).is_some_and(|flow| flow.is_calling)
     }
 
     /// Whether somebody outside opened the flow; from now on nobody did.
     pub(crate) fn take_inbound(&mut self, slot: u32) -> bool {
-        let flow = self.slots.get_mut(slot);
+        let flow = self.slots.used_mut(slot);
         flow.is_some_and(|flow| core::mem::take(&mut flow.is_inbound))
     }
 

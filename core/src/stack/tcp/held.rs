@@ -59,12 +59,12 @@ impl TcpSlot<'_> {
 impl Tcp<'_> {
     /// What the flow's bytes wait for.
     pub(crate) fn held(&self, slot: u32) -> Held {
-        self.slots.get(slot).map_or(Held::No, |flow| flow.look.held)
+        self.slots.used(slot).map_or(Held::No, |flow| flow.look.held)
     }
 
     /// How far the flow is.
     pub(crate) fn state(&self, slot: u32) -> FlowState {
-        let Some(flow) = self.slots.get(slot) else { return FlowState::Closing };
+        let Some(flow) = self.slots.used(slot) else { return FlowState::Closing };
         match (flow.phase, flow.look.held) {
             (Phase::Open, Held::Unknown) => FlowState::Hearing,
             (Phase::Connecting(_), _) | (Phase::Open, Held::Dialling) => FlowState::Connecting,

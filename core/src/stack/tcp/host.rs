@@ -84,7 +84,7 @@ impl Tcp<'_> {
 
     /// Whether the flow has ended, so that its slot may be given back.
     pub(crate) fn is_free(&self, slot: u32) -> bool {
-        self.slots.get(slot).is_none_or(|flow| matches!(flow.phase, Phase::Free))
+        self.slots.used(slot).is_none_or(|flow| matches!(flow.phase, Phase::Free))
     }
 
     /// Lets `take` have the oldest bytes of the guest, as far as they lie in one piece; it returns

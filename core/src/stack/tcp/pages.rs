@@ -46,7 +46,7 @@ impl Tcp<'_> {
     /// Bytes that wait in the buffers of the flow in `slot`, from the guest and to it, if that is a
     /// TCP flow with buffers.
     pub(crate) fn waiting(&mut self, slot: u32) -> Option<(usize, usize)> {
-        let flow = self.slots.get(slot)?;
+        let flow = self.slots.used(slot)?;
         let is_used = !matches!(flow.phase, Phase::Free | Phase::Connecting(_));
         is_used.then(|| self.socket(slot).map(|s| (s.recv_queue(), s.send_queue())))?
     }
