@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use sluicegate_core::{Cut, Offload, Outside, TransportChecksum, limits};
+use sluicegate_core::{Cut, Offload, Outside, PIECE_HEADER_BYTES_MAX, TransportChecksum, limits};
 
 use super::Bytes;
 use crate::frame::{self, ETHERNET, OUTSIDES, flag};
@@ -51,7 +51,9 @@ fn cut(whole: &[u8], offload: Offload) -> Vec<(Vec<u8>, usize)> {
 
 /// Any bytes and any offload: no byte of the payload is lost.
 fn cut_any(kind: u8, story: &mut Bytes<'_>) -> Option<()> {
-    let (segment_bytes, header_bytes) = (story.number()? as u16, story.number()? as u16 % 128);
+    let (segment_bytes, header) = (story.number()? as u16, story.number()?);
+    // There are no longer ones: a ring's frame is the engine's own.
+    let header_bytes = (header % (PIECE_HEADER_BYTES_MAX + 1)) as u16;
     let checksum = match kind % 3 {
         0 => TransportChecksum::Complete,
         1 => TransportChecksum::Vouched,

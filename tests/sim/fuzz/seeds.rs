@@ -211,7 +211,7 @@ fn configs() -> Vec<Vec<u8>> {
             "tls": {"enabled": true, "intercepted_ports": [443], "bypass": ["*.other.test"]}}"#,
         r#"{"dns": {"nameservers": ["192.0.2.1"], "rebind_protection": true},
             "http": {"deny_response_format": "json"},
-            "rate_limiter": {"rx": {"bandwidth": {"size": 100000, "refill_time": 100}}}}"#,
+            "rate_limiter": {"egress": {"ops": {"size": 1000, "refill_time_ms": 100}}}}"#,
     ] {
         all.push(text.as_bytes().to_vec());
     }
@@ -220,11 +220,11 @@ fn configs() -> Vec<Vec<u8>> {
 
 fn policies() -> Vec<Vec<u8>> {
     [
-        r#""public""#,
+        "{}",
         r#"{"default_egress": "deny", "default_ingress": "allow", "rules": []}"#,
         r#"{"default_egress": "deny", "rules": [
             {"direction": "egress", "destination": {"domain": "good.test"}, "action": "allow",
-                "protocols": ["tcp"], "ports": ["443", "8000-8009"]},
+                "protocols": ["tcp"], "ports": [{"start": 8000, "end": 8009}]},
             {"direction": "any", "destination": {"cidr": "10.0.0.0/8"}, "action": "deny"},
             {"direction": "egress", "destination": {"group": "metadata"}, "action": "deny"},
             {"direction": "egress", "destination": {"domain_suffix": "other.test"},
