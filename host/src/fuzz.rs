@@ -5,6 +5,7 @@
 //! server), so it can't stand outside; and no program needs it, so it is there for tests and under
 //! cargo-fuzz (which sets `cfg(fuzzing)`) only.
 
+mod http;
 mod secrets;
 mod stream;
 
@@ -14,9 +15,8 @@ mod tests;
 use crate::config::NetworkConfig;
 use crate::replay::{Manner, Replay, read};
 
-pub use crate::intercept::fuzz::http;
+pub use http::http;
 pub use secrets::secrets;
-pub(crate) use secrets::{check_heard, config as secrets_config};
 pub use stream::stream;
 
 /// A capture's frames of one story.
@@ -46,7 +46,7 @@ impl Cuts {
 }
 
 /// The pieces of `bytes`.
-pub(crate) fn pieces(kind: u8, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn pieces(kind: u8, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut cuts, mut rest) = (Cuts::new(kind), bytes);
     core::iter::from_fn(move || {
         let (piece, behind) = rest.split_at(cuts.next(rest.len()));

@@ -15,7 +15,7 @@ use crate::config::{SecretConfig, SecretValue, SecretsConfig};
 use crate::service::secrets::{BodyFilter, Peer, Scope, Vault, Violation};
 
 /// What the guest has, and what it stands for: `KEY` is good.test's, `KEYS` is below other.test.
-pub(crate) const SECRETS: [(&str, &str, &str, &str); 2] = [
+const SECRETS: [(&str, &str, &str, &str); 2] = [
     ("KEY", "$MSB_KEY", "sk-live/+ \"quoted\" \u{fc}", "good.test"),
     ("KEYS", "$MSB_KEYS", "another-value-entirely", "*.other.test"),
 ];
@@ -23,7 +23,7 @@ pub(crate) const SECRETS: [(&str, &str, &str, &str); 2] = [
 const ESCAPED: &str = "sk-live/+ \\\"quoted\\\" \u{fc}";
 
 /// The secrets, in every place.
-pub(crate) fn config() -> SecretsConfig {
+pub(super) fn config() -> SecretsConfig {
     let secret = |(env_var, _, value, host): (&str, &str, &str, &str)| {
         let host = host.parse().expect("because it is a name");
         let mut secret = SecretConfig::new(env_var, SecretValue::new(value.to_owned()), host);
@@ -55,7 +55,7 @@ fn scope(who: usize) -> Arc<Scope> {
 }
 
 /// Whether `text` is in `bytes`.
-pub(crate) fn is_in(text: &str, bytes: &[u8]) -> bool {
+fn is_in(text: &str, bytes: &[u8]) -> bool {
     memchr::memmem::find(bytes, text.as_bytes()).is_some()
 }
 
@@ -72,7 +72,7 @@ fn without(text: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Looks at what became of `input` on the way to somebody who may have these of the secrets.
-pub(crate) fn check_heard(may: [bool; 2], input: &[u8], output: &[u8]) {
+pub(super) fn check_heard(may: [bool; 2], input: &[u8], output: &[u8]) {
     // Where one placeholder begins another, the longer one counts.
     let longer = SECRETS[1].1;
     let output = if may[1] { without(longer, output) } else { output.to_vec() };

@@ -2,7 +2,7 @@
 
 use sim::fuzz::{run, seeds};
 
-use crate::NetworkConfig;
+use crate::config::NetworkConfig;
 
 #[test]
 fn the_configurations_to_begin_with_are_good_ones() {

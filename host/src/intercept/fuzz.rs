@@ -1,110 +1,33 @@
-//! A guest and a server that say anything, and HTTP between them.
-//!
-//! Time is virtual: it passes when nobody has anything left to do, so that what would hang for ever
-//! is seen at once. For tests and cargo-fuzz only.
+//! A connection behind its handshakes, for what is fuzzed of HTTP: that of TLS is rustls's own. For
+//! tests and cargo-fuzz only.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
-use tokio::time::{sleep, timeout};
+use tokio::io::DuplexStream;
 
 use super::http::{self, Exchange};
-use super::{Call, Interceptor, Reporter, sniff};
-use crate::clock::Clock;
-use crate::config::{HttpConfig, TlsConfig};
-use crate::service::secrets::Vault;
+use super::{Call, Interceptor, sniff};
 
-/// Bytes of each pipe.
-const PIPE_BYTES: usize = 64 * 1024;
-/// What is said at once is followed by so much time.
-const PAUSE: Duration = Duration::from_secs(10);
-/// Both sides have gone by then, and so has what is between them a while later.
-const GONE: Duration = Duration::from_secs(60);
-const ENDED: Duration = Duration::from_secs(120);
-/// Bytes that anybody may have heard: more than the longest story, with values in it, makes.
-const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
-    let vault = Vault::new(crate::fuzz::secrets_config()).expect("because the secrets are good");
-    let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
-    let held = (Arc::new(vault), None);
-    let made = Interceptor::new(&TlsConfig::default(), HttpConfig::default(), held, reporter);
-    Arc::new(made.unwrap_or_else(|error| panic!("no interceptor: {error}")))
-});
-
-fn call(name: &str) -> Call {
-    let end = |port| SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), port));
-    Call {
-        guest: end(40_000),
-        destination: end(443),
-        to: (end(443), None),
-        through_proxy: None,
-        name: Some(name.to_owned()),
-        is_bound: true,
-        is_tls: true,
-        is_denied: false,
-    }
+/// What the handshakes agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Agreed {
+    Http1,
+    Http2,
+    Nothing,
 }
 
-/// Says `words` in pieces, and hears what comes until the end of it; it says no more after `until`.
-async fn converse(end: DuplexStream, words: Vec<u8>, (cuts, until): (u8, Duration)) -> Vec<u8> {
-    let (mut from, mut to) = split(end);
-    let mut heard = vec![];
-    let saying = async {
-        for piece in crate::fuzz::pieces(cuts, &words) {
-            if to.write_all(piece).await.is_err() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        sleep(until).await;
-        // Who has gone already needs no end.
-        let _ = to.shutdown().await;
+/// Serves `call`, whose server has proven its name or not, between its two ends. False: it broke.
+pub(crate) async fn serve(
+    interceptor: Arc<Interceptor>,
+    (call, is_verified): (Call, bool),
+    agreed: Agreed,
+    (guest, server): (DuplexStream, DuplexStream),
+) -> bool {
+    let exchange = Arc::new(Exchange::new(interceptor, call, is_verified));
+    let served = match agreed {
+        Agreed::Http1 => http::h1(exchange, guest, server).await,
+        Agreed::Http2 => http::h2(exchange, guest, server).await,
+        Agreed::Nothing => sniff::serve(exchange, guest, server).await,
     };
-    let hearing = async {
-        let mut piece = [0; 4096];
-        while let Ok(len @ 1..) = from.read(&mut piece).await {
-            heard.extend_from_slice(piece.get(..len).unwrap_or(&[]));
-        }
-    };
-    let _ = timeout(GONE, async { tokio::join!(saying, hearing) }).await;
-    heard
-}
-
-/// The first byte says to whom and how, the second how it is cut; then the length of what the guest
-/// says, that, and what the server says.
-///
-/// # Panics
-/// If it has no end, or a server hears what it may not.
-pub fn http(data: &[u8]) {
-    let Some((&[mode, cuts, high, low], words)) = data.split_first_chunk::<4>() else { return };
-    let len = usize::from(u16::from_be_bytes([high, low])).min(words.len());
-    let (guest_says, server_says) = words.split_at(len);
-    let is_good = mode & 1 == 0;
-    let call = call(if is_good { "good.test" } else { "evil.test" });
-    let is_verified = mode & 8 == 0;
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build();
-    let runtime = runtime.expect("because it takes no more than memory");
-    let server_heard = runtime.block_on(async {
-        let ((guest, guest_end), (server, server_end)) = (duplex(PIPE_BYTES), duplex(PIPE_BYTES));
-        let exchange = Arc::new(Exchange::new(Arc::clone(&INTERCEPTOR), call, is_verified));
-        let between = async {
-            match mode >> 1 & 3 {
-                1 => http::h1(exchange, guest, server).await,
-                2 => http::h2(exchange, guest, server).await,
-                _ => sniff::serve(exchange, guest, server).await,
-            }
-        };
-        let guest = converse(guest_end, guest_says.to_vec(), (cuts, PAUSE));
-        let server = converse(server_end, server_says.to_vec(), (cuts, 2 * PAUSE));
-        let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
-        let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
-        assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
-        server_heard
-    });
-    let may = [is_good && is_verified, false];
-    crate::fuzz::check_heard(may, guest_says, &server_heard);
+    served.is_ok()
 }
