@@ -120,7 +120,8 @@ fn cut_segments(kind: u8, story: &mut Bytes<'_>) -> Option<()> {
 struct Crossing<'w> {
     world: World<'w>,
     script: Script,
-    /// What the guest has said, or wants to; and where it is.
+    /// Where the guest's stream begins, what it has said, or wants to, and where it is.
+    start: u32,
     said: Vec<u8>,
     at: usize,
     /// What the outside has said.
@@ -140,6 +141,7 @@ fn cross(kind: u8, story: &mut Bytes<'_>) -> Option<()> {
     let script = Script::connect(&mut world, SocketAddr::new(outside, STREAM), 40_000);
     let mut crossing = Crossing {
         world,
+        start: script.next,
         script,
         said: vec![],
         at: 0,
@@ -190,6 +192,9 @@ impl Crossing<'_> {
 
     fn run(&mut self) {
         self.world.run();
+        // Where the engine wants what comes next: an acknowledgement from elsewhere is none.
+        let taken = self.world.stream().received.len();
+        self.script.next = self.start.wrapping_add(taken as u32);
         self.script.read(&mut self.world);
     }
 
@@ -200,8 +205,7 @@ impl Crossing<'_> {
         self.said.extend((self.said.len()..end).map(byte));
         let payload = self.said[self.at..end].to_vec();
         let script = &self.script;
-        // Its own place does not move: it says nothing itself.
-        let seq = script.next.wrapping_add(self.at as u32);
+        let seq = self.start.wrapping_add(self.at as u32);
         let segment_bytes = segment % self.segment_bytes_max + 1;
         let is_long = len > segment_bytes;
         let flags = if segment & 1 == 0 { flag::PSH } else { 0 };
@@ -276,7 +280,8 @@ impl Crossing<'_> {
         let received = &self.world.stream().received;
         assert!(*received == self.said, "{} of {} bytes", received.len(), self.said.len());
         assert!(!self.script.reset);
-        assert!(self.script.received == self.given, "the guest has what the outside gave");
+        let (received, given) = (&self.script.received, &self.given);
+        assert!(received == given, "the guest has {} of {} bytes", received.len(), given.len());
     }
 }
 

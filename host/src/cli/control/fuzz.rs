@@ -65,8 +65,9 @@ pub(crate) fn control(data: &[u8]) {
         };
         let both = timeout(ENDED, async { tokio::join!(converse(near, desk), asking) }).await;
         let Ok(((), heard)) = both else { panic!("the connection has no end") };
-        let shows = heard.windows(VALUE.len()).any(|window| window == VALUE);
-        assert!(!shows, "the value of a secret is shown");
+        // Who says it is told what is wrong with what it said.
+        let is_in = |bytes: &[u8]| bytes.windows(VALUE.len()).any(|window| window == VALUE);
+        assert!(is_in(words) || !is_in(&heard), "the value of a secret is shown");
     });
 }
 
