@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::{pieces, secrets};
@@ -49,18 +50,33 @@ fn call(name: &str) -> Call {
     }
 }
 
-/// Says `words` in pieces, and hears what comes until the end of it; it says no more after `until`.
-async fn converse(end: DuplexStream, words: Vec<u8>, (cuts, until): (u8, Duration)) -> Vec<u8> {
+/// Who says something.
+struct Speaker {
+    words: Vec<u8>,
+    cuts: u8,
+    /// It says nothing before it was spoken to, unless that does not happen.
+    waits: bool,
+    /// So long after its last word it says that there are no more.
+    pause: Duration,
+}
+
+/// Lets `speaker` say its words at `end`; returns what it heard.
+async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
     let (mut from, mut to) = split(end);
     let mut heard = vec![];
+    let spoken_to = Notify::new();
+    let Speaker { words, cuts, waits, pause } = speaker;
     let saying = async {
+        if waits {
+            let _ = timeout(PAUSE, spoken_to.notified()).await;
+        }
         for piece in pieces(cuts, &words) {
             if to.write_all(piece).await.is_err() {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        sleep(until).await;
+        sleep(pause).await;
         // Who has gone already needs no end.
         let _ = to.shutdown().await;
     };
@@ -68,6 +84,7 @@ async fn converse(end: DuplexStream, words: Vec<u8>, (cuts, until): (u8, Duratio
         let mut piece = [0; 4096];
         while let Ok(len @ 1..) = from.read(&mut piece).await {
             heard.extend_from_slice(piece.get(..len).unwrap_or(&[]));
+            spoken_to.notify_one();
         }
     };
     let _ = timeout(GONE, async { tokio::join!(saying, hearing) }).await;
@@ -98,8 +115,10 @@ pub fn http(data: &[u8]) {
         };
         let interceptor = Arc::clone(&INTERCEPTOR);
         let between = serve(interceptor, (call, is_verified), agreed, (guest, server));
-        let guest = converse(guest_end, guest_says.to_vec(), (cuts, PAUSE));
-        let server = converse(server_end, server_says.to_vec(), (cuts, 2 * PAUSE));
+        let speaker =
+            |words: &[u8], waits, pause| Speaker { words: words.to_vec(), cuts, waits, pause };
+        let guest = converse(guest_end, speaker(guest_says, false, 2 * PAUSE));
+        let server = converse(server_end, speaker(server_says, mode & 16 == 0, 2 * PAUSE));
         let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
         let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
         assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");

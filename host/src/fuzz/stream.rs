@@ -13,8 +13,13 @@ use crate::adapter::GuestLink;
 use crate::adapter::stream::StreamLink;
 use crate::rings::HeapRing;
 
-/// Bytes of one story: less than a socket holds, so that nobody waits.
-const STORY_BYTES_MAX: usize = 48 * 1024;
+/// Bytes of one piece: less than a socket holds, so that nobody waits.
+const PIECE_BYTES_MAX: usize = 32 * 1024;
+/// Bytes that are cut as a story says; those behind are cut coarsely, which is enough to fill a
+/// link's buffers and go round in them.
+const CUT_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of one story.
+const STORY_BYTES_MAX: usize = 512 * 1024;
 
 /// The frames in `bytes`, and whether a length ends them that none has.
 fn parse(mut bytes: &[u8]) -> (Vec<&[u8]>, bool) {
@@ -31,14 +36,16 @@ fn parse(mut bytes: &[u8]) -> (Vec<&[u8]>, bool) {
     (frames, false)
 }
 
-/// The first byte says how the rest is cut; what comes of it goes back.
+/// The first byte says how the rest is cut, the second how often all of it is said; what comes of
+/// it goes back.
 ///
 /// # Panics
 /// If other frames come than were sent, or go than were given.
 pub fn stream(data: &[u8]) {
-    let Some((cuts, bytes)) = data.split_first() else { return };
-    let bytes = bytes.get(..STORY_BYTES_MAX.min(bytes.len())).unwrap_or(&[]);
-    let (expected, is_offence) = parse(bytes);
+    let Some((&[cuts, times], bytes)) = data.split_first_chunk::<2>() else { return };
+    let times = (STORY_BYTES_MAX / bytes.len().max(1)).clamp(1, 1 + 16 * usize::from(times));
+    let bytes = bytes.repeat(times);
+    let (expected, is_offence) = parse(&bytes);
     // A machine without descriptors says nothing of frames.
     let Ok((ours, mut theirs)) = UnixStream::pair() else { return };
     let Ok(mut link) = StreamLink::connected(ours) else { return };
@@ -47,13 +54,14 @@ pub fn stream(data: &[u8]) {
     let ((mut give, mut take), (mut give_back, mut take_back)) = (ring(), ring());
     let mut came: Vec<Vec<u8>> = vec![];
     let mut has_ended = false;
-    for piece in pieces(*cuts, bytes) {
+    let (fine, coarse) = bytes.split_at(bytes.len().min(CUT_BYTES_MAX));
+    for piece in pieces(cuts, fine).chain(coarse.chunks(PIECE_BYTES_MAX)) {
         if theirs.write_all(piece).is_err() {
             break;
         }
         // So few at a time that there is often more.
         loop {
-            let more = link.receive(&mut give, 1 + u32::from(*cuts) % 8);
+            let more = link.receive(&mut give, 1 + u32::from(cuts) % 8);
             while let Some(record) = take.read() {
                 came.push(take.bytes(&record).to_vec());
                 take.release();

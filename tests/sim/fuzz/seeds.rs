@@ -189,11 +189,11 @@ fn stream() -> Vec<Vec<u8>> {
         let framed = |frame: &&[u8]| [&(frame.len() as u32).to_be_bytes()[..], frame].concat();
         let frames = frames(&capture);
         let bytes: Vec<u8> = frames.iter().take(FRAMES_MAX).flat_map(framed).collect();
-        [&[bytes.len() as u8][..], &bytes].concat()
+        [&[bytes.len() as u8, 255][..], &bytes].concat()
     };
     let mut stories: Vec<Vec<u8>> = captures("tcp").into_iter().map(story).collect();
-    stories.push(vec![3, 0, 0, 0, 13, 1, 2, 3]);
-    stories.push(vec![3, 0, 1, 0, 14, 1, 2, 3]);
+    stories.push(vec![3, 0, 0, 0, 0, 13, 1, 2, 3]);
+    stories.push(vec![3, 0, 0, 1, 0, 14, 1, 2, 3]);
     stories
 }
 
@@ -283,16 +283,18 @@ fn http() -> Vec<Vec<u8>> {
         [&[mode, 9][..], &(guest.len() as u16).to_be_bytes(), guest, server].concat()
     };
     let mut all = vec![];
-    for mode in 0..8 {
+    for mode in 0..16 {
+        let name = if mode & 1 == 0 { "good.test" } else { "evil.test" };
         for exchange in EXCHANGES {
-            let (guest, server) = (lines(exchange.0), lines(exchange.1));
+            let (guest, server) =
+                (lines(&exchange.0.replace("good.test", name)), lines(exchange.1));
             all.push(pair((mode, (&guest, &server))));
         }
         // A GET of good.test in HTTP/2: settings, then a head without Huffman codes.
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let head = b"\x82\x86\x84\x41\x09good.test\x40\x01x\x08$MSB_KEY";
+        let head = [b"\x82\x86\x84\x41\x09", name.as_bytes(), b"\x40\x01x\x08$MSB_KEY"].concat();
         let frame = [0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1];
-        let guest = [preface.as_bytes(), &settings, &frame, head].concat();
+        let guest = [preface.as_bytes(), &settings, &frame, &head].concat();
         let server = [&settings[..], &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]].concat();
         all.push(pair((mode, (&guest, &server))));
     }
