@@ -1,39 +1,35 @@
-//! What `fuzz/` fuzzes, as tests: the seeds, and so many random changes of them, by a fixed seed.
+//! What `fuzz/` fuzzes of the core, as tests: the seeds, and so many random changes of them, by a
+//! fixed seed. (What it fuzzes of the host is run likewise by `host/src/fuzz/tests.rs`.)
 //! `SLUICEGATE_FUZZ=n` makes n thousand.
 
-use sim::{Dice, fuzz};
-
-/// Changes of each seed that are tried.
-const ROUNDS: u64 = 150;
-
-fn run(target: &str, fuzz: fn(&[u8])) {
-    let thousands = std::env::var("SLUICEGATE_FUZZ").ok().and_then(|n| n.parse::<u64>().ok());
-    let rounds = thousands.map_or(ROUNDS, |thousands| thousands * 1000);
-    let seeds = fuzz::seeds(target);
-    for seed in &seeds {
-        fuzz(seed);
-    }
-    let mut dice = Dice::new(1);
-    for round in 0..rounds {
-        let seed = &seeds[usize::try_from(round).unwrap_or(0) % seeds.len()];
-        let story = fuzz::changed(seed, &mut dice);
-        // What breaks a rule is shown, to become a fixture.
-        let broken = std::panic::catch_unwind(|| fuzz(&story)).is_err();
-        assert!(!broken, "{target}, round {round}: {story:?}");
-    }
-}
+use sim::fuzz;
 
 #[test]
 fn frames_and_events_in_any_order_break_no_rule() {
-    run("engine", fuzz::engine);
+    fuzz::run("engine", fuzz::engine);
 }
 
 #[test]
 fn queries_and_answers_of_any_bytes_break_no_rule() {
-    run("dns", fuzz::dns);
+    fuzz::run("dns", fuzz::dns);
 }
 
 #[test]
 fn what_is_said_first_means_the_same_however_it_is_cut() {
-    run("said", fuzz::said);
+    fuzz::run("said", fuzz::said);
+}
+
+#[test]
+fn bytes_that_are_cut_and_joined_are_those_that_came() {
+    fuzz::run("offload", fuzz::offload);
+}
+
+#[test]
+fn pieces_in_any_order_are_what_a_plain_reassembler_says() {
+    fuzz::run("fragments", fuzz::fragments);
+}
+
+#[test]
+fn a_ring_is_a_queue_whatever_its_ends_do() {
+    fuzz::run("ring", fuzz::ring);
 }

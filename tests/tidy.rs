@@ -35,6 +35,7 @@ const HOST: &[&[&str]] = &[
     &["control"],
     &["driver", "replay"],
     &["network"],
+    &["fuzz"],
     &["cli"],
 ];
 

@@ -1,11 +1,5 @@
-//! A capture of any bytes is refused or replayed, and never a panic.
+//! A capture of any bytes: `sluicegate_host::fuzz::replay`.
 
 #![no_main]
 
-use sluicegate_host::replay::{Manner, Replay, read};
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let Ok(frames) = read(data) else { return };
-    let replay = Replay { manner: Manner::Echo, ..Replay::default() };
-    let _ = replay.run(frames.iter().take(200), |_| ());
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sluicegate_host::fuzz::replay(data));

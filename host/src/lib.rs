@@ -24,6 +24,9 @@ mod driver;
 mod error;
 mod events;
 mod flow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod histogram;
 mod intercept;
 mod memory;

@@ -4,11 +4,21 @@
 //! Targets of `fuzz/` are a line each onto these; `tests/fuzz.rs` runs them on the seeds and on
 //! random changes of them.
 
+mod fragments;
+mod offload;
+mod ring;
+mod seeds;
+
 use sluicegate_core::{Permission, Policy, QueryStep, Refusal, limits};
 
 use crate::frame::{self, ETHERNET, OUTSIDE_V4, OUTSIDE_V6, OUTSIDES};
 use crate::guest::Script;
-use crate::{Answer, Dice, Did, Room, World, default_config, tls};
+use crate::{Answer, Dice, Did, Room, World, default_config};
+
+pub use fragments::fragments;
+pub use offload::offload;
+pub use ring::ring;
+pub use seeds::{TARGETS, seeds};
 
 /// Things that happen in one story.
 const STEPS_MAX: usize = 400;
@@ -19,6 +29,7 @@ const FRAME_BYTES: usize = 2000;
 struct Bytes<'d>(&'d [u8]);
 
 impl Bytes<'_> {
+    /// The next byte.
     fn one(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -206,36 +217,29 @@ fn verdict(bytes: &[u8], at_most: usize) -> Option<(Vec<Did>, Vec<u8>)> {
     heard.map(|heard| (told, heard))
 }
 
-/// Stories to begin with: good frames in order, and hellos.
-#[must_use]
-pub fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let hellos = || {
-        let long = tls::in_records(&tls::long_hello("good.test", 2000), 100);
-        [tls::hello("good.test"), tls::with_extension(0xfe0d, &[1; 40]), tls::lying(), long]
+/// Changes of each seed that are tried where nothing else is said.
+const ROUNDS: u64 = 150;
+
+/// Runs the seeds of `target`, and so many random changes of them, by a fixed seed.
+/// `SLUICEGATE_FUZZ=n` makes n thousand.
+///
+/// # Panics
+/// If one breaks a rule: it is shown, to become a fixture.
+pub fn run(target: &str, fuzz: impl Fn(&[u8]) + core::panic::RefUnwindSafe) {
+    let thousands = std::env::var("SLUICEGATE_FUZZ").ok().and_then(|n| n.parse::<u64>().ok());
+    let rounds = thousands.map_or(ROUNDS, |thousands| thousands * 1000);
+    let seeds = seeds(target);
+    let attempt = |what: &str, story: &[u8]| {
+        let broken = std::panic::catch_unwind(|| fuzz(story)).is_err();
+        assert!(!broken, "{target}, {what}: {story:?}");
     };
-    match target {
-        "said" => {
-            let http = b"GET / HTTP/1.1\r\nHost: good.test\r\nX: y\r\n\r\n".to_vec();
-            hellos()
-                .into_iter()
-                .chain([http])
-                .map(|mut bytes| {
-                    bytes.insert(0, 6);
-                    bytes
-                })
-                .collect()
-        }
-        "dns" => {
-            let query = crate::dns::query("good.test", 1);
-            let question = crate::dns::QUESTION;
-            let record = crate::dns::address(&question, 60, OUTSIDE_V4);
-            let answer = crate::dns::answer(&query, &[record]);
-            vec![[&(query.len() as u16).to_be_bytes()[..], &query, &answer].concat()]
-        }
-        _ => vec![
-            (0..20).flat_map(|frame| [frame, 0]).collect(),
-            vec![2, 0, 3, 16, 230, 1, 0, 200, 4, 0, 3, 17, 0, 40, 9, 245, 253, 250, 4, 0],
-        ],
+    for (number, seed) in seeds.iter().enumerate() {
+        attempt(&format!("seed {number}"), seed);
+    }
+    let mut dice = Dice::new(1);
+    for round in 0..rounds {
+        let seed = &seeds[dice.below(seeds.len() as u64) as usize];
+        attempt(&format!("round {round}"), &changed(seed, &mut dice));
     }
 }
 

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sluicegate_host::adapter::socket::{self, SocketPath};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -24,6 +25,8 @@ pub(super) use document::Document;
 pub(super) use routes::Desk;
 
 mod document;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod routes;
 
 /// Connections at a time.
@@ -76,19 +79,24 @@ async fn serve(listener: UnixListener, _path: SocketPath, desk: Arc<Desk>) {
         let desk = Arc::clone(&desk);
         tokio::spawn(async move {
             let _permit = permit;
-            let answer = service_fn(move |request| {
-                let desk = Arc::clone(&desk);
-                async move { Ok::<_, Infallible>(routes::answer(&desk, request).await) }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_MAX)
-                .serve_connection(TokioIo::new(stream), answer)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection to the control socket");
-            }
+            converse(stream, desk).await;
         });
+    }
+}
+
+/// Answers what is asked on one connection, until it ends.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, desk: Arc<Desk>) {
+    let answer = service_fn(move |request| {
+        let desk = Arc::clone(&desk);
+        async move { Ok::<_, Infallible>(routes::answer(&desk, request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the control socket");
     }
 }
 

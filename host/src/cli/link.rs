@@ -182,7 +182,8 @@ impl LinkArgs {
             guest_env::write_authority(&network, path)?;
         }
         let control = control.map(|(socket, document)| {
-            (socket, Desk::new(network.control_handle(), args, document))
+            let overlay = move |config| args.overlay(config);
+            (socket, Desk::new(network.control_handle(), overlay, document))
         });
         Ok(Described { network, control })
     }

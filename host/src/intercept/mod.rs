@@ -19,6 +19,8 @@
 mod alert;
 mod authority;
 mod body;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod http;
 mod pipe;

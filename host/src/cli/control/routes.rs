@@ -27,7 +27,6 @@ use tokio::time::timeout;
 
 use super::document::Document;
 use crate::cli::failure::in_full;
-use crate::cli::link::LinkArgs;
 use crate::cli::log;
 
 /// Bytes of the longest configuration, as of a file's.
@@ -43,17 +42,23 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
+type Overlay = Box<dyn Fn(NetworkConfig) -> NetworkConfig + Send + Sync>;
+
 /// What requests are about.
 pub(in crate::cli) struct Desk {
     control: ControlHandle,
-    /// What the command line has its say in.
-    args: LinkArgs,
+    /// What the command line makes of a configuration.
+    overlay: Overlay,
     document: Mutex<Document>,
 }
 
 impl Desk {
-    pub(in crate::cli) fn new(control: ControlHandle, args: LinkArgs, document: Document) -> Self {
-        Self { control, args, document: Mutex::new(document) }
+    pub(in crate::cli) fn new(
+        control: ControlHandle,
+        overlay: impl Fn(NetworkConfig) -> NetworkConfig + Send + Sync + 'static,
+        document: Document,
+    ) -> Self {
+        Self { control, overlay: Box::new(overlay), document: Mutex::new(document) }
     }
 }
 
@@ -189,7 +194,7 @@ async fn replace(desk: &Desk, request: Request<Incoming>) -> Result<Response<Bod
     let text = text.to_bytes();
     let text = core::str::from_utf8(&text)
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, error.to_string()))?;
-    let config = desk.args.overlay(NetworkConfig::from_json(text)?);
+    let config = (desk.overlay)(NetworkConfig::from_json(text)?);
     let written = serde_json::from_str(text)
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, error.to_string()))?;
     // Held meanwhile, so that it is always of the change that holds.

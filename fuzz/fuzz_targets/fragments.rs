@@ -1,0 +1,5 @@
+//! What a naive model says of random stories: `sim::fuzz::fragments`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sim::fuzz::fragments(data));

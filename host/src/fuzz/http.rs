@@ -1,0 +1,129 @@
+//! A guest and a server that say anything, and HTTP between them.
+//!
+//! Time is virtual: it passes when nobody has anything left to do, so that what would hang for ever
+//! is seen at once.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::{pieces, secrets};
+use crate::clock::Clock;
+use crate::config::{HttpConfig, TlsConfig};
+use crate::intercept::fuzz::{Agreed, serve};
+use crate::intercept::{Call, Interceptor, Reporter};
+use crate::service::secrets::Vault;
+
+/// Bytes of each pipe.
+const PIPE_BYTES: usize = 64 * 1024;
+/// What is said at once is followed by so much time.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Both sides have gone by then, and so has what is between them a while later.
+const GONE: Duration = Duration::from_secs(60);
+const ENDED: Duration = Duration::from_secs(120);
+/// Bytes that anybody may have heard: more than the longest story, with values in it, makes.
+const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
+    let vault = Vault::new(secrets::config()).expect("because the secrets are good");
+    let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
+    let held = (Arc::new(vault), None);
+    let made = Interceptor::new(&TlsConfig::default(), HttpConfig::default(), held, reporter);
+    Arc::new(made.unwrap_or_else(|error| panic!("no interceptor: {error}")))
+});
+
+fn call(name: &str) -> Call {
+    let end = |port| SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), port));
+    Call {
+        guest: end(40_000),
+        destination: end(443),
+        to: (end(443), None),
+        through_proxy: None,
+        name: Some(name.to_owned()),
+        is_bound: true,
+        is_tls: true,
+        is_denied: false,
+    }
+}
+
+/// Who says something.
+struct Speaker {
+    words: Vec<u8>,
+    cuts: u8,
+    /// It says nothing before it was spoken to, unless that does not happen.
+    waits: bool,
+    /// So long after its last word it says that there are no more.
+    pause: Duration,
+}
+
+/// Lets `speaker` say its words at `end`; returns what it heard.
+async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
+    let (mut from, mut to) = split(end);
+    let mut heard = vec![];
+    let spoken_to = Notify::new();
+    let Speaker { words, cuts, waits, pause } = speaker;
+    let saying = async {
+        if waits {
+            let _ = timeout(PAUSE, spoken_to.notified()).await;
+        }
+        for piece in pieces(cuts, &words) {
+            if to.write_all(piece).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        sleep(pause).await;
+        // Who has gone already needs no end.
+        let _ = to.shutdown().await;
+    };
+    let hearing = async {
+        let mut piece = [0; 4096];
+        while let Ok(len @ 1..) = from.read(&mut piece).await {
+            heard.extend_from_slice(piece.get(..len).unwrap_or(&[]));
+            spoken_to.notify_one();
+        }
+    };
+    let _ = timeout(GONE, async { tokio::join!(saying, hearing) }).await;
+    heard
+}
+
+/// The first byte says to whom and how, the second how it is cut; then the length of what the guest
+/// says, that, and what the server says.
+///
+/// # Panics
+/// If it has no end, or a server hears what it may not.
+pub fn http(data: &[u8]) {
+    let Some((&[mode, cuts, high, low], words)) = data.split_first_chunk::<4>() else { return };
+    let len = usize::from(u16::from_be_bytes([high, low])).min(words.len());
+    let (guest_says, server_says) = words.split_at(len);
+    let is_good = mode & 1 == 0;
+    let call = call(if is_good { "good.test" } else { "evil.test" });
+    let is_verified = mode & 8 == 0;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build();
+    let runtime = runtime.expect("because it takes no more than memory");
+    let server_heard = runtime.block_on(async {
+        let ((guest, guest_end), (server, server_end)) = (duplex(PIPE_BYTES), duplex(PIPE_BYTES));
+        let agreed = match mode >> 1 & 3 {
+            1 => Agreed::Http1,
+            2 => Agreed::Http2,
+            _ => Agreed::Nothing,
+        };
+        let interceptor = Arc::clone(&INTERCEPTOR);
+        let between = serve(interceptor, (call, is_verified), agreed, (guest, server));
+        let speaker =
+            |words: &[u8], waits, pause| Speaker { words: words.to_vec(), cuts, waits, pause };
+        let guest = converse(guest_end, speaker(guest_says, false, 2 * PAUSE));
+        let server = converse(server_end, speaker(server_says, mode & 16 == 0, 2 * PAUSE));
+        let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
+        let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
+        assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
+        server_heard
+    });
+    let may = [is_good && is_verified, false];
+    secrets::check_heard(may, guest_says, &server_heard);
+}

@@ -1,0 +1,212 @@
+//! Secrets in heads and bodies: however they are cut, the same passes, and nothing that may not.
+
+use std::io::{Read, Write};
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Uri};
+
+use super::pieces;
+use crate::config::{SecretConfig, SecretValue, SecretsConfig};
+use crate::service::secrets::{BodyFilter, Peer, Scope, Vault, Violation};
+
+/// What the guest has, and what it stands for: `KEY` is good.test's, `KEYS` is below other.test.
+const SECRETS: [(&str, &str, &str, &str); 2] = [
+    ("KEY", "$MSB_KEY", "sk-live/+ \"quoted\" \u{fc}", "good.test"),
+    ("KEYS", "$MSB_KEYS", "another-value-entirely", "*.other.test"),
+];
+/// `KEY`'s value as JSON has it in a string.
+const ESCAPED: &str = "sk-live/+ \\\"quoted\\\" \u{fc}";
+
+/// The secrets, in every place.
+pub(super) fn config() -> SecretsConfig {
+    let secret = |(env_var, _, value, host): (&str, &str, &str, &str)| {
+        let host = host.parse().expect("because it is a name");
+        let mut secret = SecretConfig::new(env_var, SecretValue::new(value.to_owned()), host);
+        secret.substitution.query = true;
+        secret.substitution.body = true;
+        secret
+    };
+    let passthrough_hosts = Some(vec!["log.test".parse().expect("because it is a name")]);
+    let secrets = SECRETS.into_iter().map(secret).collect();
+    SecretsConfig { secrets, passthrough_hosts, ..SecretsConfig::default() }
+}
+
+/// Who is spoken to: its name, whether it has proven that, and which of the secrets it may have.
+const PEERS: [(&str, bool, [bool; 2]); 5] = [
+    ("good.test", true, [true, false]),
+    ("a.other.test", true, [false, true]),
+    ("evil.test", true, [false, false]),
+    ("good.test", false, [false, false]),
+    ("log.test", true, [false, false]),
+];
+/// The last of them may have placeholders as they are.
+const LOG: usize = 4;
+
+fn scope(who: usize) -> Arc<Scope> {
+    static VAULT: LazyLock<Vault> =
+        LazyLock::new(|| Vault::new(config()).expect("because the secrets are good"));
+    let (name, is_tls_verified, _) = PEERS[who];
+    VAULT.current().scope(&Peer { name: Some(name), is_tls_verified, is_bound: true })
+}
+
+/// Whether `text` is in `bytes`.
+fn is_in(text: &str, bytes: &[u8]) -> bool {
+    memchr::memmem::find(bytes, text.as_bytes()).is_some()
+}
+
+/// `bytes` with a blank for each `text` in them.
+fn without(text: &str, bytes: &[u8]) -> Vec<u8> {
+    let (mut out, mut from) = (vec![], 0);
+    for at in memchr::memmem::find_iter(bytes, text) {
+        out.extend_from_slice(bytes.get(from..at).unwrap_or(&[]));
+        out.push(b' ');
+        from = at + text.len();
+    }
+    out.extend_from_slice(bytes.get(from..).unwrap_or(&[]));
+    out
+}
+
+/// Looks at what became of `input` on the way to somebody who may have these of the secrets.
+pub(super) fn check_heard(may: [bool; 2], input: &[u8], output: &[u8]) {
+    // Where one placeholder begins another, the longer one counts.
+    let longer = SECRETS[1].1;
+    let output = if may[1] { without(longer, output) } else { output.to_vec() };
+    for ((_, placeholder, value, _), may) in SECRETS.into_iter().zip(may) {
+        assert!(may || is_in(value, input) || !is_in(value, &output), "a value got out");
+        assert!(may || !is_in(placeholder, &output), "a placeholder got out");
+    }
+}
+
+fn check_request(who: usize, input: &[u8], output: &[u8]) {
+    let (_, _, allowed) = PEERS[who];
+    if who != LOG {
+        check_heard(allowed, input, output);
+    }
+}
+
+/// The first byte says who is spoken to, the second how it is cut, the third what it is.
+///
+/// # Panics
+/// If a cut changes what passes, or what may not pass does.
+pub fn secrets(data: &[u8]) {
+    let Some((&[who, cuts, kind], bytes)) = data.split_first_chunk::<3>() else { return };
+    let who = usize::from(who) % PEERS.len();
+    match kind % 4 {
+        0 => head(who, bytes),
+        1 => response((cuts, kind), bytes),
+        _ => body(who, (cuts, kind), bytes),
+    }
+}
+
+/// What a filter makes of `body`, cut so.
+fn through(
+    filter: Result<BodyFilter, Violation>,
+    cuts: u8,
+    body: &[u8],
+) -> Result<Vec<u8>, Violation> {
+    let (mut filter, mut out) = (filter?, vec![]);
+    for piece in pieces(cuts, body) {
+        out.extend_from_slice(&filter.push(Bytes::copy_from_slice(piece))?);
+    }
+    out.extend_from_slice(&filter.finish()?);
+    Ok(out)
+}
+
+const PLAIN: &str = "text/plain";
+const TYPES: [&str; 3] = [PLAIN, "application/json", "application/x-www-form-urlencoded"];
+
+/// The fields of a body of `kind`, and whether it is encoded.
+fn fields(kind: u8) -> (HeaderMap, bool) {
+    let mut fields = HeaderMap::new();
+    let text = TYPES[usize::from(kind >> 2 & 0x1f) % TYPES.len()];
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(text));
+    let is_encoded = kind & 0x80 != 0;
+    if is_encoded {
+        fields.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    (fields, is_encoded)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(vec![], Compression::fast());
+    encoder.write_all(bytes).expect("because memory takes it");
+    encoder.finish().expect("because memory takes it")
+}
+
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = vec![];
+    MultiGzDecoder::new(bytes).read_to_end(&mut plain).expect("because it was encoded here");
+    plain
+}
+
+fn body(who: usize, (cuts, kind): (u8, u8), plain: &[u8]) {
+    let scope = scope(who);
+    let (fields, is_encoded) = fields(kind);
+    let sent = if is_encoded { gzip(plain) } else { plain.to_vec() };
+    let whole = through(scope.body(&fields), 0, &sent);
+    let cut = through(scope.body(&fields), cuts, &sent);
+    assert_eq!(whole.is_err(), cut.is_err(), "a cut decides what passes");
+    let (Ok(whole), Ok(cut)) = (whole, cut) else { return };
+    let read = |bytes: Vec<u8>| if is_encoded { gunzip(&bytes) } else { bytes };
+    let (whole, cut) = (read(whole), read(cut));
+    assert!(whole == cut, "a cut changes what passes");
+    check_request(who, plain, &whole);
+    let (_, _, allowed) = PEERS[who];
+    if !allowed.contains(&true) {
+        assert!(whole == plain, "nothing is changed for who may have nothing");
+    } else if fields[CONTENT_TYPE] == PLAIN
+        && let Ok(text) = core::str::from_utf8(plain)
+    {
+        // In a plain text the rule is as simple as that: what is left of `KEYS` would be one.
+        let (_, placeholder, value, _) = SECRETS[usize::from(allowed[1])];
+        let replaced = text.replace(placeholder, value);
+        let whole = String::from_utf8_lossy(&whole);
+        assert_eq!(whole, replaced, "replaced as a text");
+    }
+}
+
+fn response((cuts, kind): (u8, u8), plain: &[u8]) {
+    let scope = scope(0);
+    let (mut fields, is_encoded) = fields(kind);
+    if let Ok(value) = HeaderValue::from_bytes(plain) {
+        fields.insert(HeaderName::from_static("x"), value);
+    }
+    let sent = if is_encoded { gzip(plain) } else { plain.to_vec() };
+    let whole = through(scope.response(&mut fields.clone()), 0, &sent);
+    let cut = through(scope.response(&mut fields), cuts, &sent);
+    let (Ok(whole), Ok(cut)) = (whole, cut) else { panic!("a response is readable") };
+    let read = |bytes: Vec<u8>| if is_encoded { gunzip(&bytes) } else { bytes };
+    let (whole, cut) = (read(whole), read(cut));
+    assert!(whole == cut, "a cut changes what comes back");
+    let in_head = fields.get("x").map_or(&b""[..], HeaderValue::as_bytes);
+    for value in [SECRETS[0].2, ESCAPED, SECRETS[1].2] {
+        assert!(!is_in(value, &whole) && !is_in(value, in_head), "a value came back");
+    }
+}
+
+/// The first line is a target, each other one a field.
+fn head(who: usize, bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let target = Uri::try_from(lines.next().unwrap_or(&[]));
+    let Ok(mut request) = Request::get(target.unwrap_or_default()).body(()) else { return };
+    for line in lines {
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let (name, value) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            request.headers_mut().append(name, value);
+        }
+    }
+    let (mut parts, ()) = request.into_parts();
+    if scope(who).head(&mut parts).is_ok() {
+        let mut output = parts.uri.to_string().into_bytes();
+        for (name, value) in &parts.headers {
+            output.extend([b"\n", name.as_str().as_bytes(), b":", value.as_bytes()].concat());
+        }
+        check_request(who, bytes, &output);
+    }
+}
