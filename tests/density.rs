@@ -6,14 +6,15 @@
 #![allow(clippy::disallowed_methods, reason = "what is measured runs on the real clock")]
 
 #[path = "real"]
-#[allow(dead_code, reason = "of tests/real/, what waits")]
+#[allow(dead_code, reason = "of tests/real/, what waits and what measures")]
 mod real {
+    pub(crate) mod held;
     pub(crate) mod waiting;
 }
 
-use std::fs::read_to_string;
 use std::time::Duration;
 
+use real::held;
 use real::waiting::until_still;
 use sluicegate_host::{MetricsHandle, NetworkConfig, SmoltcpNetwork};
 
@@ -21,16 +22,6 @@ const NETWORKS: u64 = 1000;
 /// Of a network that has just been started, in memory. Code that is not optimised moves what an
 /// engine is made of through the stack, some 700 KiB of it.
 const RESIDENT_BYTES_MAX: usize = if cfg!(debug_assertions) { 2 << 20 } else { 1 << 20 };
-
-fn resident_bytes() -> usize {
-    let status = read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
-}
-
-fn tasks() -> usize {
-    std::fs::read_dir("/proc/self/task").unwrap().count()
-}
 
 /// Turns of all drivers.
 fn turns(handles: &[MetricsHandle]) -> u64 {
@@ -44,7 +35,8 @@ fn a_thousand_networks_cost_a_mebibyte_each_and_no_wakeup() {
     let raised = rustix::process::Rlimit { current: files.maximum, ..files };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (resident, threads) = (resident_bytes(), tasks());
+    let own = std::process::id();
+    let (resident, threads) = (held::resident_bytes(own), held::threads(own));
     let began = std::time::Instant::now();
     let mut networks: Vec<SmoltcpNetwork> = (0..NETWORKS)
         .map(|slot| {
@@ -54,12 +46,12 @@ fn a_thousand_networks_cost_a_mebibyte_each_and_no_wakeup() {
         })
         .collect();
     let each_us = began.elapsed().as_micros() / u128::from(NETWORKS);
-    let each_bytes = (resident_bytes() - resident) / usize::try_from(NETWORKS).unwrap();
+    let each_bytes = (held::resident_bytes(own) - resident) / usize::try_from(NETWORKS).unwrap();
     println!("{NETWORKS} networks: {} KiB and {each_us} us each", each_bytes / 1024);
     assert!(each_bytes <= RESIDENT_BYTES_MAX, "{each_bytes} bytes each");
     let handles: Vec<_> = networks.iter().map(SmoltcpNetwork::metrics_handle).collect();
     until_still("no turn", Duration::from_secs(2), || turns(&handles));
     networks.iter_mut().for_each(|network| network.shutdown().unwrap());
     drop(networks);
-    assert_eq!(tasks(), threads, "each driver's thread is gone");
+    assert_eq!(held::threads(own), threads, "each driver's thread is gone");
 }

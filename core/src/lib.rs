@@ -8,11 +8,11 @@
 //! ([`Engine::take_from_guest`], [`Engine::give_to_guest`]), so that it can read and write its
 //! sockets without a copy. What the guest asks of names ([`Outside::Names`]) goes over no socket of
 //! its own: the host shows each query and each answer to the engine, which judges both
-//! ([`Engine::judge_query`], [`Engine::judge_answer`]). What is known of names
-//! by then outlives an engine, if the host carries it to the next ([`Engine::bindings`],
-//! [`Engine::bind_name`]). A guest that asks the link for its addresses is answered by the engine
-//! alone ([`Config::autoconf`]). The engine has no clock, socket, thread, global,
-//! log line or randomness of its own, and allocates nothing after [`Engine::new`].
+//! ([`Engine::judge_query`], [`Engine::judge_answer`]). What is known of names by then outlives an
+//! engine, if the host carries it to the next ([`Engine::bindings`], [`Engine::bind_name`]). A
+//! guest that asks the link for its addresses is answered by the engine alone
+//! ([`Config::autoconf`]). The engine has no clock, socket, thread, global, log line or randomness
+//! of its own, and allocates nothing after [`Engine::new`].
 //!
 //! **The floors**, lowest first; each uses only lower ones: `addr` and `limits` (the guest's
 //! addresses, every number); `contract` (what both sides say); `wire` (bytes and their meaning);

@@ -96,6 +96,7 @@ pub use http::{DenyResponseFormat, HttpConfig};
 pub(crate) use identity::Identity;
 pub use nameserver::{NameChannel, NameServer};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
+pub(crate) use ports::PORTS_MAX;
 pub use ports::{PortConfig, PortList, PortProtocol};
 pub use proxy::{ProxyConfig, ProxyCredentials, ProxyException, ProxyProtocol};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
@@ -236,10 +237,7 @@ impl NetworkConfig {
     /// # Errors
     /// What is not JSON, unknown, or of another type, with its field.
     pub fn from_json(text: &str) -> Result<Self, LoadError> {
-        let mut json = serde_json::Deserializer::from_str(text);
-        let file: File = serde_path_to_error::deserialize(&mut json).map_err(explain)?;
-        json.end().map_err(|problem| LoadError::Json { field: ".".to_owned(), problem })?;
-        file.check()
+        read_json::<File>(text)?.check()
     }
 
     /// The addresses of the guest in `slot`.
@@ -393,8 +391,19 @@ fn cap(configured: Option<u32>, default: u32, highest: u32) -> u32 {
     }
 }
 
+/// Reads all of `text`.
+///
+/// # Errors
+/// What is not JSON, unknown, or of another type, with its field.
+pub(crate) fn read_json<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, LoadError> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(explain)?;
+    json.end().map_err(|problem| LoadError::Json { field: ".".to_owned(), problem })?;
+    Ok(value)
+}
+
 /// What `error` says, and the name that was meant if one is near.
-pub(crate) fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> LoadError {
+fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> LoadError {
     let field = error.path().to_string();
     let problem = error.into_inner();
     match nearest(&problem.to_string()) {

@@ -344,9 +344,12 @@ fn prepare_ports(
             known.any(|known| known.place == *place)
         };
         let place = (0..).find(|place| !is_taken(place)).unwrap_or(0);
-        let is_it = |known: &PortSnapshot| known.place(port).is_some();
-        let known = earlier.iter().position(is_it).map(|index| earlier.swap_remove(index));
-        let at = known.and_then(|known| known.place(port)).unwrap_or(*port);
+        let mut known = earlier.iter().enumerate();
+        let known = known.find_map(|(index, known)| Some((index, known.place(port)?)));
+        let at = known.map_or(*port, |(index, at)| {
+            earlier.swap_remove(index);
+            at
+        });
         let listener = Listener::bind(&at, config.tcp_accept_queue_size)?;
         published.push(Published { config: *port, place, port: listener.port });
         change.new.push((place, listener));

@@ -13,15 +13,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sluicegate_core::addr::{Addresses, Mac};
 use sluicegate_core::{ConfigError, limits};
 
-use crate::config::{Identity, NetworkConfig, PortConfig, PortProtocol, explain};
+use crate::config::{Identity, NetworkConfig, PORTS_MAX, PortConfig, PortProtocol, read_json};
 use crate::error::{Error, LoadError};
 
 /// The form that is written, and the only one that is read.
 const VERSION: u32 = 1;
 /// Bytes of the longest snapshot.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Ports of a snapshot, as of a configuration.
-const PORTS_MAX: usize = 1024;
 
 /// The identity of a guest's network
 /// ([`ControlHandle::snapshot`](crate::ControlHandle::snapshot)).
@@ -125,13 +123,13 @@ impl Snapshot {
     /// Another version, what is not JSON, unknown or of another type, and what no network can have
     /// been; each with its field.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let head: Head = read(text)?;
+        let head: Head = read_json(text)?;
         let version = head.version.unwrap_or(0);
         if version != VERSION {
             let expected = "1, the only version that is known here";
             return Err(ConfigError::new("version", version, expected).into());
         }
-        let snapshot: Self = read(text)?;
+        let snapshot: Self = read_json(text)?;
         snapshot.check()?;
         Ok(snapshot)
     }
@@ -221,14 +219,6 @@ impl Snapshot {
         }
         Ok(())
     }
-}
-
-/// Reads all of `text`.
-fn read<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, LoadError> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(explain)?;
-    json.end().map_err(|problem| LoadError::Json { field: ".".to_owned(), problem })?;
-    Ok(value)
 }
 
 fn write_mac<S: Serializer>(mac: &[u8; 6], to: S) -> Result<S::Ok, S::Error> {

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::guest::Guest;
+use crate::held::resident_bytes;
 use crate::needs;
 use crate::pattern::{self, Pattern};
 use crate::servers::{self, Family};
@@ -55,13 +56,6 @@ impl Filler {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();
         self.written as u64
     }
-}
-
-/// The memory that `process` has, in bytes.
-pub(crate) fn resident_bytes(process: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
 #[test]

@@ -12,6 +12,7 @@
 
 mod frames;
 mod guest;
+mod held;
 mod machine;
 mod namespace;
 mod needs;

@@ -2,8 +2,8 @@
 
 use std::net::TcpStream;
 
-use crate::back_pressure::resident_bytes;
 use crate::guest::Guest;
+use crate::held::resident_bytes;
 use crate::needs;
 use crate::pattern;
 use crate::servers::{self, Family};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::guest::{Guest, Setup, open_config};
+use crate::held;
 use crate::needs;
 use crate::servers::{self, Family};
 use crate::waiting::{PATIENCE, now, until};
@@ -33,14 +34,11 @@ struct Held {
 }
 
 fn held(guest: &Guest) -> Held {
-    let process = format!("/proc/{}", guest.engine().id());
-    let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let count = |what: &str| std::fs::read_dir(format!("{process}/{what}")).unwrap().count();
+    let process = guest.engine().id();
     Held {
-        rss_kib: rss.trim().trim_end_matches(" kB").parse().unwrap(),
-        descriptors: count("fd"),
-        threads: count("task"),
+        rss_kib: held::resident_bytes(process) as u64 / 1024,
+        descriptors: held::descriptors(process),
+        threads: held::threads(process),
     }
 }
 

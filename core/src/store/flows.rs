@@ -110,9 +110,8 @@ pub(crate) struct FlowTable<'a> {
     names: &'a mut [NameText],
     index: &'a mut [u32],
     hasher: SipHasher13,
-    tcp: Pool,
-    udp: Pool,
-    echo: Pool,
+    /// By [`FlowKind`].
+    pools: [Pool; 3],
     attention: List,
     egress: List,
     unused: List,
@@ -146,9 +145,7 @@ impl<'a> FlowTable<'a> {
             names,
             index,
             hasher: SipHasher13::new_with_key(key),
-            tcp: Pool::new(0..tcp),
-            udp: Pool::new(tcp..tcp + udp),
-            echo: Pool::new(tcp + udp..tcp + udp + echo),
+            pools: [0..tcp, tcp..tcp + udp, tcp + udp..tcp + udp + echo].map(Pool::new),
             attention: List::EMPTY,
             egress: List::EMPTY,
             unused: List::EMPTY,
@@ -202,11 +199,7 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// Constant.
     pub(crate) fn insert(&mut self, key: FlowKey) -> Option<u32> {
-        let pool = match key.kind {
-            FlowKind::Tcp => &mut self.tcp,
-            FlowKind::Udp => &mut self.udp,
-            FlowKind::Echo => &mut self.echo,
-        };
+        let pool = &mut self.pools[key.kind as usize];
         let slot = match pool.free.pop_front(&mut By::<AGE>(&mut self.slots)) {
             Some(slot) => slot,
             None if pool.fresh < pool.slots.end => {
@@ -244,11 +237,7 @@ impl<'a> FlowTable<'a> {
         if self.slots[slot].egress.is_on() {
             self.egress.remove(&mut By::<EGRESS>(&mut self.slots), slot);
         }
-        let pool = match key.kind {
-            FlowKind::Tcp => &mut self.tcp,
-            FlowKind::Udp => &mut self.udp,
-            FlowKind::Echo => &mut self.echo,
-        };
+        let pool = &mut self.pools[key.kind as usize];
         pool.by_age.remove(&mut By::<AGE>(&mut self.slots), slot);
         pool.count -= 1;
         // The slot that was used last is the next to be used: its memory is in the caches.
@@ -316,7 +305,7 @@ impl<'a> FlowTable<'a> {
 
     /// How many flows there are: TCP, UDP, echo.
     pub(crate) fn counts(&self) -> [u32; 3] {
-        [self.tcp.count, self.udp.count, self.echo.count]
+        self.pools.each_ref().map(|pool| pool.count)
     }
 
     /// The slots that flows have.
@@ -324,8 +313,7 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// A look at every slot that was ever used.
     pub(crate) fn used(&self) -> impl Iterator<Item = u32> {
-        let pools = [&self.tcp, &self.udp, &self.echo];
-        let used = pools.into_iter().flat_map(|pool| pool.slots.start..pool.fresh);
+        let used = self.pools.iter().flat_map(|pool| pool.slots.start..pool.fresh);
         used.filter(|slot| self.slots[*slot].key.is_some())
     }
 
@@ -345,11 +333,11 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// Constant.
     pub(crate) fn touch(&mut self, slot: u32) {
-        let Some(pool) = self.pool_of(slot) else { return };
-        // That of a busy flow is where it belongs already.
-        if pool.0.by_age.back() != Some(slot) {
-            pool.0.by_age.remove(&mut By::<AGE>(pool.1), slot);
-            pool.0.by_age.push_back(&mut By::<AGE>(pool.1), slot);
+        let Some((pool, slots)) = self.pool_of(slot) else { return };
+        // A busy flow is where it belongs already.
+        if pool.by_age.back() != Some(slot) {
+            pool.by_age.remove(&mut By::<AGE>(slots), slot);
+            pool.by_age.push_back(&mut By::<AGE>(slots), slot);
         }
     }
 
@@ -358,29 +346,20 @@ impl<'a> FlowTable<'a> {
     /// # Cost
     /// Constant.
     pub(crate) fn retire(&mut self, slot: u32) {
-        let Some(pool) = self.pool_of(slot) else { return };
-        pool.0.by_age.remove(&mut By::<AGE>(pool.1), slot);
-        pool.0.by_age.push_front(&mut By::<AGE>(pool.1), slot);
+        let Some((pool, slots)) = self.pool_of(slot) else { return };
+        pool.by_age.remove(&mut By::<AGE>(slots), slot);
+        pool.by_age.push_front(&mut By::<AGE>(slots), slot);
     }
 
     /// The pool of the flow in `slot`, and the slots of all.
     fn pool_of(&mut self, slot: u32) -> Option<(&mut Pool, &mut Slots<'a, FlowSlot>)> {
         let kind = self.slots.used(slot)?.key.as_ref()?.kind;
-        let pool = match kind {
-            FlowKind::Tcp => &mut self.tcp,
-            FlowKind::Udp => &mut self.udp,
-            FlowKind::Echo => &mut self.echo,
-        };
-        Some((pool, &mut self.slots))
+        Some((&mut self.pools[kind as usize], &mut self.slots))
     }
 
     /// The flow of `kind` that was used least recently.
     pub(crate) fn oldest(&self, kind: FlowKind) -> Option<u32> {
-        match kind {
-            FlowKind::Tcp => self.tcp.by_age.front(),
-            FlowKind::Udp => self.udp.by_age.front(),
-            FlowKind::Echo => self.echo.by_age.front(),
-        }
+        self.pools[kind as usize].by_age.front()
     }
 
     /// Puts `slot` in the queue of flows that have something to say to the host.

@@ -197,11 +197,11 @@ impl<'a> NameTable<'a> {
                 let crowded = self.crowded(address).or_else(|| self.crowded_name(name));
                 let slot = self.take(crowded);
                 self.write(slot, address, name);
-                let bucket = self.made_bucket(self.bucket(address));
-                bucket.0.addresses.push_back(&mut ByBucket(bucket.1), slot);
-                let bucket = self.made_bucket(self.name_bucket(name));
-                bucket.0.names.push_back(&mut ByName(bucket.1), slot);
-                bucket.0.count += 1;
+                let (bucket, slots) = self.made_bucket(self.bucket(address));
+                bucket.addresses.push_back(&mut ByBucket(slots), slot);
+                let (bucket, slots) = self.made_bucket(self.name_bucket(name));
+                bucket.names.push_back(&mut ByName(slots), slot);
+                bucket.count += 1;
                 slot
             }
         };

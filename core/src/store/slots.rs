@@ -39,6 +39,8 @@ pub(crate) struct Slots<'a, T> {
     unused: core::slice::IterMut<'a, SlotPage<T>>,
 }
 
+// What finds a slot is inlined by force: left to the compiler, calls of it were 6 % of the
+// instructions of a round trip.
 impl<'a, T: Slot> Slots<'a, T> {
     pub(crate) fn new(memory: SlotMemory<'a, T>) -> Self {
         let SlotMemory { pages, places } = memory;

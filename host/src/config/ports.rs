@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sluicegate_core::{ConfigError, Protocol};
 
 /// Ports that may be published.
-const PORTS_MAX: usize = 1024;
+pub(crate) const PORTS_MAX: usize = 1024;
 /// Connections that wait to be accepted where nothing is configured.
 pub(super) const ACCEPT_QUEUE_DEFAULT: u32 = 1024;
 

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{EVIL, GOOD, Scratch, Site, config, has};
 use crate::guest::{ConfigFile, Guest, Setup, sluicegate};
+use crate::held;
 use crate::needs;
 use crate::process::{self, Process};
 use crate::servers::Family;
@@ -61,10 +62,7 @@ impl Ring {
 
     /// Bytes of memory of the gateway.
     fn resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/statm", self.guest.engine().id());
-        let text = std::fs::read_to_string(path).unwrap();
-        let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * 4096
+        held::resident_bytes(self.guest.engine().id()) as u64
     }
 
     /// What `script` says that runs in the guest.
