@@ -68,6 +68,11 @@ pub const TCP_HALF_OPEN_MS_MAX: u64 = 10_000;
 pub const TCP_IDLE_MS_MAX: u64 = 2 * 3600 * 1000;
 /// How long unanswered data, probes or keepalives are retried before the guest counts as gone.
 pub const TCP_UNANSWERED_MS_MAX: u64 = 120_000;
+/// An acknowledgement waits so long for an answer that can carry it (RFC 9293 3.8.6.3: less than
+/// half a second).
+pub const TCP_ACK_DELAY_MS: u64 = 20;
+/// Guest and outside have taken turns so often before an acknowledgement waits.
+pub const TCP_TURNS_MIN: u8 = 4;
 /// A flow whose guest owes an acknowledgement is nudged after this time, then at twice that, and so
 /// on: well after the first repetition (RFC 6298 2.4).
 pub const TCP_NUDGE_MS: u64 = 2000;

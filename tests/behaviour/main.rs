@@ -35,6 +35,7 @@ mod tcp_reset;
 mod tcp_runs;
 mod tcp_segments;
 mod tcp_timers;
+mod tcp_turns;
 mod udp;
 
 use core::net::{IpAddr, SocketAddr};

@@ -45,6 +45,7 @@ mod host;
 mod memory;
 mod pages;
 mod syn;
+mod turns;
 mod wait;
 
 pub(crate) use doubt::Acceptable;
@@ -54,6 +55,7 @@ pub(crate) use host::Say;
 pub use memory::SocketCell;
 pub(crate) use memory::TcpMemory;
 pub(crate) use syn::Syn;
+use turns::Turns;
 
 /// Passes over one flow before the next has its turn.
 const EGRESS_PASSES_MAX: usize = 16;
@@ -108,6 +110,8 @@ pub struct TcpSlot<'a> {
     is_inbound: bool,
     /// The guest has yet to answer our SYN.
     is_calling: bool,
+    /// Whose turn it was, and whether an acknowledgement waits for an answer.
+    turns: Turns,
     /// What is waited for before the host gets the guest's bytes.
     look: Look,
     /// When the phase began.
@@ -143,6 +147,7 @@ impl Slot for TcpSlot<'_> {
         nudges: 0,
         is_inbound: false,
         is_calling: false,
+        turns: Turns::NONE,
         look: Look::NONE,
         since: Instant::ZERO,
         heard: Instant::ZERO,
@@ -372,6 +377,10 @@ impl<'a> Tcp<'a> {
             .map_or((0, State::Closed), |socket| (socket.send_queue(), socket.state()));
         let flow = self.slot(slot);
         flow.heard = now;
+        if segment.payload_len > 0 {
+            let is_short = segment.payload_len < usize::from(flow.shape.segment_bytes);
+            flow.turns.guest_spoke(now, is_short);
+        }
         if end.wrapping_sub(flow.reached).cast_signed() > 0 {
             flow.reached = end;
         }
@@ -430,6 +439,9 @@ impl<'a> Tcp<'a> {
         out: &mut Emitter<'a, R>,
     ) -> Egress {
         let flow = &mut self.slots[slot];
+        if flow.awaits_answer(now) {
+            return Egress::Done;
+        }
         let resetting = matches!(flow.phase, Phase::Resetting);
         let Some(set) = &mut flow.set else {
             return if resetting { Egress::Ended } else { Egress::Done };

@@ -145,7 +145,13 @@ impl Tcp<'_> {
             Some(_) | None => None,
         };
         match given {
-            Some(given) => self.slot(slot).moved(given),
+            Some(given) => {
+                let flow = self.slot(slot);
+                flow.moved(given);
+                if given > 0 {
+                    flow.turns.outside_spoke();
+                }
+            }
             None => self.slot(slot).wants_room = true,
         }
         given

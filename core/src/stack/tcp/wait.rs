@@ -42,6 +42,9 @@ impl<'a> Tcp<'a> {
     /// When smoltcp next wants to send.
     fn socket_deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
         let flow = &mut self.slots[slot];
+        if let Some(at) = flow.turns.ack_at() {
+            return Some(at);
+        }
         let set =
             flow.set.as_ref().filter(|_| matches!(flow.phase, Phase::Open | Phase::Lingering))?;
         let at = self.iface.poll_at(smol(now), set)?;
