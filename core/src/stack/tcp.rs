@@ -377,10 +377,7 @@ impl<'a> Tcp<'a> {
             .map_or((0, State::Closed), |socket| (socket.send_queue(), socket.state()));
         let flow = self.slot(slot);
         flow.heard = now;
-        if segment.payload_len > 0 {
-            let is_short = segment.payload_len < usize::from(flow.shape.segment_bytes);
-            flow.turns.guest_spoke(now, is_short);
-        }
+        flow.turns.guest_spoke(now, segment.payload_len, flow.shape.segment_bytes);
         if end.wrapping_sub(flow.reached).cast_signed() > 0 {
             flow.reached = end;
         }

@@ -26,10 +26,14 @@ pub(super) struct Turns {
 impl Turns {
     pub(super) const NONE: Self = Self { in_row: 0, is_answered: false, ack_at: None };
 
-    /// Data of the guest came, in one segment shorter than a full one or not.
-    pub(super) fn guest_spoke(&mut self, now: Instant, is_short: bool) {
+    /// A segment of the guest came with `payload_len` bytes, where a full one has `segment_bytes`.
+    pub(super) fn guest_spoke(&mut self, now: Instant, payload_len: usize, segment_bytes: u16) {
+        if payload_len == 0 {
+            return;
+        }
         self.in_row = if self.is_answered { self.in_row.saturating_add(1) } else { 0 };
         self.is_answered = false;
+        let is_short = payload_len < usize::from(segment_bytes);
         let waits = is_short && self.in_row >= limits::TCP_TURNS_MIN;
         self.ack_at = waits.then(|| now.plus_millis(limits::TCP_ACK_DELAY_MS));
     }
