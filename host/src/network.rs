@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::Poll;
+use sluicegate_core::FrameRing;
 #[cfg(feature = "krun")]
 use sluicegate_core::limits;
-use sluicegate_core::{ConfigError, FrameRing};
 
 use crate::adapter::GuestLink;
 #[cfg(feature = "krun")]
@@ -193,7 +193,8 @@ impl SmoltcpNetwork {
         if bound > limits::RECEIVE_FRAME_BYTES_DEFAULT {
             // One byte over the guest's buffer ends the device's receive path for good.
             let expected = "at most 1514 behind msb_krun, whose guests post no longer buffers";
-            return Err(ConfigError::new("interface.receive_frame_bytes", bound, expected).into());
+            let field = "interface.receive_frame_bytes";
+            return Err(sluicegate_core::ConfigError::new(field, bound, expected).into());
         }
         let ends = self.guest_ends.take().ok_or(Error::BackendTaken)?;
         Ok(Box::new(KrunBackend::new(

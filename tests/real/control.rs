@@ -542,7 +542,8 @@ fn top_shows_the_flows_on_a_terminal_and_ends_when_it_is_told() {
     let mut stream = controlled.guest.connect(Family::V4, port);
     echoes(&mut stream).unwrap();
     let program = sluicegate().get_program().to_owned().into_string().unwrap();
-    let command = format!("{program} top --control {}", controlled.socket.display());
+    let socket = controlled.socket.display();
+    let command = format!("stty rows 30 cols 150; exec {program} top --control {socket}");
     let mut script = Command::new("script");
     script.args(["-qefc", &command, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped());
     let mut top = Process::start(&mut script);

@@ -17,7 +17,7 @@ use super::failure::{Failure, complain};
 mod record;
 mod table;
 
-pub(super) use table::{Flows, rated};
+pub(super) use table::{Flows, HEAD, Row, UP};
 
 /// Ask or change a network that runs
 ///

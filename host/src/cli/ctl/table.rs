@@ -1,6 +1,5 @@
 //! Flows as a table for people.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -21,10 +20,26 @@ impl Flows {
         Ok(serde_json::from_slice(json)?)
     }
 
-    /// The number of each flow, and the bytes that it has moved: up and down.
-    pub(in crate::cli) fn iter(&self) -> impl Iterator<Item = (u64, [u64; 2])> {
-        self.flows.iter().map(|flow| (flow.id, [flow.from_guest_bytes, flow.to_guest_bytes]))
+    /// What there is to show of each.
+    pub(in crate::cli) fn rows(&self) -> Vec<Row> {
+        let row = |flow: &Flow| Row {
+            id: flow.id,
+            moved: [flow.from_guest_bytes, flow.to_guest_bytes],
+            age_ms: flow.age_ms,
+            cells: flow.cells(),
+        };
+        self.flows.iter().map(row).collect()
     }
+}
+
+/// One flow, as it is shown.
+pub(in crate::cli) struct Row {
+    pub(in crate::cli) id: u64,
+    /// The bytes that it has moved: up and down.
+    pub(in crate::cli) moved: [u64; 2],
+    pub(in crate::cli) age_ms: u64,
+    /// Under [`HEAD`].
+    pub(in crate::cli) cells: [String; HEAD.len()],
 }
 
 /// What is shown of a flow; there may be more.
@@ -44,31 +59,16 @@ struct Flow {
     to_guest_bytes: u64,
 }
 
-const HEAD: [&str; 9] = ["ID", "PROTO", "FLOW", "NAME", "STATE", "BY", "AGE", "UP", "DOWN"];
+/// The heads of the columns.
+pub(in crate::cli) const HEAD: [&str; 9] =
+    ["ID", "PROTO", "FLOW", "NAME", "STATE", "BY", "AGE", "UP", "DOWN"];
 /// Columns from here on are numbers.
-const UP: usize = 7;
+pub(in crate::cli) const UP: usize = 7;
 
 /// The table of `flows`.
 pub(super) fn flows(flows: &Flows) -> String {
     let cells = flows.flows.iter().map(Flow::cells);
     table(HEAD.to_vec(), cells.map(|cells| cells.to_vec()))
-}
-
-/// What `rated` says of the bytes a second that each flow moves: a line about all of them, and
-/// their table in that order.
-pub(in crate::cli) fn rated(flows: &Flows, rated: &[(u64, [u64; 2])]) -> Vec<String> {
-    let per_second = |bytes: u64| format!("{}/s", BinaryBytes(bytes));
-    let all = |way: usize| rated.iter().map(|(_, rates)| rates[way]).sum();
-    let (up, down) = (per_second(all(0)), per_second(all(1)));
-    let first = format!("{} flows, {up} up, {down} down", flows.flows.len());
-    let head = [&HEAD[..], &["UP/S", "DOWN/S"]].concat();
-    let by_id: HashMap<u64, &Flow> = flows.flows.iter().map(|flow| (flow.id, flow)).collect();
-    let rows = rated.iter().filter_map(|(id, [up, down])| {
-        let flow = by_id.get(id)?;
-        Some([&flow.cells()[..], &[per_second(*up), per_second(*down)]].concat())
-    });
-    let table = table(head, rows);
-    [first, String::new()].into_iter().chain(table.lines().map(str::to_owned)).collect()
 }
 
 impl Flow {
