@@ -10,6 +10,11 @@ fn frames_and_events_in_any_order_break_no_rule() {
 }
 
 #[test]
+fn a_frame_is_to_the_engine_what_it_is_to_another_reader() {
+    fuzz::run("classify", fuzz::classify);
+}
+
+#[test]
 fn queries_and_answers_of_any_bytes_break_no_rule() {
     fuzz::run("dns", fuzz::dns);
 }

@@ -4,6 +4,7 @@
 //! Targets of `fuzz/` are a line each onto these; `tests/fuzz.rs` runs them on the seeds and on
 //! random changes of them.
 
+mod classify;
 mod fragments;
 mod offload;
 mod ring;
@@ -15,6 +16,7 @@ use crate::frame::{self, ETHERNET, OUTSIDE_V4, OUTSIDE_V6, OUTSIDES};
 use crate::guest::Script;
 use crate::{Answer, Dice, Did, Room, World, default_config};
 
+pub use classify::classify;
 pub use fragments::fragments;
 pub use offload::offload;
 pub use ring::ring;

@@ -9,6 +9,7 @@ use crate::tls;
 /// All targets, those of the host as well.
 pub const TARGETS: &[&str] = &[
     "engine",
+    "classify",
     "dns",
     "said",
     "offload",
@@ -126,6 +127,19 @@ fn said() -> Vec<Vec<u8>> {
         words.push(said.flatten().copied().collect());
     }
     words.iter().map(|words| [&[6][..], words].concat()).collect()
+}
+
+/// Stories of `classify`: each frame of the captures, with its sums and with right ones.
+fn classify() -> Vec<Vec<u8>> {
+    let mut stories = vec![];
+    for capture in captures("") {
+        for frame in frames(&capture).into_iter().take(FRAMES_MAX) {
+            stories.extend([0, 1].map(|mends| [&[mends], frame].concat()));
+        }
+    }
+    stories.sort();
+    stories.dedup();
+    stories
 }
 
 /// Stories of `fragments`: the pieces of each capture, of the same offset and length.
@@ -340,6 +354,7 @@ fn control() -> Vec<Vec<u8>> {
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "engine" => engine(),
+        "classify" => classify(),
         "dns" => dns_stories(),
         "said" => said(),
         "offload" => offload(),
