@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sluicegate_core::limits::TCP_CONNECT_MS_MAX;
-use tokio::io::{AsyncWriteExt, DuplexStream, copy, split};
+use tokio::io::{AsyncWriteExt, BufReader, DuplexStream, copy, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, server};
@@ -31,6 +31,9 @@ const CONNECT_MAX: Duration = Duration::from_millis(TCP_CONNECT_MS_MAX);
 /// Protocols that a guest may offer; who offers more has but these.
 const PROTOCOLS_MAX: usize = 32;
 
+/// Bytes that are read at a time: rustls alone would ask for 4 KiB.
+const READ_BYTES: usize = 32 * 1024;
+
 /// A guest that is told that its connection ends has so long to end it, too.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
@@ -42,7 +45,10 @@ pub(super) const H2: &[u8] = b"h2";
 pub(super) const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// The guest's side of a connection.
-pub(super) type Guest = server::TlsStream<DuplexStream>;
+pub(super) type Guest = server::TlsStream<Heard>;
+
+/// Its side of the pipe.
+type Heard = BufReader<DuplexStream>;
 
 /// A certificate for one handshake.
 #[derive(Debug)]
@@ -78,6 +84,7 @@ pub(super) async fn run(
     let mut config = checked.config;
     config.alpn_protocols = offered;
     let connector = TlsConnector::from(Arc::new(config));
+    let upstream = BufReader::with_capacity(READ_BYTES, upstream);
     let connecting = connector.connect(server_name(&call.identity())?, upstream);
     let connected = timeout(HANDSHAKE_MAX, connecting).await;
     let upstream = match connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
@@ -138,7 +145,8 @@ pub(super) async fn ask(
 async fn hear(
     call: &Call,
     guest: DuplexStream,
-) -> Result<Option<(StartHandshake<DuplexStream>, Vec<Vec<u8>>)>, Broken> {
+) -> Result<Option<(StartHandshake<Heard>, Vec<Vec<u8>>)>, Broken> {
+    let guest = BufReader::with_capacity(READ_BYTES, guest);
     let accept = LazyConfigAcceptor::new(Acceptor::default(), guest);
     let hello = timeout(HANDSHAKE_MAX, accept).await.map_err(|_| Broken)??;
     let (name, offered) = read(&hello.client_hello());
@@ -169,7 +177,7 @@ fn server_name(identity: &Identity) -> Result<ServerName<'static>, Broken> {
 
 /// Tells the guest that there will be no handshake, and ends in order.
 async fn refuse(
-    mut hello: StartHandshake<DuplexStream>,
+    mut hello: StartHandshake<Heard>,
     description: AlertDescription,
 ) -> Result<(), Broken> {
     hello.io.write_all(&alert::record(description)).await?;
@@ -181,7 +189,7 @@ async fn refuse(
 async fn accept_guest(
     interceptor: &Interceptor,
     call: &Call,
-    hello: StartHandshake<DuplexStream>,
+    hello: StartHandshake<Heard>,
     protocol: Option<&[u8]>,
 ) -> Result<Guest, Broken> {
     let leaf = match interceptor.leaves.of(&call.identity()) {
