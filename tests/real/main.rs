@@ -28,6 +28,7 @@ mod control;
 mod datagrams;
 mod denials;
 mod endings;
+mod faults;
 mod firmware;
 mod hostile;
 mod idle;

@@ -1,0 +1,157 @@
+//! System calls that fail as a host's may (strace injects it): what they cost, and that they cost
+//! nobody else anything.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::guest::{Guest, Setup, open_config, sluicegate};
+use crate::needs;
+use crate::process::{self, Process};
+use crate::servers::{self, Family};
+use crate::tls::Scratch;
+use crate::waiting::{PATIENCE, until};
+
+/// Every call of some kind of an engine, of which some fail.
+struct Faults {
+    tracer: Process,
+    report: PathBuf,
+}
+
+impl Faults {
+    /// From now on calls of `name` fail with `errno`: those that `when` says, counted from here.
+    fn inject(guest: &Guest, name: &str, errno: &str, when: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let report = format!("sluicegate-failing-{}-{number}", std::process::id());
+        let report = std::env::temp_dir().join(report);
+        let mut tracer = Command::new("strace");
+        tracer.args(["-f", "-e", &format!("trace={name}"), "-o"]).arg(&report);
+        tracer.args(["-e", &format!("inject={name}:error={errno}:when={when}")]);
+        let tracer = Process::start(tracer.args(["-p", &guest.engine().id().to_string()]));
+        until("calls fail", || tracer.errors().contains("attached"));
+        Self { tracer, report }
+    }
+
+    /// How many calls there were, and how many of them failed because they were to.
+    fn end(self) -> (usize, usize) {
+        self.tracer.signal(Signal::INT);
+        self.tracer.finish();
+        let text = std::fs::read_to_string(&self.report).unwrap();
+        std::fs::remove_file(&self.report).unwrap();
+        let of = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        (of("= "), of("(INJECTED)"))
+    }
+}
+
+/// Whether what is written to `stream` comes back.
+fn echoes(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"echo")?;
+    let mut heard = [0; 4];
+    stream.read_exact(&mut heard)?;
+    assert_eq!(&heard, b"echo");
+    Ok(())
+}
+
+#[test]
+fn a_listener_outlives_whatever_accept_says_and_does_not_spin() {
+    if !needs::are_met(&["strace"]) {
+        return;
+    }
+    const GUEST_PORT: u16 = 7000;
+    let config = json!({
+        "ports": [{ "host_port": 0, "guest_port": GUEST_PORT, "protocol": "tcp" }],
+        "policy": { "default_egress": "allow", "default_ingress": "allow" },
+    });
+    let guest = Guest::with(&Setup { config: Some(config), ..Setup::default() });
+    let address = guest.address(Family::V4);
+    let inside = guest.namespace().inside(|| TcpListener::bind((address, GUEST_PORT)).unwrap());
+    servers::echo(inside);
+    let mut place = None;
+    until("the port is told", || {
+        let errors = guest.engine().errors();
+        let told = errors.lines().find_map(|line| line.strip_prefix("sluicegate: published "));
+        place = told.and_then(|told| told.split(" -> ").next()?.parse().ok());
+        place.is_some()
+    });
+    let place: std::net::SocketAddr = place.unwrap();
+    for errno in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EINTR", "EPERM"] {
+        let faults = Faults::inject(&guest, "accept4", errno, "1..3");
+        let mut outside = TcpStream::connect(place).unwrap();
+        outside.set_read_timeout(Some(PATIENCE)).unwrap();
+        echoes(&mut outside).unwrap_or_else(|error| panic!("{errno}: {error}"));
+        let (calls, failed) = faults.end();
+        assert_eq!(failed, 3, "{errno}");
+        // One took the connection, and one or two found no other.
+        assert!((4..=6).contains(&calls), "{errno}: {calls} calls");
+    }
+}
+
+#[test]
+fn a_socket_that_the_host_would_not_open_is_one_flow_refused_and_no_other() {
+    if !needs::are_met(&["strace"]) {
+        return;
+    }
+    let scratch = Scratch::new("faults");
+    let control = scratch.0.join("control");
+    let config = Some(open_config(json!({})));
+    let guest = Guest::with(&Setup { config, control: Some(control.clone()), ..Setup::default() });
+    let exhausted = || {
+        let mut ctl = sluicegate();
+        let text =
+            process::succeed(ctl.args(["ctl", "metrics"]).env("SLUICEGATE_CONTROL", &control));
+        let value = text.lines().find_map(|line| line.split_once("host_exhausted_total "));
+        value.unwrap().1.parse::<u64>().unwrap()
+    };
+    let port = servers::echo(servers::listener(Family::V4));
+    let to = (guest.gateway(Family::V4), port);
+    let mut before = guest.connect(Family::V4, port);
+    for (name, errno) in [
+        ("socket", "EMFILE"),
+        ("socket", "ENFILE"),
+        ("socket", "ENOBUFS"),
+        ("socket", "ENOMEM"),
+        ("connect", "ENOBUFS"),
+        ("connect", "ENOMEM"),
+        ("connect", "EAGAIN"),
+    ] {
+        let counted = exhausted();
+        let faults = Faults::inject(&guest, name, errno, "1");
+        let refused = guest.try_connect(to).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{name} {errno}");
+        assert_eq!(exhausted(), counted + 1, "{name} {errno}");
+        echoes(&mut before).unwrap();
+        echoes(&mut guest.connect(Family::V4, port)).unwrap();
+        let (_, failed) = faults.end();
+        assert_eq!(failed, 1, "{name} {errno}");
+    }
+}
+
+#[test]
+fn a_datagram_for_which_there_is_no_socket_is_unreachable_and_the_next_goes() {
+    if !needs::are_met(&["strace"]) {
+        return;
+    }
+    let guest = Guest::online();
+    let port = servers::echo_datagrams(servers::datagrams(Family::V4));
+    let to = (guest.gateway(Family::V4), port);
+    for errno in ["EMFILE", "ENOBUFS", "ENOMEM"] {
+        let faults = Faults::inject(&guest, "socket", errno, "1");
+        let socket = guest.datagrams(to);
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send(b"lost").unwrap();
+        let error = socket.recv(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{errno}");
+        socket.send(b"goes").unwrap();
+        let mut heard = [0; 8];
+        let len = socket.recv(&mut heard).unwrap();
+        assert_eq!(&heard[..len], b"goes");
+        let (_, failed) = faults.end();
+        assert_eq!(failed, 1, "{errno}");
+    }
+}
