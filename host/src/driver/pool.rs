@@ -132,15 +132,16 @@ impl Thread {
         let poll = Poll::new().map_err(Error::machine("opening a poll"))?;
         let wake = mio::Waker::new(poll.registry(), WAKE)
             .map_err(Error::machine("opening the waker of a pool's thread"))?;
+        let wake = DriverWake::new(wake);
         let (give, newcomers) = channel();
         // Its table is made there: what it runs can't be sent.
-        let run = move || Table::new(poll, newcomers).run();
+        let ways = (newcomers, Arc::clone(&wake));
+        let run = move || Table::new(poll, ways).run();
         std::thread::Builder::new()
             .name("sluicegate-pool".to_owned())
             .spawn(run)
             .map_err(Error::machine("starting a pool's thread"))?;
-        let (newcomers, wake) = (Some(give), DriverWake::new(wake));
-        Ok(Self { newcomers, wake, networks: Arc::default() })
+        Ok(Self { newcomers: Some(give), wake, networks: Arc::default() })
     }
 }
 
@@ -175,6 +176,8 @@ struct Table {
     poll: Poll,
     clock: Clock,
     newcomers: Receiver<Newcomer>,
+    /// A waker that is closed takes its last call with it, which is that nobody comes any more.
+    _wake: Arc<DriverWake>,
     members: HashMap<usize, Member>,
     next: usize,
     /// Who has something to do.
@@ -187,11 +190,12 @@ struct Table {
 }
 
 impl Table {
-    fn new(poll: Poll, newcomers: Receiver<Newcomer>) -> Self {
+    fn new(poll: Poll, (newcomers, wake): (Receiver<Newcomer>, Arc<DriverWake>)) -> Self {
         Self {
             poll,
             clock: Clock::new(),
             newcomers,
+            _wake: wake,
             members: HashMap::new(),
             next: 0,
             queue: VecDeque::new(),
@@ -265,7 +269,7 @@ impl Table {
             return end.tell(Err(Error::machine("watching a network's poll")(error)));
         }
         let patience = Patience::default();
-        let run = Box::pin(driver.run(Seat::Shared(Rc::clone(&patience))));
+        let run = Box::pin(driver.run(Seat::Pooled(Rc::clone(&patience))));
         let member = Member { run, patience, end, deadline: None, is_queued: false };
         self.members.insert(number, member);
         self.enqueue(number);

@@ -15,9 +15,9 @@ use crate::error::Error;
 /// A driver's place on a thread.
 pub(super) enum Seat {
     /// The thread is its own.
-    Own,
+    Alone,
     /// It is shared with others, and somebody looks after the polls of all of them.
-    Shared(Patience),
+    Pooled(Patience),
 }
 
 /// How long a driver that has made way may be left alone; `None`: until its poll has something.
@@ -35,8 +35,8 @@ impl Seat {
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
         let timeout = match self {
-            Self::Own => timeout,
-            Self::Shared(patience) => {
+            Self::Alone => timeout,
+            Self::Pooled(patience) => {
                 patience.set(timeout);
                 make_way().await;
                 Some(Duration::ZERO)
