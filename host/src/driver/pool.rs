@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroUsize;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -161,9 +161,12 @@ impl End {
     }
 }
 
+/// A driver that runs.
+type Run = Pin<Box<dyn Future<Output = Outcome>>>;
+
 /// A network that sits at a table.
 struct Member {
-    run: Pin<Box<dyn Future<Output = Outcome>>>,
+    run: Run,
     patience: Patience,
     end: End,
     /// Where it is among the deadlines.
@@ -209,7 +212,7 @@ impl Table {
     ///
     /// # Panics
     /// If the system's own poll fails, which only a bug could make it do.
-    fn run(mut self) {
+    fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while self.is_open || !self.members.is_empty() {
             match self.poll.poll(&mut events, self.timeout()) {
@@ -257,19 +260,23 @@ impl Table {
     }
 
     fn add(&mut self, Newcomer { driver, end }: Newcomer) {
+        let fd = driver.poll.as_raw_fd();
+        self.seat(fd, end, |seat| Box::pin(driver.run(seat)));
+    }
+
+    /// Gives what `run` makes of a seat its first turn soon; `fd` is its poll's.
+    fn seat(&mut self, fd: RawFd, end: End, run: impl FnOnce(Seat) -> Run) {
         let number = self.next;
         self.next += 1;
         // It leaves this poll by being closed, and all its duplicates with it.
-        let fd = driver.poll.as_raw_fd();
-        let interest = Interest::READABLE;
-        if let Err(error) =
-            self.poll.registry().register(&mut SourceFd(&fd), Token(number), interest)
-        {
-            drop(driver);
+        let mut source = SourceFd(&fd);
+        let watched = self.poll.registry().register(&mut source, Token(number), Interest::READABLE);
+        if let Err(error) = watched {
+            drop(run);
             return end.tell(Err(Error::machine("watching a network's poll")(error)));
         }
         let patience = Patience::default();
-        let run = Box::pin(driver.run(Seat::Pooled(Rc::clone(&patience))));
+        let run = run(Seat::Pooled(Rc::clone(&patience)));
         let member = Member { run, patience, end, deadline: None, is_queued: false };
         self.members.insert(number, member);
         self.enqueue(number);
@@ -310,9 +317,8 @@ impl Table {
         }
         let run = member.run.as_mut();
         // What it leaves broken is its own, and is dropped.
-        let turned = catch_unwind(AssertUnwindSafe(|| {
-            run.poll(&mut Context::from_waker(Waker::noop()))
-        }));
+        let turned =
+            catch_unwind(AssertUnwindSafe(|| run.poll(&mut Context::from_waker(Waker::noop()))));
         let outcome = match turned {
             Ok(Polled::Pending) => {
                 match member.patience.get() {
@@ -337,3 +343,6 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! A table whose members only wait: who is called when.
+
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+
+use super::*;
+
+/// Whatever takes longer has hung.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn end() -> (End, Receiver<Outcome>) {
+    let (outcome, told) = sync_channel(1);
+    (End { outcome, is_over: Arc::default(), networks: Arc::new(AtomicUsize::new(1)) }, told)
+}
+
+/// Runs a table at which those sit that `seat` seats, until they have gone.
+fn serve(seat: impl FnOnce(&mut Table) + Send + 'static) {
+    let (done, is_done) = channel();
+    thread::spawn(move || {
+        let poll = Poll::new().unwrap();
+        let wake = DriverWake::new(mio::Waker::new(poll.registry(), WAKE).unwrap());
+        // Nobody else comes.
+        wake.ring();
+        let mut table = Table::new(poll, (channel().1, wake));
+        seat(&mut table);
+        table.run();
+        assert!(table.deadlines.is_empty() && table.queue.is_empty() && table.again.is_none());
+        done.send(()).unwrap();
+    });
+    match is_done.recv_timeout(PATIENCE) {
+        Ok(()) => {}
+        Err(RecvTimeoutError::Timeout) => panic!("somebody is not called"),
+        Err(RecvTimeoutError::Disconnected) => panic!("the table failed"),
+    }
+}
+
+/// One that waits once for each of `timeouts`, and sees to it that it is not called too early.
+fn sleeper(table: &mut Table, timeouts: Vec<Duration>) -> Receiver<Outcome> {
+    let (end, told) = end();
+    let mut poll = Poll::new().unwrap();
+    table.seat(poll.as_raw_fd(), end, |seat| {
+        Box::pin(async move {
+            let (clock, mut events) = (Clock::new(), Events::with_capacity(1));
+            for timeout in timeouts {
+                let began = clock.now().as_micros();
+                seat.wait(&mut poll, &mut events, Some(timeout)).await?;
+                let micros = u128::from(clock.now().as_micros() - began);
+                assert!(micros >= timeout.as_micros(), "{micros} us of {timeout:?}");
+            }
+            Ok(())
+        })
+    });
+    told
+}
+
+#[test]
+fn those_that_wait_for_a_time_are_all_called_and_none_too_early() {
+    serve(|table| {
+        let millis = |all: &[u64]| all.iter().map(|ms| Duration::from_millis(*ms)).collect();
+        for timeouts in [&[30, 0, 1][..], &[1, 40], &[0, 0, 0, 20], &[7, 7, 7, 7, 7], &[]] {
+            sleeper(table, millis(timeouts));
+        }
+    });
+}
+
+#[test]
+fn one_that_is_called_before_its_time_is_called_once() {
+    serve(|table| {
+        let mut poll = Poll::new().unwrap();
+        let waker = mio::Waker::new(poll.registry(), WAKE).unwrap();
+        let hour = Some(Duration::from_secs(3600));
+        table.seat(poll.as_raw_fd(), end().0, |seat| {
+            Box::pin(async move {
+                let mut events = Events::with_capacity(1);
+                seat.wait(&mut poll, &mut events, hour).await?;
+                assert_eq!(events.iter().count(), 1);
+                // Nothing has come meanwhile: whoever called twice would end this at once.
+                seat.wait(&mut poll, &mut events, Some(Duration::from_millis(5))).await?;
+                assert_eq!(events.iter().count(), 0);
+                seat.wait(&mut poll, &mut events, None).await?;
+                assert_eq!(events.iter().count(), 1);
+                Ok(())
+            })
+        });
+        let mut own = Poll::new().unwrap();
+        table.seat(own.as_raw_fd(), end().0, |seat| {
+            Box::pin(async move {
+                let mut events = Events::with_capacity(1);
+                for _ in 0..2 {
+                    waker.wake().unwrap();
+                    let twenty = Some(Duration::from_millis(20));
+                    seat.wait(&mut own, &mut events, twenty).await?;
+                }
+                Ok(())
+            })
+        });
+    });
+}
+
+#[test]
+fn one_that_panics_is_told_of_and_the_others_go_on() {
+    let (give, told) = channel();
+    serve(move |table| {
+        let others = sleeper(table, vec![Duration::from_millis(20)]);
+        let (end, of_bad) = end();
+        let poll = Poll::new().unwrap();
+        table.seat(poll.as_raw_fd(), end, |_| Box::pin(async move { panic!("at once {poll:?}") }));
+        give.send((others, of_bad)).unwrap();
+    });
+    let (others, of_bad) = told.recv().unwrap();
+    others.recv().unwrap().unwrap();
+    let bug = of_bad.recv().unwrap().unwrap_err();
+    assert!(matches!(&bug, Error::Bug(text) if text.starts_with("at once")), "{bug}");
+}
