@@ -19,7 +19,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Interest, Poll, Registry, Token};
 use sluicegate_core::{Config, Engine, Instant, MemoryLen};
 
 use crate::adapter::GuestLink;
@@ -46,8 +46,6 @@ const LINK: Token = Token(usize::MAX - 1);
 const OWN_ADDRESSES: Token = Token(usize::MAX - 2);
 /// The token of the first published port; flows have lower ones.
 const PORTS: usize = usize::MAX - 4096;
-/// Readiness events that are taken at a time.
-const EVENTS_MAX: usize = 256;
 /// Frames that a link may bring in one turn.
 const LINK_FRAMES_MAX: u32 = 128;
 
@@ -113,10 +111,9 @@ impl Driver {
     ///
     /// # Errors
     /// What the machine refused, or a configuration that the engine refuses.
-    async fn run(self: Box<Self>, seat: Seat) -> Result<(), Error> {
+    async fn run(self: Box<Self>, mut seat: Seat) -> Result<(), Error> {
         let mut driver = *self;
-        let mut events = Events::with_capacity(EVENTS_MAX);
-        let Some(listeners) = driver.listeners(&seat, &mut events).await? else { return Ok(()) };
+        let Some(listeners) = driver.listeners(&mut seat).await? else { return Ok(()) };
         // On this thread: it opens the sockets, so its host is the one that counts.
         let (for_own, for_flows) = (driver.registry()?, driver.registry()?);
         let own = OwnAddresses::start(&mut driver.config, for_own, OWN_ADDRESSES)
@@ -153,22 +150,19 @@ impl Driver {
             published: driver.published,
             stop: driver.stop,
             link_is_ready: true,
-            has_more_events: false,
         };
-        turns.run(&seat, &mut events).await
+        turns.run(&mut seat).await
     }
 
     /// Waits for the ports to begin with; `None`: it is stopped before.
-    async fn listeners(
-        &mut self,
-        seat: &Seat,
-        events: &mut Events,
-    ) -> Result<Option<Listeners>, Error> {
+    async fn listeners(&mut self, seat: &mut Seat) -> Result<Option<Listeners>, Error> {
         while !self.stop.load(Ordering::Acquire) {
             match self.begin.try_recv() {
                 Ok(listeners) => return Ok(Some(listeners)),
                 Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) => seat.wait(&mut self.poll, events, None).await?,
+                Err(TryRecvError::Empty) => {
+                    seat.wait(&mut self.poll, None).await?;
+                }
             }
         }
         Ok(None)
@@ -193,12 +187,10 @@ struct Loop<'a> {
     stop: Arc<AtomicBool>,
     /// The link may have more frames than were taken.
     link_is_ready: bool,
-    /// The poll may have more events than were taken.
-    has_more_events: bool,
 }
 
 impl Loop<'_> {
-    async fn run(mut self, seat: &Seat, events: &mut Events) -> Result<(), Error> {
+    async fn run(mut self, seat: &mut Seat) -> Result<(), Error> {
         if let FrontEnd::Link { link, .. } = &self.front {
             let fd = std::os::fd::AsRawFd::as_raw_fd(&link.as_fd());
             self.poll
@@ -217,13 +209,11 @@ impl Loop<'_> {
             self.send()?;
             self.published.publish(self.engine.counters(), self.engine.flow_counts());
             let timeout = self.timeout(until);
-            seat.wait(&mut self.poll, events, timeout).await?;
+            let events = seat.wait(&mut self.poll, timeout).await?;
             if matches!(self.front, FrontEnd::Worker(_)) {
                 self.engine.from_guest().awake();
             }
-            // They are edges: a poll that others watch does not tell of them again.
-            self.has_more_events = events.iter().count() == EVENTS_MAX;
-            for event in &*events {
+            for event in events {
                 match event.token() {
                     WAKE => {}
                     OWN_ADDRESSES => self.own.ready(),
@@ -280,7 +270,7 @@ impl Loop<'_> {
         if let Some(limit) = self.own.patience(now) {
             timeout = Some(timeout.map_or(limit, |t| t.min(limit)));
         }
-        if self.flows.is_busy() || self.is_ordered || self.has_more_events {
+        if self.flows.is_busy() || self.is_ordered {
             timeout = Some(Duration::ZERO);
         }
         timeout

@@ -26,8 +26,8 @@ use mio::{Events, Interest, Poll, Token};
 use sluicegate_core::Instant;
 
 use super::running::{Outcome, bug};
-use super::seat::Patience;
-use super::{Driver, EVENTS_MAX, Running, Seat, WAKE};
+use super::seat::{EVENTS_MAX, Patience, Seat};
+use super::{Driver, Running, WAKE};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::wake::DriverWake;
@@ -276,7 +276,7 @@ impl Table {
             return end.tell(Err(Error::machine("watching a network's poll")(error)));
         }
         let patience = Patience::default();
-        let run = run(Seat::Pooled(Rc::clone(&patience)));
+        let run = run(Seat::pooled(Rc::clone(&patience)));
         let member = Member { run, patience, end, deadline: None, is_queued: false };
         self.members.insert(number, member);
         self.enqueue(number);

@@ -29,7 +29,7 @@ impl Running {
     /// There is none to be had.
     pub(crate) fn alone(driver: Box<Driver>) -> Result<Self, Error> {
         let run = move || {
-            let outcome = driver.run(Seat::Alone).now_or_never();
+            let outcome = driver.run(Seat::alone()).now_or_never();
             outcome.expect("because it waits in its own poll, and for nothing else")
         };
         let thread = std::thread::Builder::new().name("sluicegate".to_owned()).spawn(run);

@@ -38,12 +38,12 @@ fn serve(seat: impl FnOnce(&mut Table) + Send + 'static) {
 fn sleeper(table: &mut Table, timeouts: Vec<Duration>) -> Receiver<Outcome> {
     let (end, told) = end();
     let mut poll = Poll::new().unwrap();
-    table.seat(poll.as_raw_fd(), end, |seat| {
+    table.seat(poll.as_raw_fd(), end, |mut seat| {
         Box::pin(async move {
-            let (clock, mut events) = (Clock::new(), Events::with_capacity(1));
+            let clock = Clock::new();
             for timeout in timeouts {
                 let began = clock.now().as_micros();
-                seat.wait(&mut poll, &mut events, Some(timeout)).await?;
+                seat.wait(&mut poll, Some(timeout)).await?;
                 let micros = u128::from(clock.now().as_micros() - began);
                 assert!(micros >= timeout.as_micros(), "{micros} us of {timeout:?}");
             }
@@ -69,27 +69,53 @@ fn one_that_is_called_before_its_time_is_called_once() {
         let mut poll = Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), WAKE).unwrap();
         let hour = Some(Duration::from_secs(3600));
-        table.seat(poll.as_raw_fd(), end().0, |seat| {
+        table.seat(poll.as_raw_fd(), end().0, |mut seat| {
             Box::pin(async move {
-                let mut events = Events::with_capacity(1);
-                seat.wait(&mut poll, &mut events, hour).await?;
+                let events = seat.wait(&mut poll, hour).await?;
                 assert_eq!(events.iter().count(), 1);
                 // Nothing has come meanwhile: whoever called twice would end this at once.
-                seat.wait(&mut poll, &mut events, Some(Duration::from_millis(5))).await?;
+                let events = seat.wait(&mut poll, Some(Duration::from_millis(5))).await?;
                 assert_eq!(events.iter().count(), 0);
-                seat.wait(&mut poll, &mut events, None).await?;
+                let events = seat.wait(&mut poll, None).await?;
                 assert_eq!(events.iter().count(), 1);
                 Ok(())
             })
         });
         let mut own = Poll::new().unwrap();
-        table.seat(own.as_raw_fd(), end().0, |seat| {
+        table.seat(own.as_raw_fd(), end().0, |mut seat| {
             Box::pin(async move {
-                let mut events = Events::with_capacity(1);
                 for _ in 0..2 {
                     waker.wake().unwrap();
                     let twenty = Some(Duration::from_millis(20));
-                    seat.wait(&mut own, &mut events, twenty).await?;
+                    seat.wait(&mut own, twenty).await?;
+                }
+                Ok(())
+            })
+        });
+    });
+}
+
+#[test]
+fn events_that_one_turn_has_no_place_for_are_taken_in_the_next() {
+    const SOURCES: usize = 2 * EVENTS_MAX + 1;
+    serve(|table| {
+        let mut poll = Poll::new().unwrap();
+        let sources: Vec<_> = (0..SOURCES)
+            .map(|number| {
+                let source =
+                    rustix::event::eventfd(1, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+                let fd = source.as_raw_fd();
+                let registry = poll.registry();
+                registry.register(&mut SourceFd(&fd), Token(number), Interest::READABLE).unwrap();
+                source
+            })
+            .collect();
+        table.seat(poll.as_raw_fd(), end().0, |mut seat| {
+            Box::pin(async move {
+                let mut seen = BTreeSet::new();
+                while seen.len() < sources.len() {
+                    let events = seat.wait(&mut poll, None).await?;
+                    seen.extend(events.iter().map(mio::event::Event::token));
                 }
                 Ok(())
             })
