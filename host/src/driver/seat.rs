@@ -39,40 +39,53 @@ impl Seat {
         Self { patience: Some(patience), has_more: true, ..Self::alone() }
     }
 
-    /// Waits until `poll` has events, for `timeout` at most; there may be none then.
+    /// Waits until `poll` has events, or `timeout` is over.
     ///
     /// # Errors
     /// What the system said.
     pub(super) async fn wait(
         &mut self,
         poll: &mut Poll,
-        timeout: Option<Duration>,
+        mut timeout: Option<Duration>,
     ) -> Result<&Events, Error> {
-        let mut timeout = timeout;
-        if let Some(patience) = &self.patience {
+        if self.patience.is_some() {
             // Whoever looks after a poll is told of events that come, not of those that are left.
-            patience.set(if self.has_more { Some(Duration::ZERO) } else { timeout });
-            make_way().await;
+            if self.has_more {
+                self.make_way(Some(Duration::ZERO)).await;
+                if self.take(poll, Some(Duration::ZERO))? {
+                    return Ok(&self.events);
+                }
+            }
+            self.make_way(timeout).await;
             timeout = Some(Duration::ZERO);
         }
+        self.take(poll, timeout)?;
+        Ok(&self.events)
+    }
+
+    /// Takes the events that `poll` has or gets within `timeout`; false: there are none.
+    fn take(&mut self, poll: &mut Poll, timeout: Option<Duration>) -> Result<bool, Error> {
         match poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             done => done.map_err(Error::machine("waiting for readiness"))?,
         }
         self.has_more = self.events.iter().count() == EVENTS_MAX;
-        Ok(&self.events)
+        Ok(!self.events.is_empty())
     }
-}
 
-/// Lets whoever polls this go on, once.
-async fn make_way() {
-    let mut has_made_way = false;
-    poll_fn(|_| {
-        if core::mem::replace(&mut has_made_way, true) {
-            task::Poll::Ready(())
-        } else {
-            task::Poll::Pending
+    /// Lets the others of the thread have their turns, for `patience` at most.
+    async fn make_way(&self, patience: Option<Duration>) {
+        if let Some(told) = &self.patience {
+            told.set(patience);
         }
-    })
-    .await;
+        let mut has_made_way = false;
+        poll_fn(|_| {
+            if core::mem::replace(&mut has_made_way, true) {
+                task::Poll::Ready(())
+            } else {
+                task::Poll::Pending
+            }
+        })
+        .await;
+    }
 }
