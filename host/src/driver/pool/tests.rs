@@ -69,7 +69,9 @@ fn those_that_wait_for_a_time_are_all_called_and_none_too_early() {
 fn one_that_is_called_before_its_time_is_called_once() {
     serve(|table| {
         let mut poll = Poll::new().unwrap();
-        let waker = mio::Waker::new(poll.registry(), WAKE).unwrap();
+        // Of both: one that is closed takes its last call with it.
+        let waker = Rc::new(mio::Waker::new(poll.registry(), WAKE).unwrap());
+        let of_called = Rc::clone(&waker);
         let (called, end_of_called) = end();
         table.seat(poll.as_raw_fd(), called, |mut seat| {
             Box::pin(async move {
@@ -80,6 +82,7 @@ fn one_that_is_called_before_its_time_is_called_once() {
                 assert_eq!(events.iter().count(), 0);
                 let events = seat.wait(&mut poll, None).await?;
                 assert_eq!(events.iter().count(), 1);
+                drop(of_called);
                 Ok(())
             })
         });
