@@ -39,6 +39,7 @@ mod neighbours;
 mod offload;
 mod pings;
 mod policy;
+mod pool;
 mod proxies;
 mod published;
 mod qemu;
