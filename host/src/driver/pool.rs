@@ -32,18 +32,17 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::wake::DriverWake;
 
-/// Threads that serve many networks, each as fairly as if it had one of its own; clones are the
-/// same pool.
+/// Threads that serve many networks, by turns; clones are the same pool.
 ///
 /// A network that is started on it ([`try_start_on`](crate::SmoltcpNetwork::try_start_on)) goes to
 /// the thread that has the fewest, and stays there. The threads end with the last network on them,
 /// once the pool itself has been dropped. They open the sockets of all its networks, so **those
 /// are in the network namespace of whoever made the pool**; only ports are published, as ever, in
-/// that of whoever starts the network.
+/// that of whoever starts the network. A network that has something to do waits for one turn at
+/// most of each of the others on its thread, and one that dies of a bug dies alone.
 ///
 /// # Cost
-/// For a network that wakes up, two system calls more than on a thread of its own; for one that
-/// sleeps, none, and no stack.
+/// A turn takes one system call more than on a thread of its own, and a network no stack.
 ///
 /// ```
 /// use std::num::NonZeroUsize;
@@ -94,8 +93,7 @@ struct End {
 }
 
 impl DriverPool {
-    /// A pool of so many threads; where sockets should be as fast as they can, no more than this
-    /// host has processors to spare.
+    /// A pool of so many threads; more than this host has processors to spare are of no use.
     ///
     /// # Errors
     /// No threads or descriptors to be had.
