@@ -1,16 +1,25 @@
 //! The loop: takes frames and readiness in, lets the engine decide, does what it says, sleeps.
 //!
-//! One thread runs it. A byte of a plain flow crosses one thread boundary at most, that between a
-//! VMM's worker and this loop; a link that the loop serves itself has none.
+//! One thread runs it, alone or among others ([`pool`]). A byte of a plain flow crosses one thread
+//! boundary at most, that between a VMM's worker and this loop; a link that the loop serves itself
+//! has none.
+//!
+//! It is a future for one reason: what an engine is lent lives beside it, on the stack of whoever
+//! polls the one and on the heap of whoever keeps the other, and there is no other safe way to have
+//! both. It waits for nothing but its [`Seat`].
 
 mod own;
+pub(crate) mod pool;
+mod running;
+mod seat;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Interest, Poll, Registry, Token};
 use sluicegate_core::{Config, Engine, Instant, MemoryLen};
 
 use crate::adapter::GuestLink;
@@ -28,6 +37,8 @@ use crate::rings::{RingConsumer, RingProducer};
 use crate::service::dns::{Resolver, ResolverParts};
 use crate::snapshot::NameSnapshot;
 use own::OwnAddresses;
+pub(crate) use running::Running;
+use seat::Seat;
 
 /// The token of [`DriverWake`](crate::wake::DriverWake).
 pub(crate) const WAKE: Token = Token(usize::MAX);
@@ -35,10 +46,11 @@ const LINK: Token = Token(usize::MAX - 1);
 const OWN_ADDRESSES: Token = Token(usize::MAX - 2);
 /// The token of the first published port; flows have lower ones.
 const PORTS: usize = usize::MAX - 4096;
-/// Readiness events that are taken at a time.
-const EVENTS_MAX: usize = 256;
 /// Frames that a link may bring in one turn.
 const LINK_FRAMES_MAX: u32 = 128;
+
+/// The ports that a driver begins with.
+pub(crate) type Listeners = Vec<(usize, Listener)>;
 
 /// The ends of the rings that belong to the engine.
 pub(crate) struct EngineEnds {
@@ -83,58 +95,77 @@ pub(crate) struct Driver {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) speaker: Speaker,
     pub(crate) names: ResolverParts,
-    pub(crate) listeners: Vec<(usize, Listener)>,
+    /// Where its ports come from; it begins once they have.
+    pub(crate) begin: Receiver<Listeners>,
+    /// Told once nothing but the machine can go wrong any more.
+    pub(crate) has_begun: SyncSender<()>,
     /// Names that the guest has resolved before.
     pub(crate) known_names: Vec<NameSnapshot>,
-    pub(crate) orders: std::sync::mpsc::Receiver<Order>,
+    pub(crate) orders: Receiver<Order>,
     pub(crate) tls: Option<Tls>,
     pub(crate) dialler: Option<Dialler>,
 }
 
 impl Driver {
-    /// Runs until it is stopped, or its link ends; calls `ready` once nothing but the machine can
-    /// go wrong any more.
+    /// Runs until it is stopped, or its link ends.
     ///
     /// # Errors
     /// What the machine refused, or a configuration that the engine refuses.
-    pub(crate) fn run(mut self, ready: impl FnOnce()) -> Result<(), Error> {
+    async fn run(self: Box<Self>, mut seat: Seat) -> Result<(), Error> {
+        let mut driver = *self;
+        let Some(listeners) = driver.listeners(&mut seat).await? else { return Ok(()) };
         // On this thread: it opens the sockets, so its host is the one that counts.
-        let (for_own, for_flows) = (self.registry()?, self.registry()?);
-        let own = OwnAddresses::start(&mut self.config, for_own, OWN_ADDRESSES)
+        let (for_own, for_flows) = (driver.registry()?, driver.registry()?);
+        let own = OwnAddresses::start(&mut driver.config, for_own, OWN_ADDRESSES)
             .map_err(Error::machine("asking for this host's own addresses"))?;
-        let len = MemoryLen::of(&self.config);
+        let len = MemoryLen::of(&driver.config);
         let mut buffers = map(len.buffers)?;
         let pages = Pages::of(&mut buffers);
         let mut fragment_bytes = map(len.fragment_bytes)?;
         let mut storage = Storage::new(&len);
         let memory = storage.lend(&mut buffers, &mut fragment_bytes);
-        let now = self.clock.now();
-        let EngineEnds { from_guest, to_guest } = self.ends;
-        let mut engine = Engine::new(&self.config, memory, from_guest, to_guest, now)?;
-        for known in &self.known_names {
+        let now = driver.clock.now();
+        let EngineEnds { from_guest, to_guest } = driver.ends;
+        let mut engine = Engine::new(&driver.config, memory, from_guest, to_guest, now)?;
+        for known in &driver.known_names {
             engine.bind_name(now, &known.name, (known.address, known.seconds));
         }
-        let resolver = Resolver::new(self.names);
-        let ports = Ports::new(self.listeners, &for_flows, PORTS)
+        let resolver = Resolver::new(driver.names);
+        let ports = Ports::new(listeners, &for_flows, PORTS)
             .map_err(Error::machine("watching the published ports"))?;
-        let said = (self.speaker, resolver, ports);
-        let ways = (self.tls, self.dialler);
-        let flows = Flows::new(for_flows, Arc::clone(&self.published), pages, said, ways);
-        ready();
-        Loop {
+        let said = (driver.speaker, resolver, ports);
+        let ways = (driver.tls, driver.dialler);
+        let flows = Flows::new(for_flows, Arc::clone(&driver.published), pages, said, ways);
+        // Whoever started it waits for this, or is gone.
+        let _ = driver.has_begun.send(());
+        let turns = Loop {
             engine,
             flows,
             own,
-            inbox: Inbox::new(self.orders, self.clock),
+            inbox: Inbox::new(driver.orders, driver.clock),
             is_ordered: false,
-            front: self.front,
-            poll: self.poll,
-            clock: self.clock,
-            published: self.published,
-            stop: self.stop,
+            front: driver.front,
+            poll: driver.poll,
+            clock: driver.clock,
+            published: driver.published,
+            stop: driver.stop,
             link_is_ready: true,
+        };
+        turns.run(&mut seat).await
+    }
+
+    /// Waits for the ports to begin with; `None`: it is stopped before.
+    async fn listeners(&mut self, seat: &mut Seat) -> Result<Option<Listeners>, Error> {
+        while !self.stop.load(Ordering::Acquire) {
+            match self.begin.try_recv() {
+                Ok(listeners) => return Ok(Some(listeners)),
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => {
+                    seat.wait(&mut self.poll, None).await?;
+                }
+            }
         }
-        .run()
+        Ok(None)
     }
 
     fn registry(&self) -> Result<Registry, Error> {
@@ -159,8 +190,7 @@ struct Loop<'a> {
 }
 
 impl Loop<'_> {
-    fn run(mut self) -> Result<(), Error> {
-        let mut events = Events::with_capacity(EVENTS_MAX);
+    async fn run(mut self, seat: &mut Seat) -> Result<(), Error> {
         if let FrontEnd::Link { link, .. } = &self.front {
             let fd = std::os::fd::AsRawFd::as_raw_fd(&link.as_fd());
             self.poll
@@ -178,8 +208,12 @@ impl Loop<'_> {
             let until = self.flows.perform_all(&mut self.engine, now);
             self.send()?;
             self.published.publish(self.engine.counters(), self.engine.flow_counts());
-            self.wait(&mut events, until)?;
-            for event in &events {
+            let timeout = self.timeout(until);
+            let events = seat.wait(&mut self.poll, timeout).await?;
+            if matches!(self.front, FrontEnd::Worker(_)) {
+                self.engine.from_guest().awake();
+            }
+            for event in events {
                 match event.token() {
                     WAKE => {}
                     OWN_ADDRESSES => self.own.ready(),
@@ -213,8 +247,8 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&mut self, events: &mut Events, until: Option<Instant>) -> Result<(), Error> {
+    /// How long to sleep, if there is no event before.
+    fn timeout(&mut self, until: Option<Instant>) -> Option<Duration> {
         let now = self.clock.now();
         let mut timeout = until
             .map(|until| Duration::from_micros(until.as_micros().saturating_sub(now.as_micros())));
@@ -239,13 +273,6 @@ impl Loop<'_> {
         if self.flows.is_busy() || self.is_ordered {
             timeout = Some(Duration::ZERO);
         }
-        let polled = self.poll.poll(events, timeout);
-        if matches!(self.front, FrontEnd::Worker(_)) {
-            self.engine.from_guest().awake();
-        }
-        match polled {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
-            done => done.map_err(Error::machine("waiting for readiness")),
-        }
+        timeout
     }
 }

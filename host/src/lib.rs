@@ -44,6 +44,7 @@ mod wake;
 pub use capture::Capture;
 pub use config::NetworkConfig;
 pub use control::{ControlHandle, FlowRow};
+pub use driver::pool::DriverPool;
 pub use error::{AuthorityError, Error, LoadError};
 pub use events::{Denied, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent};
 pub use flow::ports::PublishedPort;

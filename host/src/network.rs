@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::Poll;
@@ -16,7 +15,8 @@ use crate::adapter::krun::{Doorbell, KrunBackend};
 use crate::clock::Clock;
 use crate::config::{DnsConfig, NetworkConfig};
 use crate::control::{ControlHandle, Desk, name_servers};
-use crate::driver::{Driver, EngineEnds, FrontEnd, WAKE, WorkerLink};
+use crate::driver::pool::DriverPool;
+use crate::driver::{Driver, EngineEnds, FrontEnd, Running, WAKE, WorkerLink};
 use crate::error::Error;
 use crate::events::{Audience, Events, Speaker};
 use crate::flow::dial::Dialler;
@@ -67,7 +67,7 @@ pub struct SmoltcpNetwork {
     worker: WorkerLink,
     link: Option<FrontEnd>,
     receive_frame_bytes_is_set: bool,
-    driver: Option<JoinHandle<Result<(), Error>>>,
+    driver: Option<Running>,
     termination: TerminationHandle,
     trust_host_cas: bool,
     vault: Arc<Vault>,
@@ -245,15 +245,51 @@ impl SmoltcpNetwork {
     /// [`Error::AlreadyStarted`], a port that can't be published, no thread or memory to be had,
     /// or a configuration that does not fit the link.
     pub fn try_start(&mut self, runtime: tokio::runtime::Handle) -> Result<(), Error> {
+        self.start_by(runtime, Running::alone)
+    }
+
+    /// Starts the driver on a thread of `pool`, which it shares with others; all else is as with
+    /// [`try_start`](Self::try_start).
+    ///
+    /// # Errors
+    /// Those of [`try_start`](Self::try_start).
+    pub fn try_start_on(
+        &mut self,
+        pool: &DriverPool,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<(), Error> {
+        self.start_by(runtime, |driver| pool.start(driver))
+    }
+
+    /// Lets `start` start the driver, and the driver begin, unless something holds it back.
+    fn start_by(
+        &mut self,
+        runtime: tokio::runtime::Handle,
+        start: impl FnOnce(Box<Driver>) -> Result<Running, Error>,
+    ) -> Result<(), Error> {
         if self.parts.is_none() {
             return Err(Error::AlreadyStarted);
         }
         let gate = self.gate.clone().filter(|gate| !gate.is_open());
         // On this thread: whoever starts a network decides in which namespace it listens.
         let bound = if gate.is_some() { None } else { Some(self.desk.bind_ports()?) };
+        let (driver, waiting) = self.driver(runtime)?;
+        self.driver = Some(start(driver)?);
+        match (bound, gate) {
+            // If the driver ends before, that has its reason.
+            (Some(bound), _) => waiting.begin(bound).or_else(|_| self.wait()),
+            (None, Some(gate)) => gate.hold(waiting),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// The driver, and what it waits for.
+    fn driver(&mut self, runtime: tokio::runtime::Handle) -> Result<(Box<Driver>, Waiting), Error> {
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
-        let mut driver = Driver {
+        let (begin, listeners) = std::sync::mpsc::sync_channel(1);
+        let (tell, has_begun) = std::sync::mpsc::sync_channel(1);
+        let driver = Driver {
             config: self.config.clone(),
             clock: self.clock,
             poll,
@@ -262,7 +298,8 @@ impl SmoltcpNetwork {
             published: Arc::clone(&self.published),
             stop: Arc::clone(&self.stop),
             speaker: Speaker(Arc::clone(&self.audience)),
-            listeners: vec![],
+            begin: listeners,
+            has_begun: tell,
             known_names: core::mem::take(&mut self.known_names),
             orders: self.desk.open(self.config.link.receive_frame_bytes),
             tls: self.interceptor.as_ref().map(|interceptor| Tls {
@@ -286,30 +323,8 @@ impl SmoltcpNetwork {
                 timeout: Duration::from_millis(self.dns.query_timeout_ms),
             },
         };
-        let (begin, listeners) = std::sync::mpsc::sync_channel(1);
-        let (tell, has_begun) = std::sync::mpsc::sync_channel(1);
-        let run = move || {
-            // Nothing comes where it is shut down before.
-            let Ok(listeners) = listeners.recv() else { return Ok(()) };
-            driver.listeners = listeners;
-            driver.run(|| {
-                // Whoever started it waits for this, or is gone.
-                let _ = tell.send(());
-            })
-        };
-        let thread = std::thread::Builder::new().name("sluicegate".to_owned()).spawn(run);
-        self.driver = Some(thread.map_err(Error::machine("starting the driver's thread"))?);
-        match (bound, gate) {
-            (Some(bound), _) => {
-                // Nothing is told if the driver ends before: then that has its reason.
-                let begun = begin.send(bound).is_ok() && has_begun.recv().is_ok();
-                if begun { Ok(()) } else { self.wait() }
-            }
-            (None, Some(gate)) => {
-                gate.hold(Waiting { desk: Arc::clone(&self.desk), begin, has_begun })
-            }
-            (None, None) => Ok(()),
-        }
+        let (desk, wake) = (Arc::clone(&self.desk), Arc::clone(&self.wake));
+        Ok((Box::new(driver), Waiting { desk, wake, begin, has_begun }))
     }
 
     /// Lets [`start`](Self::start) do all but read frames and publish ports; the handle that this
@@ -330,18 +345,13 @@ impl SmoltcpNetwork {
     /// # Errors
     /// Why it ended.
     pub fn wait(&mut self) -> Result<(), Error> {
-        let Some(driver) = self.driver.take() else { return Ok(()) };
-        driver.join().unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(Error::Bug(text.unwrap_or("a panic without a text").to_owned()))
-        })
+        self.driver.take().map_or(Ok(()), Running::wait)
     }
 
     /// Whether the driver runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.driver.as_ref().is_some_and(|driver| !driver.is_finished())
+        self.driver.as_ref().is_some_and(|driver| !driver.is_over())
     }
 
     /// Ends the network: stops and joins the driver, and closes every socket. Harmless if it never

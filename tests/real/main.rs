@@ -40,6 +40,7 @@ mod neighbours;
 mod offload;
 mod pings;
 mod policy;
+mod pool;
 mod proxies;
 mod published;
 mod qemu;

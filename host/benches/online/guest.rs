@@ -24,7 +24,7 @@ const OPENING_MAX: usize = 64;
 /// Payload bytes of a full segment.
 pub(crate) const SEGMENT_BYTES: u16 = 1460;
 
-/// What the guest is to do next. All but the first are about the newest connection.
+/// What the guest is to do next. All but the first and the last are about the newest connection.
 pub(crate) enum Job {
     /// Open a connection to each of these.
     Open(VecDeque<SocketAddr>),
@@ -34,6 +34,8 @@ pub(crate) enum Job {
     Down(u64),
     /// Send a byte and wait for one, so many times.
     RoundTrips(usize),
+    /// Send on the oldest connection whatever it takes, for good, beside all else.
+    Flood,
 }
 
 /// A job is done; of round trips, how long each took.
@@ -74,6 +76,8 @@ pub(crate) struct Guest {
     trips: usize,
     began: Option<Instant>,
     took: Report,
+    /// The oldest connection sends whatever it takes.
+    floods: bool,
 }
 
 #[allow(clippy::disallowed_methods, reason = "a guest has a clock of its own")]
@@ -96,6 +100,7 @@ impl Guest {
             trips: 0,
             began: None,
             took: vec![],
+            floods: false,
         }
     }
 
@@ -104,6 +109,7 @@ impl Guest {
             Job::Open(ends) => self.to_open = ends,
             Job::Up(bytes) => self.up = bytes,
             Job::Down(bytes) => self.down = Some(bytes),
+            Job::Flood => self.floods = true,
             Job::RoundTrips(count) => {
                 self.trips = count;
                 self.took = Vec::with_capacity(count);
@@ -123,6 +129,7 @@ impl Guest {
             || !self.owing.is_empty()
             || (self.up > 0 && self.flows.last().is_some_and(may_send))
             || (self.trips > 0 && self.began.is_none())
+            || (self.floods && self.flows.first().is_some_and(may_send))
     }
 
     /// Says one thing; `None`: the ring is full.
@@ -139,12 +146,15 @@ impl Guest {
             self.flows.push(flow);
             self.to_open.pop_front();
             self.opening += 1;
-        } else if let Some(flow) = self.flows.last_mut() {
+        } else if let [oldest, ..] = &mut self.flows[..] {
             if self.trips > 0 && self.began.is_none() {
-                segment(flow, 1, ring)?;
+                let newest = self.flows.last_mut().expect("because there is an oldest");
+                segment(newest, 1, ring)?;
                 self.trips -= 1;
                 self.began = Some(now());
-            } else {
+            } else if self.floods {
+                segment(oldest, usize::from(SEGMENT_BYTES).min(oldest.room()), ring)?;
+            } else if let Some(flow) = self.flows.last_mut() {
                 let left = usize::try_from(self.up).unwrap_or(usize::MAX);
                 let payload = usize::from(SEGMENT_BYTES).min(left).min(flow.room());
                 segment(flow, payload, ring)?;

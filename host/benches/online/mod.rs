@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use sim::frame::{OUTSIDE_V4, gateway};
-use sluicegate_host::{NetworkConfig, SmoltcpNetwork};
+use sluicegate_host::{DriverPool, NetworkConfig, SmoltcpNetwork};
 
 use guest::{Bell, Guest, Job, Report};
 use server::{Idle, Task};
@@ -40,7 +40,34 @@ impl Online {
     ///
     /// # Panics
     /// If this host does not let it.
+    #[allow(dead_code, reason = "one of the benches needs it")]
     pub(crate) fn beside(idle: usize) -> Self {
+        let (mut ends, mut servers) = (vec![], vec![]);
+        for start in (0..idle).step_by(IDLE_PER_PORT) {
+            let server = Idle::new().expect("because there are ports");
+            ends.extend(vec![server.port; IDLE_PER_PORT.min(idle - start)]);
+            servers.push(server);
+        }
+        Self { _servers: servers, ..Self::connected(ends, None) }
+    }
+
+    /// A guest with one connection to a server, on a thread of its own or of `pool`; one that is
+    /// greedy has another beside it, on which it sends whatever that takes.
+    ///
+    /// # Panics
+    /// If this host does not let it.
+    #[allow(dead_code, reason = "one of the benches needs it")]
+    pub(crate) fn on(pool: Option<&DriverPool>, is_greedy: bool) -> Self {
+        let sink = is_greedy.then(|| server::sink().expect("because there are ports"));
+        let online = Self::connected(sink.into_iter().collect(), pool);
+        if is_greedy {
+            online.ask(Job::Flood);
+        }
+        online
+    }
+
+    /// A guest with connections to `ends`, and then one to a server that does as it is told.
+    fn connected(mut ends: Vec<u16>, pool: Option<&DriverPool>) -> Self {
         let config = r#"{"policy": {"default_egress": "allow"}, "max_connections": 0}"#;
         let config = NetworkConfig::from_json(config).expect("because it is valid");
         let mut network = SmoltcpNetwork::new(config, 0);
@@ -51,27 +78,18 @@ impl Online {
         network.attach_link(Box::new(guest)).expect("because nobody has taken it");
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.expect("because there are descriptors");
-        network.start(runtime.handle().clone());
+        match pool {
+            None => network.start(runtime.handle().clone()),
+            Some(pool) => network
+                .try_start_on(pool, runtime.handle().clone())
+                .expect("because there is memory"),
+        }
         let (tasks, for_server) = channel();
         let (from_server, done) = channel();
         let port = server::obedient(for_server, from_server).expect("because there are ports");
-        let (mut ends, mut servers) = (vec![], vec![]);
-        for start in (0..idle).step_by(IDLE_PER_PORT) {
-            let server = Idle::new().expect("because there are ports");
-            ends.extend(vec![server.port; IDLE_PER_PORT.min(idle - start)]);
-            servers.push(server);
-        }
         ends.push(port);
-        let online = Self {
-            network,
-            bell,
-            jobs,
-            reports,
-            tasks,
-            done,
-            _servers: servers,
-            _runtime: runtime,
-        };
+        let online =
+            Self { network, bell, jobs, reports, tasks, done, _servers: vec![], _runtime: runtime };
         let ends = ends.into_iter().map(|port| SocketAddr::new(gateway(OUTSIDE_V4), port));
         online.ask(Job::Open(ends.collect()));
         online.report();

@@ -5,17 +5,28 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::control::Desk;
+use crate::driver::Listeners;
 use crate::error::Error;
-use crate::flow::ports::Listener;
-
-/// The ports that a driver begins with.
-pub(super) type Listeners = Vec<(usize, Listener)>;
+use crate::wake::DriverWake;
 
 /// A driver that waits for its ports, and what it says when it has them.
 pub(super) struct Waiting {
     pub(super) desk: Arc<Desk>,
+    pub(super) wake: Arc<DriverWake>,
     pub(super) begin: SyncSender<Listeners>,
     pub(super) has_begun: Receiver<()>,
+}
+
+impl Waiting {
+    /// Lets it begin, and waits until it has.
+    ///
+    /// # Errors
+    /// It has ended, for a reason that it tells whoever waits for its end.
+    pub(super) fn begin(&self, listeners: Listeners) -> Result<(), Error> {
+        self.begin.send(listeners).map_err(|_| Error::NotRunning)?;
+        self.wake.ring();
+        self.has_begun.recv().map_err(|_| Error::NotRunning)
+    }
 }
 
 /// How far a gate is.
@@ -66,9 +77,7 @@ impl Gate {
                         return Err(error);
                     }
                 };
-                waiting.begin.send(listeners).map_err(|_| Error::NotRunning)?;
-                // Nothing is told if the driver ends before.
-                waiting.has_begun.recv().map_err(|_| Error::NotRunning)
+                waiting.begin(listeners)
             }
         }
     }

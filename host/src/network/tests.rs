@@ -1,11 +1,17 @@
 //! The control handle, without a guest: what holds, who may change it, and what is kept.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use super::SmoltcpNetwork;
 use crate::config::{NetworkConfig, PolicyConfig};
 use crate::control::ControlHandle;
 use crate::error::Error;
 use sluicegate_core::Permission;
 use tokio::runtime::Runtime;
+
+mod pool;
 
 fn config(egress: Permission) -> NetworkConfig {
     let policy = PolicyConfig::without_rules(egress, Permission::Deny);
@@ -18,9 +24,12 @@ fn config(egress: Permission) -> NetworkConfig {
 fn network(config: NetworkConfig) -> (SmoltcpNetwork, ControlHandle, Runtime) {
     let mut network = SmoltcpNetwork::try_new(config, 0).unwrap();
     let control = network.control_handle();
+    (network, control, runtime())
+}
+
+fn runtime() -> Runtime {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
-    (network, control, runtime)
+    runtime.worker_threads(1).enable_all().build().unwrap()
 }
 
 #[test]
@@ -148,7 +157,7 @@ fn what_is_let_go_before_the_start_is_not_held_back_and_what_never_is_ends_all_t
 }
 
 /// A guest's link with a bug.
-struct Faulty(std::os::unix::net::UnixStream);
+struct Faulty(UnixStream);
 
 impl crate::adapter::GuestLink for Faulty {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -157,7 +166,7 @@ impl crate::adapter::GuestLink for Faulty {
 
     fn receive(&mut self, _: &mut crate::rings::RingProducer, _: u32) -> std::io::Result<bool> {
         let mut word = [0; 8];
-        match std::io::Read::read(&mut &self.0, &mut word) {
+        match (&self.0).read(&mut word) {
             Ok(_) => panic!("an injected fault"),
             Err(_) => Ok(false),
         }
@@ -174,32 +183,51 @@ const ASK: [u8; 46] = [
     1, 2, 0x6d, 0x73, 0, 0, 2, 100, 96, 0, 2, 0, 0, 0, 0, 0, 0, 100, 96, 0, 1,
 ];
 
+/// Whatever takes longer has hung.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A network, and the machine that is its guest.
+fn with_machine() -> (SmoltcpNetwork, UnixStream) {
+    let mut network = SmoltcpNetwork::try_new(config(Permission::Allow), 0).unwrap();
+    let (machine, link) = UnixStream::pair().unwrap();
+    machine.set_read_timeout(Some(PATIENCE)).unwrap();
+    let link = crate::adapter::stream::StreamLink::connected(link).unwrap();
+    network.attach_link(Box::new(link)).unwrap();
+    (network, machine)
+}
+
+/// The guest asks for its gateway, and is answered.
+fn exchange(mut machine: &UnixStream) {
+    machine.write_all(&ASK).unwrap();
+    machine.read_exact(&mut [0; 46]).unwrap();
+}
+
 #[test]
 fn a_network_that_dies_of_a_bug_says_so_and_its_neighbour_goes_on() {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
+    one_dies_and_its_neighbour_goes_on(|network, runtime| {
+        network.try_start(runtime.handle().clone()).unwrap();
+    });
+}
+
+fn one_dies_and_its_neighbour_goes_on(start: impl Fn(&mut SmoltcpNetwork, &Runtime)) {
     let (mut bad, control, runtime) = network(config(Permission::Allow));
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
     bad.attach_link(Box::new(Faulty(theirs))).unwrap();
-    bad.try_start(runtime.handle().clone()).unwrap();
-    let (mut good, _, _) = network(config(Permission::Allow));
-    let (machine, link) = UnixStream::pair().unwrap();
-    machine.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
-    let link = crate::adapter::stream::StreamLink::connected(link).unwrap();
-    good.attach_link(Box::new(link)).unwrap();
-    good.try_start(runtime.handle().clone()).unwrap();
-    let exchange = || {
-        (&machine).write_all(&ASK).unwrap();
-        (&machine).read_exact(&mut [0; 46]).unwrap();
-    };
-    exchange();
+    start(&mut bad, &runtime);
+    let (mut good, machine) = with_machine();
+    start(&mut good, &runtime);
+    exchange(&machine);
     assert_eq!(control.flows().unwrap(), []);
     (&ours).write_all(b"now").unwrap();
+    let clock = crate::clock::Clock::new();
+    while bad.is_running() {
+        assert!(u128::from(clock.now().as_micros()) < PATIENCE.as_micros());
+        std::thread::yield_now();
+    }
     let ended = bad.wait().unwrap_err();
     assert!(matches!(&ended, Error::Bug(text) if text == "an injected fault"), "{ended}");
-    assert!(!bad.is_running());
     assert!(matches!(control.flows(), Err(Error::NotRunning)));
-    exchange();
+    exchange(&machine);
     good.shutdown().unwrap();
 }
