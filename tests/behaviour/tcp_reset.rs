@@ -148,6 +148,40 @@ fn a_reset_of_the_outside_before_it_was_connected_refuses_the_guest() {
     assert_eq!(world.stream().received, b"hello");
 }
 
+/// Its text is for people (RFC 9293 3.5.3): its number decides, and needs no room (3.10.7.4).
+#[test]
+fn a_reset_with_a_text_is_believed_with_room_for_it_or_without() {
+    let full = |world: &mut World<'_>, script: &mut Script| {
+        world.stream().room = 0;
+        for _ in 0..4 {
+            script.send(world, &[7; 1024]);
+        }
+        let window = script.seen.last().unwrap().window;
+        assert_eq!((script.acked, window), (script.next, 0), "the window is closed");
+    };
+    type Before<'f> = &'f dyn Fn(&mut World<'_>, &mut Script);
+    let before: [(&str, Before<'_>); 3] = [
+        ("room", &|_, _| {}),
+        ("no room", &full),
+        ("the guest's end", &|world, script| script.finish(world)),
+    ];
+    for ((what, before), outside) in before.iter().flat_map(|case| OUTSIDES.map(|to| (case, to))) {
+        let mut room = Room::with(|config| config.tcp_receive_bytes = 4096);
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        before(&mut world, &mut script);
+        let text = Segment { flags: flag::RST, ..script.segment(0, b"out of memory") };
+        let elsewhere = Segment { seq: text.seq.wrapping_sub(1), ..text.clone() };
+        assert_eq!(world.dropped(&frame::tcp(script.to, &elsewhere)), Some(Drop::Doubtful));
+        assert_eq!(world.peers.ended.len(), 0, "{what}: not by a number that is near");
+        assert_eq!(world.dropped(&frame::tcp(script.to, &text)), None, "{what}");
+        let ends: Vec<_> = world.peers.ended.iter().map(|stream| stream.end).collect();
+        assert_eq!(ends, [Some(End::Reset)], "{what}");
+        assert!(!world.peers.ended[0].received.ends_with(b"memory"), "{what}: it is no data");
+        assert_eq!(world.inbox(), vec![], "{what}: no answer to a reset");
+    }
+}
+
 #[test]
 fn a_reset_from_elsewhere_in_the_sequence_is_not_believed() {
     let mut room = Room::plain();

@@ -2,7 +2,8 @@
 //!
 //! smoltcp scales the window of its SYN-ACK as it does later ones, which it must not (RFC 7323
 //! 2.2), and so takes bytes beyond its buffer until it has sent an acknowledgement; it takes bytes
-//! beyond a FIN; and it overlooks a FIN whose bytes have all come before.
+//! beyond a FIN; it overlooks a FIN whose bytes have all come before; and a reset with a text (RFC
+//! 9293 3.10.7.4) it judges as if the text were data.
 
 use super::{Segment, Tcp, TcpSlot};
 
@@ -36,6 +37,10 @@ impl Tcp<'_> {
         let flow = self.slot(slot);
         if segment.payload_len == 0 {
             return None;
+        }
+        if segment.rst {
+            // It is believed by its number alone, also where there is no room for data.
+            return Some(Fit { seq: segment.seq, len: 0, fin: false });
         }
         // Payloads are below 2^16, buffers at most 2^30: distances fit 31 bits.
         let end = segment.seq.wrapping_add(segment.payload_len as u32);
