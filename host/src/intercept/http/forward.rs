@@ -18,6 +18,9 @@ use super::{Exchange, expect, page};
 use crate::events::Incident;
 use crate::service::secrets::{BodyFilter, Scope, Violation};
 
+/// How gRPC says which compression of messages it takes.
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+
 /// A body that is no longer than this is held until it is whole.
 const HELD_BODY_BYTES_MAX: u64 = 256 * 1024;
 
@@ -118,6 +121,9 @@ async fn look(
     if scope.redacts() && parts.headers.contains_key(ACCEPT_ENCODING) {
         // What comes back is looked at, too; so it is asked for as it can be read.
         parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, identity"));
+    }
+    if scope.redacts() && parts.headers.contains_key(GRPC_ACCEPT_ENCODING) {
+        parts.headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if body.is_end_stream() {
         return Ok(Body::Passing(body));

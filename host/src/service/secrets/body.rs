@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use hyper::HeaderMap;
@@ -11,6 +11,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 
 use super::codec::Codec;
 use super::head::InPlace;
+use super::messages::{self, Compressed, Messages, Part};
 use super::pattern::Found;
 use super::stream::{Replace, Rewriter, StreamScan, TooLong};
 use super::{Scope, Secret, Stand, Violation, ViolationAction};
@@ -38,10 +39,23 @@ struct Stage {
     rewriter: Option<Rewriter>,
     /// The values become placeholders, rather than placeholders values.
     redacts: bool,
+    /// What takes the place of something is as long as that.
+    keeps_lengths: bool,
+    /// Where in its messages it is; `None`: it is all one.
+    messages: Option<Messages>,
 }
 
 /// Placeholders for the values of a response.
 struct Redaction<'s>(&'s Scope);
+
+/// The same, as long as what they stand for.
+struct Mask<'s>(&'s Scope);
+
+impl Replace for Mask<'_> {
+    fn replace(&self, found: &Found) -> Option<&[u8]> {
+        self.0.snapshot.masks.get(found.index).map(Vec::as_slice)
+    }
+}
 
 impl Replace for Redaction<'_> {
     fn replace(&self, found: &Found) -> Option<&[u8]> {
@@ -51,7 +65,28 @@ impl Replace for Redaction<'_> {
 }
 
 impl Stage {
-    fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+    fn push(&mut self, mut bytes: Bytes) -> Result<Bytes, Violation> {
+        let Some(mut messages) = self.messages.take() else { return self.go_on(bytes) };
+        let mut out = BytesMut::with_capacity(bytes.len());
+        while let Some(part) = messages.next(&mut bytes).map_err(|Compressed| unreadable())? {
+            match part {
+                Part::Header(bytes) => {
+                    self.scan.as_mut().map_or(Ok(()), |scan| scan.push(&bytes))?;
+                    out.extend_from_slice(&bytes);
+                }
+                Part::Message(bytes, is_last) => {
+                    out.extend_from_slice(&self.go_on(bytes)?);
+                    if is_last {
+                        out.extend_from_slice(&self.finish()?);
+                    }
+                }
+            }
+        }
+        self.messages = Some(messages);
+        Ok(out.freeze())
+    }
+
+    fn go_on(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
         if let Some(scan) = &mut self.scan {
             scan.push(&bytes)?;
         }
@@ -69,7 +104,9 @@ impl Stage {
     fn rewrite(&mut self, bytes: Option<Bytes>) -> Result<Bytes, Violation> {
         let Some(rewriter) = &mut self.rewriter else { return Ok(bytes.unwrap_or_default()) };
         let snapshot = &self.scope.snapshot;
-        let passed = if self.redacts {
+        let passed = if self.redacts && self.keeps_lengths {
+            rewriter.go_on(bytes, &snapshot.values, &Mask(&self.scope))
+        } else if self.redacts {
             rewriter.go_on(bytes, &snapshot.values, &Redaction(&self.scope))
         } else {
             let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
@@ -103,6 +140,9 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, ()> {
 
 /// How texts are written in a body with `headers`.
 fn codec(headers: &HeaderMap) -> Codec {
+    if messages::are_in(headers) {
+        return Codec::Raw;
+    }
     let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or(&[]);
     let kind = kind.trim_ascii().to_ascii_lowercase();
@@ -121,18 +161,22 @@ impl Scope {
     /// # Errors
     /// Its encoding can't be looked into.
     pub(crate) fn body(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
-        let pairs = self.snapshot.secrets.iter().zip(&self.stands);
+        let messages = messages::are_in(headers).then(Messages::default);
+        let scope = if messages.is_some() { self.of_fixed_lengths() } else { Arc::clone(self) };
+        let pairs = scope.snapshot.secrets.iter().zip(&scope.stands);
         let mut rewritten =
             pairs.filter(|(secret, stand)| secret.in_body && **stand == Stand::Allowed);
-        let rewrites = rewritten.next().is_some() || self.holds();
-        if !rewrites && !self.has(Stand::Forbidden) {
+        let rewrites = rewritten.next().is_some() || scope.holds();
+        if !rewrites && !scope.has(Stand::Forbidden) {
             return Ok(BodyFilter(Kind::Pass));
         }
         let stage = Stage {
-            scope: Arc::clone(self),
-            scan: Some(StreamScan::new(Arc::clone(self), "body")),
+            scan: Some(StreamScan::new(Arc::clone(&scope), "body")),
             rewriter: rewrites.then(|| Rewriter::new(codec(headers))),
             redacts: false,
+            keeps_lengths: messages.is_some(),
+            messages,
+            scope,
         };
         BodyFilter::new(headers, stage)
     }
@@ -164,6 +208,8 @@ impl Scope {
             scan: None,
             rewriter: Some(Rewriter::new(Codec::Raw)),
             redacts: true,
+            keeps_lengths: messages::are_in(headers),
+            messages: messages::are_in(headers).then(Messages::default),
         };
         BodyFilter::new(headers, stage)
     }

@@ -15,6 +15,7 @@
 mod body;
 mod codec;
 mod head;
+mod messages;
 mod pattern;
 mod stream;
 
@@ -65,6 +66,8 @@ pub(crate) struct Snapshot {
     /// What is looked for in responses, and whose value it is a form of.
     values: Patterns,
     value_of: Vec<usize>,
+    /// What takes the place of each where no length may change: placeholders, cut or filled up.
+    masks: Vec<Vec<u8>>,
 }
 
 impl Snapshot {
@@ -86,8 +89,14 @@ impl Snapshot {
             values.push(secret.value.clone());
             value_of.push(index);
         }
+        let mask = |(value, of): (&Zeroizing<Vec<u8>>, &usize)| {
+            let placeholder = secrets.get(*of).map_or("", |secret| &secret.placeholder);
+            let filled = placeholder.bytes().chain(std::iter::repeat(b'*'));
+            filled.take(value.len()).collect()
+        };
+        let masks = values.iter().zip(&value_of).map(mask).collect();
         let values = Patterns::of_values(values);
-        Self { config, secrets, placeholders, values, value_of }
+        Self { config, secrets, placeholders, values, value_of, masks }
     }
 }
 
@@ -335,6 +344,17 @@ impl Scope {
     /// What a stream that is not HTTP is looked at with.
     pub(crate) fn stream(self: &Arc<Self>) -> StreamScan {
         StreamScan::of_what_leaves_at_once(Arc::clone(self), "stream")
+    }
+
+    /// The same for a body in which no length may change: whose value is longer or shorter than its
+    /// placeholder has no place there.
+    fn of_fixed_lengths(self: &Arc<Self>) -> Arc<Self> {
+        let stand = |(secret, stand): (&Secret, &Stand)| {
+            let changes = secret.in_body && secret.value.len() != secret.placeholder.len();
+            if *stand == Stand::Allowed && changes { Stand::Forbidden } else { *stand }
+        };
+        let stands = self.snapshot.secrets.iter().zip(&self.stands).map(stand).collect();
+        Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands })
     }
 
     fn stand(&self, index: usize) -> Stand {

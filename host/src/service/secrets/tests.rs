@@ -9,6 +9,7 @@ use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue};
 
 mod hidden;
+mod messages;
 
 const VALUE: &str = "sk-live/+ \"quoted\" \u{fc}";
 const OTHER: &str = "another-value-entirely";

@@ -1,0 +1,106 @@
+//! Messages of gRPC: each leaves whole, and as long as it came.
+
+use super::*;
+
+/// `text` as a message.
+fn message(text: &[u8]) -> Vec<u8> {
+    [&[0][..], &u32::try_from(text.len()).unwrap().to_be_bytes(), text].concat()
+}
+
+fn grpc() -> HeaderMap {
+    headers(&[(CONTENT_TYPE, "application/grpc+proto")])
+}
+
+/// What the guest has of a secret for good.test whose value is `value`, and its scope there.
+fn with_value(value: &str) -> (String, Arc<Scope>) {
+    let config =
+        SecretsConfig { secrets: vec![secret("KEY", value, "good.test")], ..Default::default() };
+    let placeholder = config.secrets[0].placeholder();
+    (placeholder, vault(config).current().scope(&peer("good.test")))
+}
+
+/// What passes of each of `texts` before the next comes.
+fn taking_turns(mut filter: BodyFilter, texts: &[&[u8]]) -> Vec<Vec<u8>> {
+    let pass = |text: &&[u8]| filter.push(Bytes::from(message(text))).unwrap().to_vec();
+    let passed = texts.iter().map(pass).collect();
+    assert_eq!(filter.finish().unwrap(), Bytes::new());
+    passed
+}
+
+#[test]
+fn nothing_of_a_message_waits_for_the_next() {
+    let (placeholder, scope) = with_value("87654321");
+    assert_eq!(placeholder.len(), 8, "as long as the value");
+    let end = &placeholder.as_bytes()[..5];
+    let texts = [b"costs 5 $", end, b"", end, b"another"];
+    let request = taking_turns(scope.body(&grpc()).unwrap(), &texts);
+    assert_eq!(request, texts.map(message));
+    let texts = [&b"counts 8765"[..], b"8", b"4321"];
+    let response = taking_turns(scope.response(&mut grpc()).unwrap(), &texts);
+    assert_eq!(response, texts.map(message));
+}
+
+#[test]
+fn a_value_as_long_as_its_placeholder_takes_its_place_however_it_is_cut() {
+    let (placeholder, scope) = with_value("87654321");
+    let text = |secret: &str| format!("a {secret} b{secret}").into_bytes();
+    let (with, without) = (message(&text("87654321")), message(&text(&placeholder)));
+    let mut dice = Dice(5);
+    for _ in 0..50 {
+        let sent = through(scope.body(&grpc()).unwrap(), &without, &mut dice).unwrap();
+        assert_eq!(sent, with);
+        let back = through(scope.response(&mut grpc()).unwrap(), &with, &mut dice).unwrap();
+        assert_eq!(back, without);
+    }
+}
+
+#[test]
+fn one_of_another_length_would_break_the_message_and_is_refused() {
+    for value in ["short678", "longer-than-that"] {
+        let (placeholder, scope) = with_value(value);
+        let body = message(format!("a {placeholder}").as_bytes());
+        let sent = through(scope.body(&grpc()).unwrap(), &body, &mut Dice(6));
+        assert_eq!(sent.is_err(), value.len() != placeholder.len(), "{value}");
+        if let Err(violation) = sent {
+            assert_eq!((violation.env_var.as_deref(), violation.place), (Some("KEY"), "body"));
+        }
+        // Elsewhere it has its place.
+        let fields = [(HeaderName::from_static("x"), placeholder.as_str())];
+        assert_eq!(head(&scope, "/", &[("x", &placeholder)]).unwrap().1, [value]);
+        assert_eq!(body_of(&scope, &headers(&fields), &placeholder), value);
+    }
+}
+
+/// What a body that is no message becomes.
+fn body_of(scope: &Arc<Scope>, headers: &HeaderMap, text: &str) -> String {
+    let sent = through(scope.body(headers).unwrap(), text.as_bytes(), &mut Dice(7)).unwrap();
+    String::from_utf8(sent).unwrap()
+}
+
+#[test]
+fn a_value_that_comes_back_is_masked_in_its_length() {
+    for (value, mask) in [("longer-than-that", "$MSB_KEY********"), ("12345678", "$MSB_KEY")] {
+        let (_, scope) = with_value(value);
+        let back = through(
+            scope.response(&mut grpc()).unwrap(),
+            &message(format!("is {value}.").as_bytes()),
+            &mut Dice(8),
+        );
+        assert_eq!(back.unwrap(), message(format!("is {mask}.").as_bytes()));
+    }
+}
+
+#[test]
+fn what_can_not_be_read_or_must_not_pass_does_not() {
+    let (_, scope) = with_value("87654321");
+    let compressed = [&[1][..], &message(b"what?")[1..]].concat();
+    for filter in [scope.body(&grpc()).unwrap(), scope.response(&mut grpc()).unwrap()] {
+        assert!(through(filter, &compressed, &mut Dice(9)).is_err());
+    }
+    // To somebody who may not have it, at the end of a message as in the middle.
+    let evil = vault(config()).current().scope(&peer("evil.test"));
+    for text in [&b"$MSB_KEY"[..], b"a $MSB_KEY b", b"$MSB_KEYS"] {
+        let body = [message(b"first"), message(text)].concat();
+        assert!(through(evil.body(&grpc()).unwrap(), &body, &mut Dice(10)).is_err());
+    }
+}
