@@ -1,5 +1,5 @@
-//! What a greedy guest costs its neighbours: `cargo bench -p sluicegate-benches --bench neighbours`,
-//! on an idle machine, prints a table.
+//! What a greedy guest costs its neighbours: `cargo bench -p sluicegate-benches --bench
+//! neighbours`, on an idle machine, prints a table.
 //!
 //! Round trips of a byte between a guest in memory and a server on loopback, while a connection
 //! sends whatever it takes: of the same network, of another on the same thread of a pool, of
