@@ -96,6 +96,12 @@ impl Online {
         online
     }
 
+    /// Bytes of Ethernet that the guest has sent.
+    #[allow(dead_code, reason = "one of the benches needs it")]
+    pub(crate) fn bytes_from_guest(&self) -> u64 {
+        self.network.metrics_handle().tx_bytes()
+    }
+
     fn ask(&self, job: Job) {
         self.jobs.send(job).expect("because the guest lives as long as the network");
         self.bell.ring();

@@ -83,15 +83,17 @@ fn who_is_called_waits_for_one_turn_at_most_of_each_who_always_has_more() {
     for number in 0..GREEDY {
         let (log, caller) = (Arc::clone(&turns), caller.take());
         let may_call = Arc::clone(&all_are_there);
-        let mut count = 0;
+        let (mut count, mut calls) = (0, 0);
         let (mut network, end) = asked(move |_| {
             let mut log = log.lock().unwrap();
             log.push(Turn::Greedy(number));
             count += 1;
             if count % 7 == 0
+                && calls < CALLS
                 && may_call.load(Ordering::Relaxed)
                 && let Some(mut caller) = caller.as_ref()
             {
+                calls += 1;
                 log.push(Turn::Call);
                 caller.write_all(b".").unwrap();
             }
@@ -107,7 +109,8 @@ fn who_is_called_waits_for_one_turn_at_most_of_each_who_always_has_more() {
     greedy.iter_mut().for_each(|(network, _)| network.shutdown().unwrap());
     let turns = turns.lock().unwrap();
     let calls: Vec<_> = (0..turns.len()).filter(|at| turns[*at] == Turn::Call).collect();
-    for at in calls.iter().take(CALLS) {
+    assert_eq!(calls.len(), CALLS);
+    for at in &calls {
         let waited = turns[at + 1..].iter().take_while(|turn| **turn != Turn::Quiet);
         let mut of_each = [0; GREEDY];
         for turn in waited {
