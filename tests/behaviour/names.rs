@@ -214,6 +214,25 @@ fn a_denied_name_does_not_exist_and_edns_says_why() {
 }
 
 #[test]
+fn an_edns_version_that_is_not_0_is_bad_and_asks_nobody() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let flow = flow(&mut world);
+    for (version, dnssec) in [(1, false), (255, true)] {
+        let plain = query("a.test", kind::A);
+        let mut asked = edns(plain.clone(), 4096, dnssec);
+        asked[plain.len() + 6] = version;
+        let mut expected = answer(&plain, &[]);
+        expected[11] = 1;
+        // The upper bits of BADVERS, which is 16; the version that is known; no options.
+        expected.extend([0, 0, 41, 4, 208, 1, 0, if dnssec { 0x80 } else { 0 }, 0, 0, 0]);
+        assert_eq!(reply(&mut world, flow, &asked), expected);
+    }
+    let asked = edns(query("a.test", kind::A), 4096, false);
+    assert!(matches!(judge(&mut world, flow, &asked).0, QueryStep::Ask(_)));
+}
+
+#[test]
 fn the_gateways_own_name_leads_to_the_gateway() {
     let mut room = Room::plain();
     let mut world = room.world();

@@ -317,3 +317,26 @@ fn a_guest_that_has_restarted_gets_through_from_the_same_port() {
     let connects = |did: &&Did| matches!(did, Did::Connect { .. });
     assert_eq!(world.peers.log.iter().filter(connects).count(), 2);
 }
+
+#[test]
+fn a_bare_fin_that_is_early_is_acknowledged_twice_a_second_at_most() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        script.send(&mut world, b"hello");
+        let here = (script.expected, script.next);
+        // From one missing byte to as many as the window has.
+        for ahead in [1, 1460, window() - 1, window()] {
+            let early = guess(&script, script.next.wrapping_add(ahead), flag::FIN | flag::ACK);
+            world.send(&early);
+            assert_eq!(challenges(&mut world), [here], "{ahead} ahead");
+            world.send(&early);
+            assert_eq!(challenges(&mut world), [], "{ahead} ahead, at once again");
+            world.advance(500);
+        }
+        assert_alive(&mut world, &mut script);
+        script.finish(&mut world);
+        assert!(world.stream().guest_finished, "the FIN that comes in its place counts");
+    }
+}

@@ -63,6 +63,9 @@ impl<R: RingHandle> Engine<'_, R> {
             }
         };
         let named = (&asked, query);
+        if asked.edns.is_some_and(|edns| edns.version > 0) {
+            return QueryStep::Reply(dns::error(named, rcode::BAD_VERSION, None, out));
+        }
         let question = NameQuestion { protocol: self.protocol(flow), name: &asked.name };
         let verdict = evaluate_name(&self.config.policy, &question);
         if verdict.decision != Decision::Allow {

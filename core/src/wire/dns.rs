@@ -51,6 +51,8 @@ pub(crate) mod rcode {
     pub(crate) const NAME_ERROR: u16 = 3;
     pub(crate) const NOT_IMPLEMENTED: u16 = 4;
     pub(crate) const REFUSED: u16 = 5;
+    /// Of 12 bits, whose upper 8 are in the OPT record (RFC 6891 6.1.3).
+    pub(crate) const BAD_VERSION: u16 = 16;
 }
 
 /// The class of the Internet.
@@ -115,6 +117,7 @@ pub(crate) struct Edns {
     pub(crate) bytes_max: u16,
     /// It wants DNSSEC's records (RFC 3225 3).
     pub(crate) wants_dnssec: bool,
+    pub(crate) version: u8,
 }
 
 /// One question, as a guest asks it.
@@ -182,7 +185,8 @@ pub(crate) fn query(message: &[u8]) -> Result<Query, Unfit> {
     walk(message, |record| {
         if record.kind == kind::OPT {
             let wants_dnssec = record.ttl & 0x8000 != 0;
-            edns = Some(Edns { bytes_max: record.class, wants_dnssec });
+            let [_, version, ..] = record.ttl.to_be_bytes();
+            edns = Some(Edns { bytes_max: record.class, wants_dnssec, version });
         }
     })
     .ok_or(malformed)?;

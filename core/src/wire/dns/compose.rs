@@ -24,11 +24,11 @@ impl Extended {
     pub(crate) const MALFORMED: Self = Self { code: 0, text: "a name server's answer is no good" };
 }
 
-/// Writes an OPT record (RFC 6891 6.1.2).
-fn opt(out: &mut Writer<'_>, wants_dnssec: bool, extended: Option<Extended>) {
+/// Writes an OPT record of version 0 (RFC 6891 6.1.2), with the upper bits of `code`.
+fn opt(out: &mut Writer<'_>, wants_dnssec: bool, code: u16, extended: Option<Extended>) {
     out.put(&[0]);
     let dnssec = if wants_dnssec { 0x8000 } else { 0 };
-    out.words(&[kind::OPT, DNS_DATAGRAM_BYTES_MAX, 0, dnssec]);
+    out.words(&[kind::OPT, DNS_DATAGRAM_BYTES_MAX, code >> 4 << 8, dnssec]);
     match extended {
         None => out.words(&[0]),
         Some(Extended { code, text }) => {
@@ -48,7 +48,7 @@ fn begin(query: &Query, message: &[u8], flags: u16, answers: u16, out: &mut Writ
 
 /// The flags of an answer of ours.
 fn own_flags(query: &Query, code: u16) -> u16 {
-    flag::QR | flag::RA | query.flags & (flag::RD | flag::CD) | code
+    flag::QR | flag::RA | query.flags & (flag::RD | flag::CD) | code & flag::RCODE
 }
 
 /// Answers the query in `message` with `code`; returns the length, 0: it has no room in `out`.
@@ -61,7 +61,7 @@ pub(crate) fn error(
     let mut out = Writer::new(out);
     begin(query, message, own_flags(query, code), 0, &mut out);
     if let Some(edns) = query.edns {
-        opt(&mut out, edns.wants_dnssec, extended);
+        opt(&mut out, edns.wants_dnssec, code, extended);
     }
     out.finish()
 }
@@ -104,7 +104,7 @@ pub(crate) fn addresses(
         }
     }
     if let Some(edns) = query.edns {
-        opt(&mut out, edns.wants_dnssec, None);
+        opt(&mut out, edns.wants_dnssec, 0, None);
     }
     out.finish()
 }
@@ -114,7 +114,7 @@ pub(crate) fn truncated((query, message): (&Query, &[u8]), answer: &[u8], out: &
     let mut out = Writer::new(out);
     begin(query, message, flags(answer) | flag::TC, 0, &mut out);
     if let Some(edns) = query.edns {
-        opt(&mut out, edns.wants_dnssec, None);
+        opt(&mut out, edns.wants_dnssec, 0, None);
     }
     out.finish()
 }
@@ -128,7 +128,7 @@ pub(crate) fn upstream((query, message): (&Query, &[u8]), out: &mut [u8]) -> usi
     out.words(&[0, kept, 1, 0, 0, u16::from(query.edns.is_some())]);
     out.put(message.get(query.question()).unwrap_or(&[]));
     if let Some(edns) = query.edns {
-        opt(&mut out, edns.wants_dnssec, None);
+        opt(&mut out, edns.wants_dnssec, 0, None);
     }
     out.finish()
 }
