@@ -151,6 +151,40 @@ fn the_guest_sees_the_gateway_and_bytes_go_both_ways_until_both_have_finished() 
 }
 
 #[test]
+fn every_segment_of_a_connection_has_the_ends_of_its_first() {
+    for peer in PEERS {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        come(&mut world, peer).unwrap();
+        let (mut server, syn) = Server::called(&mut world);
+        assert_eq!(syn.ends, (gateway(ip(peer)), guest(ip(peer))));
+        // The SYN again, acknowledgements, bytes once and again, a probe, the outside's end.
+        world.advance(1100);
+        let mut seen = world.inbox();
+        server.answer(&mut world);
+        world.give(b"hello");
+        for _ in 0..3 {
+            world.advance(2000);
+        }
+        seen.extend(world.inbox());
+        server.expected = server.expected.wrapping_add(5);
+        server.say(&mut world, flag::PSH, b"hello yourself");
+        world.finish();
+        world.advance(3000);
+        seen.extend(world.inbox());
+        world.reset();
+        seen.extend(world.inbox());
+        let segments: Vec<&Tcp> = seen.iter().filter_map(|seen| seen.tcp()).collect();
+        for flags in [flag::SYN, flag::PSH, flag::FIN, flag::RST] {
+            assert!(segments.iter().any(|tcp| tcp.has(flags)), "{flags:#x} of {segments:?}");
+        }
+        for segment in segments {
+            assert_eq!((segment.ends, segment.ports), (syn.ends, syn.ports));
+        }
+    }
+}
+
+#[test]
 fn a_port_where_the_guest_does_not_listen_is_a_reset_outside_too() {
     for peer in PEERS {
         let mut room = Room::plain();

@@ -148,6 +148,43 @@ fn a_guest_that_resets_after_the_syn_ack_ends_the_connection() {
         assert_eq!(world.peers.ended.len(), 1, "at once, not when a timer finds out");
         assert_eq!(world.peers.ended[0].end, Some(End::Reset));
         assert_eq!(world.wait().0, None);
+        world.inbox();
+        // That was of the connection, and not of what takes connections.
+        let mut again = Script::connect(&mut world, script.to, 40_000);
+        again.send(&mut world, b"once more");
+        assert_eq!(world.stream().received, b"once more");
+    }
+}
+
+#[test]
+fn a_new_connection_to_the_same_end_harms_none_in_whatever_state() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let to = at(outside, 80);
+        let mut open = Script::connect(&mut world, to, 40_000);
+        let mut half_open = Script::new(to, 40_001);
+        world.send(&frame::tcp(to, &half_open.syn()));
+        let syn_ack = world.inbox();
+        let mut connecting = Script::new(to, 40_002);
+        knock(&mut world, &connecting);
+        let last = *world.peers.streams.keys().max().expect("because there are three");
+        world.peers.answer = Answer::Accept;
+        let mut newest = Script::connect(&mut world, to, 40_003);
+        newest.send(&mut world, b"newest");
+        open.send(&mut world, b"open");
+        world.inbox.extend(syn_ack);
+        half_open.establish(&mut world);
+        half_open.send(&mut world, b"half open");
+        let now = world.now();
+        world.peers.accept(last, &mut world.engine, now);
+        world.run();
+        connecting.establish(&mut world);
+        connecting.send(&mut world, b"connecting");
+        let received = world.peers.streams.values().map(|stream| &stream.received[..]);
+        let expected = [&b"open"[..], b"half open", b"connecting", b"newest"];
+        assert_eq!(received.collect::<Vec<_>>(), expected);
+        assert_eq!(world.peers.ended.len(), 0);
     }
 }
 
