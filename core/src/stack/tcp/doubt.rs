@@ -94,8 +94,9 @@ impl<'a> Tcp<'a> {
         self.doubt(now, (slot, segment), ends, out)
     }
 
-    /// Acknowledges a FIN without bytes before which some are missing, as any segment that is out of
-    /// order is (RFC 9293 3.10.7.4, SHLD-31): smoltcp sees nothing in it. Limited as challenges are.
+    /// Acknowledges a FIN without bytes before which some are missing, as any segment that is out
+    /// of order is (RFC 9293 3.10.7.4, SHLD-31): smoltcp sees nothing in it. Limited as challenges
+    /// are.
     #[cold]
     #[inline(never)]
     fn answer_early_end<R: RingHandle>(
