@@ -10,6 +10,7 @@
 mod simulation {
     pub(crate) mod app;
     pub(crate) mod run;
+    pub(crate) mod signs;
 }
 
 use simulation::run::Run;
@@ -43,7 +44,7 @@ fn bytes_survive_whatever_the_link_and_both_sides_do() {
         run(seed);
         return;
     }
-    let seeds = number("SEEDS").unwrap_or(300);
+    let seeds = number("SEEDS").unwrap_or(1000);
     std::thread::scope(|scope| {
         for half in 0..2 {
             let name = format!("seeds {half} modulo 2");

@@ -3,16 +3,17 @@
 use core::net::SocketAddr;
 use std::collections::HashMap;
 
-use sim::core::{Instant, Outside, Refusal};
+use sim::core::{Drop, Event, FlowId, Instant, Outside};
 use sim::frame::flag::ACK;
-use sim::frame::{OUTSIDES, gateway};
+use sim::frame::{OUTSIDES, gateway, protocol};
 use sim::guest::{Guest, Plain};
 use sim::link::{Link, Weather};
 use sim::{Answer, Dice, End, Message, Pattern, Room, Seen, Tcp, World, default_config};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
-use super::app::{App, Ending};
+use super::app::{App, Ending, REFUSALS};
+use super::signs::{Signs, connect_ends, quoted};
 
 /// Virtual time that a run may take.
 const RUN_MS_MAX: u64 = 60 * 60 * 1000;
@@ -20,6 +21,9 @@ const RUN_MS_MAX: u64 = 60 * 60 * 1000;
 const PLAIN_PORT: u16 = 20_000;
 /// Silence at the end, after which nothing may be left.
 const SILENCE_MS: u64 = 5 * 3600 * 1000;
+
+/// The port of the outside's echo server (RFC 862).
+const ECHO_PORT: u16 = 7;
 
 /// All that a seed decides beforehand.
 pub(crate) struct Plan {
@@ -93,6 +97,9 @@ pub(crate) struct Run<'a> {
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
+    signs: Signs,
+    /// Since when the host connects for each flow.
+    connecting: HashMap<FlowId, Instant>,
     /// The last segment for each port of the guest, and how often it came.
     repeated: HashMap<u16, (Tcp, u32)>,
 }
@@ -135,6 +142,8 @@ impl<'a> Run<'a> {
             stalls: plan.stalls,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
+            signs: Signs::default(),
+            connecting: HashMap::new(),
             repeated: HashMap::new(),
             dice: plan.dice,
             apps: plan.apps,
@@ -199,7 +208,7 @@ impl<'a> Run<'a> {
             let data = Pattern::new(self.dice.draw()).take(len);
             let outside = OUTSIDES[self.dice.below(2) as usize];
             let to = if self.dice.one_of(500) { outside } else { gateway(outside) };
-            if socket.send_slice(&data, SocketAddr::new(to, 53)).is_ok() {
+            if socket.send_slice(&data, SocketAddr::new(to, ECHO_PORT)).is_ok() {
                 udp.sent.push(data);
             }
         }
@@ -224,49 +233,90 @@ impl<'a> Run<'a> {
         let now = self.world.now();
         let indices: Vec<u32> = self.world.peers.streams.keys().copied().collect();
         for index in indices {
-            let (Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to)) =
-                self.world.peers.stream(index).to;
-            let app = &mut self.apps[usize::from(to.port() - 1000)];
-            let (peers, engine) = (&mut self.world.peers, &mut self.world.engine);
-            if !peers.stream(index).open {
-                match app.ending {
-                    _ if !self.dice.one_of(300) => {}
-                    Ending::Refused => peers.refuse(index, Refusal::Refused, engine, now),
-                    Ending::Close | Ending::OutsideReset | Ending::GuestReset => {
-                        peers.accept(index, engine, now);
-                    }
-                }
-                continue;
-            }
-            let stream = peers.stream(index);
-            app.up.arrived.check(&core::mem::take(&mut stream.received));
-            if self.dice.one_of(app.up.appetite) {
-                stream.room = stream.room.max(app.up.gulp as usize);
-            }
-            if stream.to_give.len() < 20_000 {
-                stream.to_give.extend(app.down.write(40_000));
-            }
-            let may_finish = app.ending == Ending::Close && app.down.is_written();
-            stream.finishes |= may_finish && (!app.outside_last || stream.guest_finished);
-            if app.ending == Ending::OutsideReset && app.is_at_reset() {
-                peers.reset(index, engine, now);
+            if self.world.peers.stream(index).open {
+                self.serve(index, now);
+            } else {
+                self.answer_connect(index, now);
             }
         }
         self.answer_datagrams(now);
         self.world.run();
         for stream in &mut self.world.peers.ended {
-            let (Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to)) = stream.to;
-            let app = &mut self.apps[usize::from(to.port() - 1000)];
+            let app = &mut self.apps[usize::from(port(stream.to) - 1000)];
             app.up.arrived.check(&core::mem::take(&mut stream.received));
         }
     }
 
+    /// What becomes of a connect, if that is known by now.
+    fn answer_connect(&mut self, index: u32, now: Instant) {
+        let stream = self.world.peers.stream(index);
+        let (to, flow) = (stream.to, stream.id);
+        let app = &self.apps[usize::from(port(to) - 1000)];
+        let since = *self.connecting.entry(flow).or_insert(now);
+        assert!(now < connect_ends(since), "{flow:?} connects since {since:?}");
+        if now < since.plus_millis(app.answer_ms) || !self.dice.one_of(300) {
+            return;
+        }
+        let (peers, engine) = (&mut self.world.peers, &mut self.world.engine);
+        match app.ending {
+            Ending::Refused(refusal) => peers.refuse(index, refusal, engine, now),
+            Ending::ResetEarly => peers.reset(index, engine, now),
+            Ending::Unanswered => {}
+            Ending::Close
+            | Ending::OutsideReset
+            | Ending::FinishThenReset
+            | Ending::GuestReset
+            | Ending::Stuck => peers.accept(index, engine, now),
+        }
+    }
+
+    /// What the host's socket at `index` does, which is connected.
+    fn serve(&mut self, index: u32, now: Instant) {
+        let stream = self.world.peers.stream(index);
+        let app = &mut self.apps[usize::from(port(stream.to) - 1000)];
+        app.up.arrived.check(&core::mem::take(&mut stream.received));
+        if app.outside_takes(now) && self.dice.one_of(app.up.appetite) {
+            stream.room = stream.room.max(app.up.gulp as usize);
+        }
+        if stream.to_give.len() < 20_000 {
+            stream.to_give.extend(app.down.write(app.down.spurt as usize));
+        }
+        stream.finishes |= app.down.is_written() && app.outside_finishes(stream.guest_finished);
+        let is_due = match app.ending {
+            Ending::OutsideReset => true,
+            Ending::FinishThenReset => stream.finishes && stream.to_give.is_empty(),
+            Ending::Close
+            | Ending::GuestReset
+            | Ending::Refused(_)
+            | Ending::ResetEarly
+            | Ending::Unanswered
+            | Ending::Stuck => false,
+        };
+        if is_due && app.is_at_reset() {
+            self.world.peers.reset(index, &mut self.world.engine, now);
+        }
+    }
+
+    /// The outside echoes datagrams, once or twice or not at all; or they can't be sent.
     fn answer_datagrams(&mut self, now: Instant) {
         let engine = &mut self.world.engine;
         for flow in self.world.peers.datagrams.values_mut() {
             for data in flow.sent.drain(..) {
-                if engine.can_deliver(now) {
-                    engine.deliver(now, flow.id, &data);
+                let times = match self.dice.below(10) {
+                    0 | 1 => {
+                        let refusal = REFUSALS[self.dice.below(8) as usize];
+                        engine.handle(now, Event::DatagramFailed { flow: flow.id, refusal });
+                        self.signs.failed(address(flow.to), refusal);
+                        0
+                    }
+                    2 => 0,
+                    3 => 2,
+                    _ => 1,
+                };
+                for _ in 0..times {
+                    if engine.can_deliver(now) {
+                        engine.deliver(now, flow.id, &data);
+                    }
                 }
             }
         }
@@ -284,8 +334,14 @@ impl<'a> Run<'a> {
             self.note(&frame);
             self.down.send(now, frame);
         }
-        self.world.inbox.clear();
+        self.note_signs();
         self.world.peers.log.clear();
+    }
+
+    fn note_signs(&mut self) {
+        for seen in self.world.inbox.drain(..) {
+            self.signs.note(&seen);
+        }
     }
 
     /// Frames that arrive at the guest.
@@ -300,9 +356,24 @@ impl<'a> Run<'a> {
                 if segment.ports.0 == plain.to.port() {
                     plain.receive(now, segment);
                 }
+            } else if let Message::Icmp(icmp) = &seen.message
+                && let Some(about) = quoted(icmp)
+                && about.protocol == protocol::TCP
+            {
+                self.give_up(about.to);
             } else if !self.is_third(&seen) {
                 self.guest.port.arrived.push_back(frame);
             }
+        }
+    }
+
+    /// The guest hears that its connect to `to` came to nothing.
+    fn give_up(&mut self, to: SocketAddr) {
+        let index = usize::from(to.port() - 1000);
+        self.apps[index].was_reset = true;
+        match &mut self.clients[index] {
+            Client::Smol(handle) => self.guest.tcp(*handle).abort(),
+            Client::Plain(plain) => plain.reset = true,
         }
     }
 
@@ -334,8 +405,11 @@ impl<'a> Run<'a> {
             Ending::Close => {
                 app.up.has_arrived() && app.down.has_arrived() && ended(app, End::Close)
             }
-            Ending::OutsideReset => ended(app, End::Outside),
-            Ending::GuestReset | Ending::Refused => app.was_reset,
+            Ending::OutsideReset | Ending::FinishThenReset => ended(app, End::Outside),
+            Ending::Stuck => ended(app, End::Reset),
+            Ending::GuestReset | Ending::Refused(_) | Ending::ResetEarly | Ending::Unanswered => {
+                app.was_reset
+            }
         };
         self.apps.iter().filter(|app| !is_done(app)).collect()
     }
@@ -368,12 +442,15 @@ impl<'a> Run<'a> {
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
         assert_eq!(self.world.wait().0, None, "nothing is left");
+        self.note_signs();
+        self.signs.conclude(&self.apps, self.world.counters().dropped(Drop::AnswerLost));
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
             for stream in streams.filter(|s| s.to == Outside::Remote(app.to)) {
-                let clean = stream.end == Some(End::Close) || stream.guest_finished;
+                let is_clean = stream.end == Some(End::Close)
+                    || (stream.guest_finished && app.ending != Ending::Stuck);
                 assert!(
-                    !clean || app.ending == Ending::Close,
+                    !is_clean || app.ending == Ending::Close,
                     "a reset that looks clean: {app:#?}"
                 );
             }
@@ -383,10 +460,22 @@ impl<'a> Run<'a> {
                 }
                 Client::Plain(plain) => plain.finished,
             };
-            assert!(!finished || app.ending == Ending::Close, "a reset that looks clean: {app:#?}");
+            let may = matches!(app.ending, Ending::Close | Ending::FinishThenReset);
+            assert!(!finished || may, "a reset that looks clean: {app:#?}");
         }
         self.digest
     }
+}
+
+/// Where `outside` is, as the guest says.
+fn address(outside: Outside) -> SocketAddr {
+    match outside {
+        Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to) => to,
+    }
+}
+
+fn port(outside: Outside) -> u16 {
+    address(outside).port()
 }
 
 /// The application over smoltcp.
@@ -414,7 +503,7 @@ fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice:
         assert_eq!(socket.send_slice(&bytes), Ok(bytes.len()));
     }
     let finished = socket.recv(|_| (0, ())) == Err(RecvError::Finished);
-    if app.ending == Ending::Close && app.up.is_written() && (!app.guest_last || finished) {
+    if app.up.is_written() && app.guest_finishes(finished) {
         socket.close();
     }
     app.was_reset |= socket.state() == State::Closed && !finished;
@@ -432,7 +521,7 @@ fn by_plain(app: &mut App, plain: &mut Plain, dice: &mut Dice) -> Option<Vec<u8>
     if plain.connected && plain.unacknowledged() < 10_000 {
         plain.write(&app.up.write(20_000));
     }
-    if app.ending == Ending::Close && app.up.is_written() && (!app.guest_last || plain.finished) {
+    if app.up.is_written() && app.guest_finishes(plain.finished) {
         plain.finish();
     }
     app.was_reset |= plain.reset;
