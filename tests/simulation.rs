@@ -9,6 +9,8 @@
 
 mod simulation {
     pub(crate) mod app;
+    pub(crate) mod lie;
+    pub(crate) mod names;
     pub(crate) mod run;
     pub(crate) mod signs;
 }

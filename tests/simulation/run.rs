@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use std::collections::HashMap;
 
-use sim::core::{Drop, Event, FlowId, Instant, Outside};
+use sim::core::{Drop, Event, FlowId, Instant, Outside, Refusal};
 use sim::frame::flag::ACK;
 use sim::frame::{OUTSIDES, gateway, protocol};
 use sim::guest::{Guest, Plain};
@@ -13,12 +13,15 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
 use super::app::{App, Ending, REFUSALS};
+use super::names::{self, Names, is_own, is_visited};
 use super::signs::{Signs, connect_ends, quoted};
 
 /// Virtual time that a run may take.
 const RUN_MS_MAX: u64 = 60 * 60 * 1000;
 /// Where the ports of the plain stack begin; smoltcp's are higher.
 const PLAIN_PORT: u16 = 20_000;
+/// How long an address is known by a name, at most.
+const BINDING_SECONDS_MAX: u64 = 3600;
 /// Silence at the end, after which nothing may be left.
 const SILENCE_MS: u64 = 5 * 3600 * 1000;
 
@@ -70,6 +73,7 @@ impl Plan {
 
     pub(crate) fn room<'r>(&self) -> Room<'r> {
         Room::with(|c| {
+            names::configure(c);
             c.link.mtu = self.mtu;
             c.link.receive_frame_bytes = self.receive_frame_bytes;
             (c.tcp_receive_bytes, c.tcp_send_bytes) = self.buffers;
@@ -94,6 +98,7 @@ pub(crate) struct Run<'a> {
     up: Link,
     down: Link,
     udp: Udp,
+    names: Names,
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
@@ -139,6 +144,7 @@ impl<'a> Run<'a> {
             up: link(&mut plan.dice),
             down: link(&mut plan.dice),
             udp: Udp { socket, left: plan.datagrams, sent: vec![], answered: 0 },
+            names: Names::new(Dice::new(plan.dice.draw())),
             stalls: plan.stalls,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
@@ -164,6 +170,7 @@ impl<'a> Run<'a> {
             self.inside(now);
             self.deliver_up(now);
             self.world.run();
+            self.names.check_visits(&self.world.peers.log);
             self.outside();
             self.collect(now);
             self.deliver_down(now);
@@ -192,6 +199,9 @@ impl<'a> Run<'a> {
             }
         }
         self.ask();
+        if let Some(frame) = self.names.frame() {
+            self.up.send(now, frame);
+        }
         self.guest.poll(now);
         for frame in self.guest.port.leaving.drain(..) {
             self.up.send(now, frame);
@@ -225,6 +235,7 @@ impl<'a> Run<'a> {
             if !self.world.push(&frame) {
                 break; // lost, as on a ring that stays full
             }
+            self.names.pushed(now, &frame);
         }
     }
 
@@ -242,6 +253,9 @@ impl<'a> Run<'a> {
         self.answer_datagrams(now);
         self.world.run();
         for stream in &mut self.world.peers.ended {
+            if is_visited(address(stream.to)) {
+                continue;
+            }
             let app = &mut self.apps[usize::from(port(stream.to) - 1000)];
             app.up.arrived.check(&core::mem::take(&mut stream.received));
         }
@@ -251,6 +265,10 @@ impl<'a> Run<'a> {
     fn answer_connect(&mut self, index: u32, now: Instant) {
         let stream = self.world.peers.stream(index);
         let (to, flow) = (stream.to, stream.id);
+        if is_visited(address(to)) {
+            self.world.peers.refuse(index, Refusal::Refused, &mut self.world.engine, now);
+            return;
+        }
         let app = &self.apps[usize::from(port(to) - 1000)];
         let since = *self.connecting.entry(flow).or_insert(now);
         assert!(now < connect_ends(since), "{flow:?} connects since {since:?}");
@@ -297,27 +315,33 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The outside echoes datagrams, once or twice or not at all; or they can't be sent.
+    /// Names are answered somehow; other datagrams are echoed, or fail.
     fn answer_datagrams(&mut self, now: Instant) {
         let engine = &mut self.world.engine;
+        let mut answers = self.names.answers(now, engine);
         for flow in self.world.peers.datagrams.values_mut() {
             for data in flow.sent.drain(..) {
-                let times = match self.dice.below(10) {
-                    0 | 1 => {
-                        let refusal = REFUSALS[self.dice.below(8) as usize];
-                        engine.handle(now, Event::DatagramFailed { flow: flow.id, refusal });
-                        self.signs.failed(address(flow.to), refusal);
-                        0
+                match flow.to {
+                    Outside::Names(_) => {
+                        let reply = self.names.hear((now, flow.id), &data, engine);
+                        answers.extend(reply.map(|reply| (flow.id, reply)));
                     }
-                    2 => 0,
-                    3 => 2,
-                    _ => 1,
-                };
-                for _ in 0..times {
-                    if engine.can_deliver(now) {
-                        engine.deliver(now, flow.id, &data);
+                    Outside::Remote(to) if is_visited(to) => {}
+                    Outside::Remote(to) | Outside::HostLoopback(to) => {
+                        let times = [0, 0, 0, 2, 1, 1, 1, 1, 1, 1][self.dice.below(10) as usize];
+                        answers.extend(core::iter::repeat_n((flow.id, data), times));
+                        if times == 0 && self.dice.one_of(700) {
+                            let refusal = REFUSALS[self.dice.below(8) as usize];
+                            engine.handle(now, Event::DatagramFailed { flow: flow.id, refusal });
+                            self.signs.failed(to, refusal);
+                        }
                     }
                 }
+            }
+        }
+        for (flow, data) in answers {
+            if engine.can_deliver(now) {
+                engine.deliver(now, flow, &data);
             }
         }
     }
@@ -341,6 +365,7 @@ impl<'a> Run<'a> {
     fn note_signs(&mut self) {
         for seen in self.world.inbox.drain(..) {
             self.signs.note(&seen);
+            self.names.note(&seen);
         }
     }
 
@@ -349,6 +374,9 @@ impl<'a> Run<'a> {
         while let Some(frame) = self.down.receive(now) {
             // Damaged ones are no longer what a strict reader takes.
             let Ok(seen) = Seen::read(&frame) else { continue };
+            if is_for_names(&seen) {
+                continue;
+            }
             if let Message::Tcp(segment) = &seen.message
                 && let Some(index) = segment.ports.1.checked_sub(PLAIN_PORT)
                 && let Some(Client::Plain(plain)) = self.clients.get_mut(usize::from(index))
@@ -359,6 +387,7 @@ impl<'a> Run<'a> {
             } else if let Message::Icmp(icmp) = &seen.message
                 && let Some(about) = quoted(icmp)
                 && about.protocol == protocol::TCP
+                && !is_visited(about.to)
             {
                 self.give_up(about.to);
             } else if !self.is_third(&seen) {
@@ -436,13 +465,27 @@ impl<'a> Run<'a> {
             )
     }
 
+    /// Answers that come when nobody waits for them any more, and the end of what is known by them.
+    fn conclude_names(&mut self) {
+        self.note_signs();
+        let now = self.world.now();
+        for (flow, reply) in self.names.answers(now, &mut self.world.engine) {
+            self.world.engine.deliver(now, flow, &reply);
+        }
+        self.world.run();
+        assert!(self.world.inbox.is_empty(), "an answer on a flow that has ended");
+        self.world.advance(BINDING_SECONDS_MAX * 1000);
+        self.names.check_bindings(self.world.now(), &self.world.engine);
+        assert_eq!(self.world.engine.bindings(self.world.now()).count(), 0, "it is forgotten");
+    }
+
     /// Everybody falls silent; nothing may be left, and every end is the one that was meant.
     fn conclude(mut self) -> u64 {
         self.world.stalled = false;
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
         assert_eq!(self.world.wait().0, None, "nothing is left");
-        self.note_signs();
+        self.conclude_names();
         self.signs.conclude(&self.apps, self.world.counters().dropped(Drop::AnswerLost));
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
@@ -464,6 +507,15 @@ impl<'a> Run<'a> {
             assert!(!finished || may, "a reset that looks clean: {app:#?}");
         }
         self.digest
+    }
+}
+
+/// Whether `seen` is for neither stack of the guest, but for who asks for names.
+fn is_for_names(seen: &Seen) -> bool {
+    match &seen.message {
+        Message::Udp { ports, .. } => is_own(ports.1),
+        Message::Tcp(segment) => is_own(segment.ports.1),
+        Message::Arp { .. } | Message::Icmp(_) | Message::Piece(_) => false,
     }
 }
 

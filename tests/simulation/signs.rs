@@ -12,6 +12,7 @@ use sim::frame::{gateway, guest, protocol};
 use sim::{Icmp, Message, Seen};
 
 use super::app::{App, Ending};
+use super::names::is_visited;
 
 /// Type, code, and the word behind the checksum.
 pub(crate) type Kind = (u8, u8, u32);
@@ -123,7 +124,9 @@ impl Signs {
                 said.reset |= segment.has(RST);
             }
             Message::Icmp(icmp) => {
-                let Some(quoted) = quoted(icmp) else { return };
+                let Some(quoted) = quoted(icmp).filter(|quoted| !is_visited(quoted.to)) else {
+                    return;
+                };
                 let found = (icmp.kind, icmp.code, u32::from_be_bytes(icmp.rest));
                 if quoted.protocol == protocol::TCP {
                     let said = self.connections.entry(quoted.to.port()).or_default();
