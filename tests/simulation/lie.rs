@@ -295,7 +295,8 @@ impl Answer {
         out.extend(spelt(&self.question.0, dice));
         out.extend(self.question.1.to_be_bytes());
         out.extend([0, 1]);
-        let itself = [0xc0, out.len() as u8];
+        let question_end = out.len();
+        let itself = [0xc0, question_end as u8];
         out.extend(match self.fault {
             Fault::None | Fault::Cut => vec![],
             Fault::Label => dns::record(&[0x80, 0], kind::A, 60, &[1, 1, 1, 1]),
@@ -309,7 +310,8 @@ impl Answer {
         }
         if self.fault == Fault::Cut {
             // One record fewer than is said; what there is may be cut as well.
-            out.truncate(out.len() - dice.below(20) as usize);
+            let rest = out.len() - question_end;
+            out.truncate(out.len() - dice.below(rest as u64 + 1) as usize);
         }
         out
     }

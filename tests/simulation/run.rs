@@ -174,7 +174,9 @@ impl<'a> Run<'a> {
             self.outside();
             self.collect(now);
             self.deliver_down(now);
-            if self.unfinished().is_empty() {
+            // A SYN that comes twice may have begun a connection once more.
+            let connects = self.world.peers.streams.values().any(|stream| !stream.open);
+            if self.unfinished().is_empty() && !connects {
                 return self.conclude();
             }
             // Applications look about them every ten milliseconds.
