@@ -1,6 +1,6 @@
 //! Whole runs from one seed each: guests with two kinds of TCP and the outside exchange bytes that
 //! know their place, over a link that loses, doubles, reorders, delays and damages frames, with
-//! stalls on every side.
+//! stalls on every side, host sockets that fail in every way, and name servers that lie.
 //!
 //! A run that fails prints its seed and leaves a pcap; `SEED=n cargo test --test simulation` runs
 //! that seed alone, to the same microsecond. `SEEDS=n` runs that many instead of the usual number.
