@@ -1,6 +1,6 @@
 //! Whole runs from one seed each: guests with two kinds of TCP and the outside exchange bytes that
 //! know their place, over a link that loses, doubles, reorders, delays and damages frames, with
-//! stalls on every side.
+//! stalls on every side, host sockets that fail in every way, and name servers that lie.
 //!
 //! A run that fails prints its seed and leaves a pcap; `SEED=n cargo test --test simulation` runs
 //! that seed alone, to the same microsecond. `SEEDS=n` runs that many instead of the usual number.
@@ -9,7 +9,10 @@
 
 mod simulation {
     pub(crate) mod app;
+    pub(crate) mod lie;
+    pub(crate) mod names;
     pub(crate) mod run;
+    pub(crate) mod signs;
 }
 
 use simulation::run::Run;
@@ -43,7 +46,7 @@ fn bytes_survive_whatever_the_link_and_both_sides_do() {
         run(seed);
         return;
     }
-    let seeds = number("SEEDS").unwrap_or(300);
+    let seeds = number("SEEDS").unwrap_or(1000);
     std::thread::scope(|scope| {
         for half in 0..2 {
             let name = format!("seeds {half} modulo 2");

@@ -447,7 +447,7 @@ fn a_rule_by_name_holds_where_the_name_was_said_to_lead_as_long_as_it_was_said()
 }
 
 #[test]
-fn other_names_other_owners_and_rebinding_answers_bind_nothing() {
+fn other_names_other_owners_failures_and_rebinding_answers_bind_nothing() {
     let mut room = room(&["allow egress all a.test", "deny egress all any"]);
     let mut world = room.world();
     let flow = flow(&mut world);
@@ -458,12 +458,19 @@ fn other_names_other_owners_and_rebinding_answers_bind_nothing() {
     let private = address(&QUESTION, 60, ip("10.0.0.1"));
     let mut additional = answer(&asked, &[public(&QUESTION)]);
     (additional[7], additional[11]) = (0, 1);
+    let failed = |code: u8| {
+        let mut said = answer(&asked, &[public(&QUESTION)]);
+        said[3] |= code;
+        said
+    };
     for (query, said) in [
         (&other, answer(&other, &[public(&QUESTION)])),
         (&asked, answer(&asked, &[public(&dns::name("b.test"))])),
         (&other, answer(&other, &[public(&dns::name("a.test"))])),
         (&asked, answer(&asked, &[public(&QUESTION), private])),
         (&asked, additional),
+        (&asked, failed(NAME_ERROR)),
+        (&asked, failed(SERVER_FAILURE)),
     ] {
         hear(&mut world, flow, query, Some(&said));
         assert!(!reaches(&mut world, to), "{said:?}");
@@ -534,7 +541,8 @@ fn a_name_leads_through_others_to_its_addresses_and_not_for_longer_than_they_do(
 
 #[test]
 fn a_time_of_nothing_is_a_second_and_one_of_years_an_hour() {
-    for (ttl, seconds) in [(0, 1), (u32::MAX, 3600)] {
+    // One with its first bit set is nothing (RFC 2181 8).
+    for (ttl, seconds) in [(0, 1), (u32::MAX >> 1, 3600), (1 << 31, 1), (u32::MAX, 1)] {
         let mut room = room(&["allow egress all a.test"]);
         let mut world = room.world();
         let flow = flow(&mut world);

@@ -3,6 +3,7 @@
 
 use core::net::SocketAddr;
 
+use sim::core::{Instant, Refusal};
 use sim::{Dice, Pattern};
 
 /// How a connection ends.
@@ -12,11 +13,40 @@ pub(crate) enum Ending {
     Close,
     /// The outside resets in the middle.
     OutsideReset,
+    /// The outside finishes, and resets instead of reading on.
+    FinishThenReset,
     /// The guest resets in the middle.
     GuestReset,
-    /// The outside refuses.
-    Refused,
+    /// The host's connect fails.
+    Refused(Refusal),
+    /// The outside resets what is not connected yet.
+    ResetEarly,
+    /// Nobody ever answers the connect.
+    Unanswered,
+    /// The outside reads no more, for ever, and the guest finishes.
+    Stuck,
 }
+
+/// All that a host's connect may fail with.
+pub(crate) const REFUSALS: [Refusal; 8] = [
+    Refusal::Refused,
+    Refusal::HostUnreachable,
+    Refusal::NetUnreachable,
+    Refusal::TimedOut,
+    Refusal::Forbidden,
+    Refusal::TooBig { mtu: 1400 },
+    Refusal::Expired,
+    Refusal::Exhausted,
+];
+
+/// Bytes of the guest that fit the least buffer of an engine, so that it can finish while nobody
+/// reads.
+const STUCK_BYTES_MAX: u64 = 2000;
+/// How long a host may take to answer a connect.
+const ANSWER_MS_MAX: u64 = 20_000;
+/// How long a host may take no byte. Once both sides have finished, it has ten seconds for the rest
+/// of the guest's (smoltcp's TIME-WAIT), all of which a slow reader needs less than.
+const PAUSE_MS_MAX: u64 = 4_000;
 
 /// One direction of a connection.
 #[derive(Debug)]
@@ -31,6 +61,8 @@ pub(crate) struct Way {
     pub(crate) gulp: u64,
     /// Reads per thousand steps.
     pub(crate) appetite: u64,
+    /// How many bytes the writer has at a time.
+    pub(crate) spurt: u64,
 }
 
 impl Way {
@@ -41,12 +73,16 @@ impl Way {
             2 => dice.below(30_000),
             _ => dice.below(200_000),
         };
+        // A few bytes at a time, where that has an end.
+        let few = |dice: &mut Dice| (len < 3000 && dice.one_of(150)).then(|| dice.between(30, 60));
+        let gulp = if dice.one_of(300) { dice.between(1000, 8000) } else { 1 << 20 };
         Self {
             len,
             written: Pattern::new(key),
             arrived: Pattern::new(key),
-            gulp: if dice.one_of(300) { dice.between(1000, 8000) } else { 1 << 20 },
+            gulp: few(dice).unwrap_or(gulp),
             appetite: if dice.one_of(300) { 300 } else { 1000 },
+            spurt: few(dice).unwrap_or(40_000),
         }
     }
 
@@ -74,11 +110,16 @@ pub(crate) struct App {
     pub(crate) ending: Ending,
     /// Bytes after which a reset comes, of both directions together.
     pub(crate) reset_after: u64,
+    /// How long the outside takes to answer the connect.
+    pub(crate) answer_ms: u64,
+    /// The outside takes nothing for so long once it has this many bytes.
+    pub(crate) pause: (u64, u64),
+    paused_until: Option<Instant>,
     /// The guest waits for the outside's end before it finishes.
     pub(crate) guest_last: bool,
     /// The outside waits for the guest's end before it finishes.
     pub(crate) outside_last: bool,
-    /// The guest has reset, or seen a reset.
+    /// The guest has reset, or was told that the connection is no more.
     pub(crate) was_reset: bool,
 }
 
@@ -86,21 +127,32 @@ impl App {
     pub(crate) fn new(index: u16, dice: &mut Dice) -> Self {
         let outside = sim::frame::OUTSIDES[dice.below(2) as usize];
         let key = dice.draw();
-        let (up, down) = (Way::new(key, dice), Way::new(key ^ 1, dice));
+        let (mut up, down) = (Way::new(key, dice), Way::new(key ^ 1, dice));
         let total = up.len + down.len;
-        let ending = match dice.below(10) {
-            0 if total > 100 => Ending::OutsideReset,
-            1 if total > 100 => Ending::GuestReset,
-            2 => Ending::Refused,
+        let ending = match dice.below(20) {
+            0 | 1 if total > 100 => Ending::OutsideReset,
+            2 if total > 100 => Ending::FinishThenReset,
+            3 | 4 if total > 100 => Ending::GuestReset,
+            5..8 => Ending::Refused(REFUSALS[dice.below(8) as usize]),
+            8 => Ending::ResetEarly,
+            9 => Ending::Unanswered,
+            10 => Ending::Stuck,
             _ => Ending::Close,
         };
+        if ending == Ending::Stuck {
+            up.len = up.len.clamp(1, STUCK_BYTES_MAX);
+        }
         let order = dice.below(3);
+        let rarely = |dice: &mut Dice, ms| if dice.one_of(50) { dice.below(ms) } else { 0 };
         Self {
             to: SocketAddr::new(outside, 1000 + index),
+            reset_after: dice.below(total / 2 + 1),
+            answer_ms: rarely(dice, ANSWER_MS_MAX),
+            pause: (dice.below(up.len + 1), rarely(dice, PAUSE_MS_MAX)),
+            paused_until: None,
             up,
             down,
             ending,
-            reset_after: dice.below(total / 2 + 1),
             guest_last: order == 1,
             outside_last: order == 2,
             was_reset: false,
@@ -110,5 +162,45 @@ impl App {
     /// Whether a reset is due.
     pub(crate) fn is_at_reset(&self) -> bool {
         self.up.arrived.len() + self.down.arrived.len() >= self.reset_after
+    }
+
+    /// Whether the guest finishes once it has sent everything.
+    pub(crate) fn guest_finishes(&self, has_heard_end: bool) -> bool {
+        match self.ending {
+            Ending::Close => !self.guest_last || has_heard_end,
+            Ending::Stuck => true,
+            Ending::OutsideReset
+            | Ending::FinishThenReset
+            | Ending::GuestReset
+            | Ending::Refused(_)
+            | Ending::ResetEarly
+            | Ending::Unanswered => false,
+        }
+    }
+
+    /// Whether the outside finishes once it has given everything.
+    pub(crate) fn outside_finishes(&self, has_heard_end: bool) -> bool {
+        match self.ending {
+            Ending::Close => !self.outside_last || has_heard_end,
+            Ending::FinishThenReset => true,
+            Ending::OutsideReset
+            | Ending::GuestReset
+            | Ending::Refused(_)
+            | Ending::ResetEarly
+            | Ending::Unanswered
+            | Ending::Stuck => false,
+        }
+    }
+
+    /// Whether the outside takes bytes at `now`, whatever its appetite.
+    pub(crate) fn outside_takes(&mut self, now: Instant) -> bool {
+        if self.ending == Ending::Stuck {
+            return false;
+        }
+        let (after, ms) = self.pause;
+        if ms > 0 && self.paused_until.is_none() && self.up.arrived.len() >= after {
+            self.paused_until = Some(now.plus_millis(ms));
+        }
+        self.paused_until.is_none_or(|until| until <= now)
     }
 }

@@ -3,23 +3,30 @@
 use core::net::SocketAddr;
 use std::collections::HashMap;
 
-use sim::core::{Instant, Outside, Refusal};
+use sim::core::{Drop, Event, FlowId, Instant, Outside, Refusal};
 use sim::frame::flag::ACK;
-use sim::frame::{OUTSIDES, gateway};
+use sim::frame::{OUTSIDES, gateway, protocol};
 use sim::guest::{Guest, Plain};
 use sim::link::{Link, Weather};
 use sim::{Answer, Dice, End, Message, Pattern, Room, Seen, Tcp, World, default_config};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
-use super::app::{App, Ending};
+use super::app::{App, Ending, REFUSALS};
+use super::names::{self, Names, is_own, is_visited};
+use super::signs::{Signs, connect_ends, quoted};
 
 /// Virtual time that a run may take.
 const RUN_MS_MAX: u64 = 60 * 60 * 1000;
 /// Where the ports of the plain stack begin; smoltcp's are higher.
 const PLAIN_PORT: u16 = 20_000;
+/// How long an address is known by a name, at most.
+const BINDING_SECONDS_MAX: u64 = 3600;
 /// Silence at the end, after which nothing may be left.
 const SILENCE_MS: u64 = 5 * 3600 * 1000;
+
+/// The port of the outside's echo server (RFC 862).
+const ECHO_PORT: u16 = 7;
 
 /// All that a seed decides beforehand.
 pub(crate) struct Plan {
@@ -66,6 +73,7 @@ impl Plan {
 
     pub(crate) fn room<'r>(&self) -> Room<'r> {
         Room::with(|c| {
+            names::configure(c);
             c.link.mtu = self.mtu;
             c.link.receive_frame_bytes = self.receive_frame_bytes;
             (c.tcp_receive_bytes, c.tcp_send_bytes) = self.buffers;
@@ -90,9 +98,13 @@ pub(crate) struct Run<'a> {
     up: Link,
     down: Link,
     udp: Udp,
+    names: Names,
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
+    signs: Signs,
+    /// Since when the host connects for each flow.
+    connecting: HashMap<FlowId, Instant>,
     /// The last segment for each port of the guest, and how often it came.
     repeated: HashMap<u16, (Tcp, u32)>,
 }
@@ -132,9 +144,12 @@ impl<'a> Run<'a> {
             up: link(&mut plan.dice),
             down: link(&mut plan.dice),
             udp: Udp { socket, left: plan.datagrams, sent: vec![], answered: 0 },
+            names: Names::new(Dice::new(plan.dice.draw())),
             stalls: plan.stalls,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
+            signs: Signs::default(),
+            connecting: HashMap::new(),
             repeated: HashMap::new(),
             dice: plan.dice,
             apps: plan.apps,
@@ -155,10 +170,13 @@ impl<'a> Run<'a> {
             self.inside(now);
             self.deliver_up(now);
             self.world.run();
+            self.names.check_visits(&self.world.peers.log);
             self.outside();
             self.collect(now);
             self.deliver_down(now);
-            if self.unfinished().is_empty() {
+            // A SYN that comes twice may have begun a connection once more.
+            let connects = self.world.peers.streams.values().any(|stream| !stream.open);
+            if self.unfinished().is_empty() && !connects {
                 return self.conclude();
             }
             // Applications look about them every ten milliseconds.
@@ -183,6 +201,9 @@ impl<'a> Run<'a> {
             }
         }
         self.ask();
+        if let Some(frame) = self.names.frame() {
+            self.up.send(now, frame);
+        }
         self.guest.poll(now);
         for frame in self.guest.port.leaving.drain(..) {
             self.up.send(now, frame);
@@ -199,7 +220,7 @@ impl<'a> Run<'a> {
             let data = Pattern::new(self.dice.draw()).take(len);
             let outside = OUTSIDES[self.dice.below(2) as usize];
             let to = if self.dice.one_of(500) { outside } else { gateway(outside) };
-            if socket.send_slice(&data, SocketAddr::new(to, 53)).is_ok() {
+            if socket.send_slice(&data, SocketAddr::new(to, ECHO_PORT)).is_ok() {
                 udp.sent.push(data);
             }
         }
@@ -216,6 +237,7 @@ impl<'a> Run<'a> {
             if !self.world.push(&frame) {
                 break; // lost, as on a ring that stays full
             }
+            self.names.pushed(now, &frame);
         }
     }
 
@@ -224,50 +246,104 @@ impl<'a> Run<'a> {
         let now = self.world.now();
         let indices: Vec<u32> = self.world.peers.streams.keys().copied().collect();
         for index in indices {
-            let (Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to)) =
-                self.world.peers.stream(index).to;
-            let app = &mut self.apps[usize::from(to.port() - 1000)];
-            let (peers, engine) = (&mut self.world.peers, &mut self.world.engine);
-            if !peers.stream(index).open {
-                match app.ending {
-                    _ if !self.dice.one_of(300) => {}
-                    Ending::Refused => peers.refuse(index, Refusal::Refused, engine, now),
-                    Ending::Close | Ending::OutsideReset | Ending::GuestReset => {
-                        peers.accept(index, engine, now);
-                    }
-                }
-                continue;
-            }
-            let stream = peers.stream(index);
-            app.up.arrived.check(&core::mem::take(&mut stream.received));
-            if self.dice.one_of(app.up.appetite) {
-                stream.room = stream.room.max(app.up.gulp as usize);
-            }
-            if stream.to_give.len() < 20_000 {
-                stream.to_give.extend(app.down.write(40_000));
-            }
-            let may_finish = app.ending == Ending::Close && app.down.is_written();
-            stream.finishes |= may_finish && (!app.outside_last || stream.guest_finished);
-            if app.ending == Ending::OutsideReset && app.is_at_reset() {
-                peers.reset(index, engine, now);
+            if self.world.peers.stream(index).open {
+                self.serve(index, now);
+            } else {
+                self.answer_connect(index, now);
             }
         }
         self.answer_datagrams(now);
         self.world.run();
         for stream in &mut self.world.peers.ended {
-            let (Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to)) = stream.to;
-            let app = &mut self.apps[usize::from(to.port() - 1000)];
+            if is_visited(address(stream.to)) {
+                continue;
+            }
+            let app = &mut self.apps[usize::from(port(stream.to) - 1000)];
             app.up.arrived.check(&core::mem::take(&mut stream.received));
         }
     }
 
+    /// What becomes of a connect, if that is known by now.
+    fn answer_connect(&mut self, index: u32, now: Instant) {
+        let stream = self.world.peers.stream(index);
+        let (to, flow) = (stream.to, stream.id);
+        if is_visited(address(to)) {
+            self.world.peers.refuse(index, Refusal::Refused, &mut self.world.engine, now);
+            return;
+        }
+        let app = &self.apps[usize::from(port(to) - 1000)];
+        let since = *self.connecting.entry(flow).or_insert(now);
+        assert!(now < connect_ends(since), "{flow:?} connects since {since:?}");
+        if now < since.plus_millis(app.answer_ms) || !self.dice.one_of(300) {
+            return;
+        }
+        let (peers, engine) = (&mut self.world.peers, &mut self.world.engine);
+        match app.ending {
+            Ending::Refused(refusal) => peers.refuse(index, refusal, engine, now),
+            Ending::ResetEarly => peers.reset(index, engine, now),
+            Ending::Unanswered => {}
+            Ending::Close
+            | Ending::OutsideReset
+            | Ending::FinishThenReset
+            | Ending::GuestReset
+            | Ending::Stuck => peers.accept(index, engine, now),
+        }
+    }
+
+    /// What the host's socket at `index` does, which is connected.
+    fn serve(&mut self, index: u32, now: Instant) {
+        let stream = self.world.peers.stream(index);
+        let app = &mut self.apps[usize::from(port(stream.to) - 1000)];
+        app.up.arrived.check(&core::mem::take(&mut stream.received));
+        if app.outside_takes(now) && self.dice.one_of(app.up.appetite) {
+            stream.room = stream.room.max(app.up.gulp as usize);
+        }
+        if stream.to_give.len() < 20_000 {
+            stream.to_give.extend(app.down.write(app.down.spurt as usize));
+        }
+        stream.finishes |= app.down.is_written() && app.outside_finishes(stream.guest_finished);
+        let is_due = match app.ending {
+            Ending::OutsideReset => true,
+            Ending::FinishThenReset => stream.finishes && stream.to_give.is_empty(),
+            Ending::Close
+            | Ending::GuestReset
+            | Ending::Refused(_)
+            | Ending::ResetEarly
+            | Ending::Unanswered
+            | Ending::Stuck => false,
+        };
+        if is_due && app.is_at_reset() {
+            self.world.peers.reset(index, &mut self.world.engine, now);
+        }
+    }
+
+    /// Names are answered somehow; other datagrams are echoed, or fail.
     fn answer_datagrams(&mut self, now: Instant) {
         let engine = &mut self.world.engine;
+        let mut answers = self.names.answers(now, engine);
         for flow in self.world.peers.datagrams.values_mut() {
             for data in flow.sent.drain(..) {
-                if engine.can_deliver(now) {
-                    engine.deliver(now, flow.id, &data);
+                match flow.to {
+                    Outside::Names(_) => {
+                        let reply = self.names.hear((now, flow.id), &data, engine);
+                        answers.extend(reply.map(|reply| (flow.id, reply)));
+                    }
+                    Outside::Remote(to) if is_visited(to) => {}
+                    Outside::Remote(to) | Outside::HostLoopback(to) => {
+                        let times = [0, 0, 0, 2, 1, 1, 1, 1, 1, 1][self.dice.below(10) as usize];
+                        answers.extend(core::iter::repeat_n((flow.id, data), times));
+                        if times == 0 && self.dice.one_of(700) {
+                            let refusal = REFUSALS[self.dice.below(8) as usize];
+                            engine.handle(now, Event::DatagramFailed { flow: flow.id, refusal });
+                            self.signs.failed(to, refusal);
+                        }
+                    }
                 }
+            }
+        }
+        for (flow, data) in answers {
+            if engine.can_deliver(now) {
+                engine.deliver(now, flow, &data);
             }
         }
     }
@@ -284,8 +360,15 @@ impl<'a> Run<'a> {
             self.note(&frame);
             self.down.send(now, frame);
         }
-        self.world.inbox.clear();
+        self.note_signs();
         self.world.peers.log.clear();
+    }
+
+    fn note_signs(&mut self) {
+        for seen in self.world.inbox.drain(..) {
+            self.signs.note(&seen);
+            self.names.note(&seen);
+        }
     }
 
     /// Frames that arrive at the guest.
@@ -293,6 +376,9 @@ impl<'a> Run<'a> {
         while let Some(frame) = self.down.receive(now) {
             // Damaged ones are no longer what a strict reader takes.
             let Ok(seen) = Seen::read(&frame) else { continue };
+            if is_for_names(&seen) {
+                continue;
+            }
             if let Message::Tcp(segment) = &seen.message
                 && let Some(index) = segment.ports.1.checked_sub(PLAIN_PORT)
                 && let Some(Client::Plain(plain)) = self.clients.get_mut(usize::from(index))
@@ -300,9 +386,25 @@ impl<'a> Run<'a> {
                 if segment.ports.0 == plain.to.port() {
                     plain.receive(now, segment);
                 }
+            } else if let Message::Icmp(icmp) = &seen.message
+                && let Some(about) = quoted(icmp)
+                && about.protocol == protocol::TCP
+                && !is_visited(about.to)
+            {
+                self.give_up(about.to);
             } else if !self.is_third(&seen) {
                 self.guest.port.arrived.push_back(frame);
             }
+        }
+    }
+
+    /// The guest hears that its connect to `to` came to nothing.
+    fn give_up(&mut self, to: SocketAddr) {
+        let index = usize::from(to.port() - 1000);
+        self.apps[index].was_reset = true;
+        match &mut self.clients[index] {
+            Client::Smol(handle) => self.guest.tcp(*handle).abort(),
+            Client::Plain(plain) => plain.reset = true,
         }
     }
 
@@ -334,8 +436,11 @@ impl<'a> Run<'a> {
             Ending::Close => {
                 app.up.has_arrived() && app.down.has_arrived() && ended(app, End::Close)
             }
-            Ending::OutsideReset => ended(app, End::Outside),
-            Ending::GuestReset | Ending::Refused => app.was_reset,
+            Ending::OutsideReset | Ending::FinishThenReset => ended(app, End::Outside),
+            Ending::Stuck => ended(app, End::Reset),
+            Ending::GuestReset | Ending::Refused(_) | Ending::ResetEarly | Ending::Unanswered => {
+                app.was_reset
+            }
         };
         self.apps.iter().filter(|app| !is_done(app)).collect()
     }
@@ -362,18 +467,35 @@ impl<'a> Run<'a> {
             )
     }
 
+    /// Answers that come when nobody waits for them any more, and the end of what is known by them.
+    fn conclude_names(&mut self) {
+        self.note_signs();
+        let now = self.world.now();
+        for (flow, reply) in self.names.answers(now, &mut self.world.engine) {
+            self.world.engine.deliver(now, flow, &reply);
+        }
+        self.world.run();
+        assert!(self.world.inbox.is_empty(), "an answer on a flow that has ended");
+        self.world.advance(BINDING_SECONDS_MAX * 1000);
+        self.names.check_bindings(self.world.now(), &self.world.engine);
+        assert_eq!(self.world.engine.bindings(self.world.now()).count(), 0, "it is forgotten");
+    }
+
     /// Everybody falls silent; nothing may be left, and every end is the one that was meant.
     fn conclude(mut self) -> u64 {
         self.world.stalled = false;
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
         assert_eq!(self.world.wait().0, None, "nothing is left");
+        self.conclude_names();
+        self.signs.conclude(&self.apps, self.world.counters().dropped(Drop::AnswerLost));
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
             for stream in streams.filter(|s| s.to == Outside::Remote(app.to)) {
-                let clean = stream.end == Some(End::Close) || stream.guest_finished;
+                let is_clean = stream.end == Some(End::Close)
+                    || (stream.guest_finished && app.ending != Ending::Stuck);
                 assert!(
-                    !clean || app.ending == Ending::Close,
+                    !is_clean || app.ending == Ending::Close,
                     "a reset that looks clean: {app:#?}"
                 );
             }
@@ -383,10 +505,31 @@ impl<'a> Run<'a> {
                 }
                 Client::Plain(plain) => plain.finished,
             };
-            assert!(!finished || app.ending == Ending::Close, "a reset that looks clean: {app:#?}");
+            let may = matches!(app.ending, Ending::Close | Ending::FinishThenReset);
+            assert!(!finished || may, "a reset that looks clean: {app:#?}");
         }
         self.digest
     }
+}
+
+/// Whether `seen` is for neither stack of the guest, but for who asks for names.
+fn is_for_names(seen: &Seen) -> bool {
+    match &seen.message {
+        Message::Udp { ports, .. } => is_own(ports.1),
+        Message::Tcp(segment) => is_own(segment.ports.1),
+        Message::Arp { .. } | Message::Icmp(_) | Message::Piece(_) => false,
+    }
+}
+
+/// Where `outside` is, as the guest says.
+fn address(outside: Outside) -> SocketAddr {
+    match outside {
+        Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to) => to,
+    }
+}
+
+fn port(outside: Outside) -> u16 {
+    address(outside).port()
 }
 
 /// The application over smoltcp.
@@ -414,7 +557,7 @@ fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice:
         assert_eq!(socket.send_slice(&bytes), Ok(bytes.len()));
     }
     let finished = socket.recv(|_| (0, ())) == Err(RecvError::Finished);
-    if app.ending == Ending::Close && app.up.is_written() && (!app.guest_last || finished) {
+    if app.up.is_written() && app.guest_finishes(finished) {
         socket.close();
     }
     app.was_reset |= socket.state() == State::Closed && !finished;
@@ -432,7 +575,7 @@ fn by_plain(app: &mut App, plain: &mut Plain, dice: &mut Dice) -> Option<Vec<u8>
     if plain.connected && plain.unacknowledged() < 10_000 {
         plain.write(&app.up.write(20_000));
     }
-    if app.ending == Ending::Close && app.up.is_written() && (!app.guest_last || plain.finished) {
+    if app.up.is_written() && app.guest_finishes(plain.finished) {
         plain.finish();
     }
     app.was_reset |= plain.reset;

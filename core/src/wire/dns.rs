@@ -236,6 +236,13 @@ pub(crate) struct Record {
     pub(crate) data: Range<usize>,
 }
 
+impl Record {
+    /// For how many seconds it is good: a TTL with its first bit set is 0 (RFC 2181 8).
+    fn seconds(&self) -> u32 {
+        if self.ttl >> 31 == 1 { 0 } else { self.ttl }
+    }
+}
+
 /// Where what follows the name at `at` begins, whatever its pointers lead to.
 fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
     loop {
@@ -326,12 +333,16 @@ fn hints(key: u16, value: &[u8], see: &mut impl FnMut(IpAddr)) {
 }
 
 /// Shows `see` each address to which `question` leads by the answers of `message`, through at most
-/// [`DNS_CNAMES_MAX`] other names, and for how many seconds it does. `None`: it is malformed.
+/// [`DNS_CNAMES_MAX`] other names, and for how many seconds it does. One that says that it failed,
+/// or that there is no such name, leads nowhere. `None`: it is malformed.
 pub(crate) fn resolved(
     message: &[u8],
     question: &Name,
     mut see: impl FnMut(IpAddr, u32),
 ) -> Option<()> {
+    if flags(message) & flag::RCODE != 0 {
+        return Some(());
+    }
     let (mut current, mut ttl_on_way) = (question.clone(), u32::MAX);
     for _ in 0..=DNS_CNAMES_MAX {
         let mut next = None;
@@ -342,7 +353,7 @@ pub(crate) fn resolved(
             if !is_its {
                 return;
             }
-            let ttl = record.ttl.min(ttl_on_way);
+            let ttl = record.seconds().min(ttl_on_way);
             if record.kind == kind::CNAME {
                 next = name(message, record.data.start).map(|(target, _)| (target, ttl));
             } else {
@@ -396,8 +407,7 @@ pub fn lifetime_seconds(answer: &[u8]) -> u32 {
         if record.kind == kind::OPT {
             return;
         }
-        // A TTL with its first bit set is 0 (RFC 2181 8).
-        least = least.min(if record.ttl >> 31 == 1 { 0 } else { record.ttl });
+        least = least.min(record.seconds());
         if record.kind == kind::SOA && record.section == Section::Authority {
             // Its last word is the TTL of what does not exist (RFC 2308 4).
             negative = record.data.end.checked_sub(4).and_then(|at| u32_at(answer, at));

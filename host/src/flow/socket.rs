@@ -54,16 +54,32 @@ mod tests {
         assert_eq!(second.unwrap().to_string(), "[::1]:80");
     }
 
+    /// The highest number of an error on Linux (`EHWPOISON`).
+    const ERRNO_MAX: i32 = 133;
+
+    /// What errors mean that do not mean that somebody refused.
+    const MEANINGS: [(Refusal, &[Errno]); 5] = [
+        (
+            Refusal::NetUnreachable,
+            &[Errno::NETUNREACH, Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT, Errno::NETDOWN],
+        ),
+        (Refusal::HostUnreachable, &[Errno::HOSTUNREACH, Errno::HOSTDOWN]),
+        (Refusal::TimedOut, &[Errno::TIMEDOUT]),
+        (Refusal::Forbidden, &[Errno::ACCESS, Errno::PERM]),
+        (
+            Refusal::Exhausted,
+            &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN],
+        ),
+    ];
+
     #[test]
-    fn errors_become_what_the_guest_would_have_seen_itself() {
-        for (errno, expected) in [
-            (Errno::CONNREFUSED, Refusal::Refused),
-            (Errno::HOSTUNREACH, Refusal::HostUnreachable),
-            (Errno::NETUNREACH, Refusal::NetUnreachable),
-            (Errno::ACCESS, Refusal::Forbidden),
-            (Errno::MFILE, Refusal::Exhausted),
-        ] {
-            assert_eq!(refusal(&errno.into()), expected);
+    fn every_error_becomes_what_the_guest_would_have_seen_itself() {
+        for raw in 1..=ERRNO_MAX {
+            let errno = Errno::from_raw_os_error(raw);
+            let mut meanings = MEANINGS.iter().filter(|(_, errnos)| errnos.contains(&errno));
+            let expected = meanings.next().map_or(Refusal::Refused, |(refusal, _)| *refusal);
+            assert_eq!(refusal(&errno.into()), expected, "{errno}");
         }
+        assert_eq!(refusal(&io::Error::other("one of ours")), Refusal::Refused);
     }
 }

@@ -1,0 +1,192 @@
+//! What the guest is told of the end of its connections and datagrams, and what a model says that it
+//! must be told: by a reset, by a FIN, by an ICMP error, or not at all.
+//!
+//! It is noted where it leaves the engine, so that the link's weather changes nothing.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, VecDeque};
+
+use sim::core::{Instant, Refusal, limits};
+use sim::frame::flag::{ACK, FIN, RST, SYN};
+use sim::frame::{gateway, guest, protocol};
+use sim::{Icmp, Message, Seen};
+
+use super::app::{App, Ending};
+use super::names::is_visited;
+
+/// Type, code, and the word behind the checksum.
+pub(crate) type Kind = (u8, u8, u32);
+
+/// What a refused connect is to a guest.
+#[derive(Debug, PartialEq, Eq)]
+enum Sign {
+    Reset,
+    Error(u8, u8),
+}
+
+/// The ICMP error that says `refusal` (RFC 792, RFC 1191 4, RFC 1812 5.2.7.1, RFC 4443 3.1 to 3.3).
+pub(crate) fn kind(refusal: Refusal, to: IpAddr) -> Kind {
+    let ((a, b), (c, d), word) = match refusal {
+        Refusal::Refused => ((3, 3), (1, 4), 0),
+        Refusal::NetUnreachable => ((3, 0), (1, 0), 0),
+        Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted => ((3, 1), (1, 3), 0),
+        Refusal::Forbidden => ((3, 13), (1, 1), 0),
+        Refusal::Expired => ((11, 0), (3, 0), 0),
+        Refusal::TooBig { mtu } => ((3, 4), (2, 0), mtu),
+    };
+    if to.is_ipv4() { (a, b, word) } else { (c, d, word) }
+}
+
+fn sign(refusal: Refusal, to: IpAddr) -> Sign {
+    match refusal {
+        Refusal::Refused | Refusal::Expired | Refusal::TooBig { .. } | Refusal::Exhausted => {
+            Sign::Reset
+        }
+        Refusal::HostUnreachable
+        | Refusal::NetUnreachable
+        | Refusal::TimedOut
+        | Refusal::Forbidden => {
+            let (kind, code, _) = kind(refusal, to);
+            Sign::Error(kind, code)
+        }
+    }
+}
+
+/// What was sent to the guest on one connection.
+#[derive(Debug, Default)]
+struct Said {
+    answered: bool,
+    finished: bool,
+    reset: bool,
+    /// Reset, and not finished before.
+    reset_first: bool,
+    errors: Vec<(u8, u8)>,
+}
+
+/// The packet that an ICMP error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quoted {
+    pub(crate) protocol: u8,
+    pub(crate) to: SocketAddr,
+}
+
+/// The packet that `icmp` is about, which is the guest's own; `None`: it is no error.
+pub(crate) fn quoted(icmp: &Icmp) -> Option<Quoted> {
+    let (from, to) = icmp.ends;
+    let is_error = if to.is_ipv4() { matches!(icmp.kind, 3 | 11) } else { icmp.kind < 128 };
+    if !is_error {
+        return None;
+    }
+    let body = &icmp.body;
+    let (header, protocol) = if to.is_ipv4() { (20, body[9]) } else { (40, body[6]) };
+    let address = |at: usize| -> IpAddr {
+        match to {
+            IpAddr::V4(_) => {
+                <[u8; 4]>::try_from(&body[at..at + 4]).expect("because it is 4").into()
+            }
+            IpAddr::V6(_) => <[u8; 16]>::try_from(&body[at..at + 16]).expect("as many").into(),
+        }
+    };
+    let (source, target) = if to.is_ipv4() { (12, 16) } else { (8, 24) };
+    assert_eq!(address(source), guest(to), "an error about another's packet");
+    let port = u16::from_be_bytes([body[header + 2], body[header + 3]]);
+    let to = SocketAddr::new(address(target), port);
+    let is_from = from == to.ip() || from == gateway(to.ip());
+    assert!(is_from, "an error of {from}, who has nothing to do with {to}");
+    Some(Quoted { protocol, to })
+}
+
+/// What the guest was told, and what it has to be told yet.
+#[derive(Debug, Default)]
+pub(crate) struct Signs {
+    /// By the port outside.
+    connections: BTreeMap<u16, Said>,
+    /// Errors that are due, of datagrams, in order.
+    due: VecDeque<(SocketAddr, Kind)>,
+    /// Errors that were due and did not come before later ones.
+    missing: u64,
+}
+
+impl Signs {
+    /// A datagram to `to` failed.
+    pub(crate) fn failed(&mut self, to: SocketAddr, refusal: Refusal) {
+        self.due.push_back((to, kind(refusal, to.ip())));
+    }
+
+    /// Takes note of a frame for the guest.
+    pub(crate) fn note(&mut self, seen: &Seen) {
+        match &seen.message {
+            Message::Tcp(segment) => {
+                let said = self.connections.entry(segment.ports.0).or_default();
+                said.answered |= segment.has(SYN | ACK);
+                said.finished |= segment.has(FIN);
+                said.reset_first |= segment.has(RST) && !said.finished;
+                said.reset |= segment.has(RST);
+            }
+            Message::Icmp(icmp) => {
+                let Some(quoted) = quoted(icmp).filter(|quoted| !is_visited(quoted.to)) else {
+                    return;
+                };
+                let found = (icmp.kind, icmp.code, u32::from_be_bytes(icmp.rest));
+                if quoted.protocol == protocol::TCP {
+                    let said = self.connections.entry(quoted.to.port()).or_default();
+                    said.errors.push((icmp.kind, icmp.code));
+                    return;
+                }
+                loop {
+                    let due = self.due.pop_front();
+                    assert!(due.is_some(), "{found:?} about {quoted:?}, which did not fail");
+                    if due == Some((quoted.to, found)) {
+                        break;
+                    }
+                    self.missing += 1;
+                }
+            }
+            Message::Arp { .. } | Message::Udp { .. } | Message::Piece(_) => {}
+        }
+    }
+
+    /// Everything has been said: it is what had to be said. `lost`: answers for which there was no
+    /// room.
+    pub(crate) fn conclude(&self, apps: &[App], lost: u64) {
+        let missing = self.missing + self.due.len() as u64;
+        assert!(missing <= lost, "{missing} errors were not said, and {lost} lost: {:?}", self.due);
+        for app in apps {
+            let nothing = Said::default();
+            let said = self.connections.get(&app.to.port()).unwrap_or(&nothing);
+            let is_right = match app.ending {
+                Ending::Close => {
+                    said.answered && said.finished && !said.reset_first && said.errors.is_empty()
+                }
+                Ending::OutsideReset | Ending::Stuck => {
+                    said.answered && said.reset && !said.finished && said.errors.is_empty()
+                }
+                Ending::FinishThenReset => said.answered && said.reset && said.errors.is_empty(),
+                Ending::GuestReset => said.answered && !said.finished && said.errors.is_empty(),
+                Ending::Refused(refusal) => said.is_refused(&sign(refusal, app.to.ip())),
+                Ending::ResetEarly => said.is_refused(&Sign::Reset),
+                Ending::Unanswered => said.is_refused(&sign(Refusal::TimedOut, app.to.ip())),
+            };
+            assert!(is_right, "the guest was told {said:?} of {app:#?}");
+        }
+    }
+}
+
+impl Said {
+    /// Whether the guest was told `sign` and nothing else.
+    fn is_refused(&self, sign: &Sign) -> bool {
+        let is_told = match *sign {
+            Sign::Reset => self.reset && self.errors.is_empty(),
+            Sign::Error(kind, code) => {
+                let is_it = |error: &(u8, u8)| *error == (kind, code);
+                !self.reset && !self.errors.is_empty() && self.errors.iter().all(is_it)
+            }
+        };
+        is_told && !self.answered && !self.finished
+    }
+}
+
+/// When a connect that began at `since` and that nobody answers has to have ended.
+pub(crate) fn connect_ends(since: Instant) -> Instant {
+    since.plus_millis(limits::TCP_CONNECT_MS_MAX)
+}
