@@ -15,7 +15,16 @@ mod simulation {
     pub(crate) mod signs;
 }
 
-use simulation::run::Run;
+use std::collections::BTreeMap;
+
+use sim::Dice;
+use sim::dns::kind;
+use simulation::app::{Ending, REFUSALS};
+use simulation::lie::{Answer, Truth};
+use simulation::run::{Plan, Run};
+
+/// Runs where nothing else is said.
+const SEEDS: u64 = 1000;
 
 /// Says which seed it was, should it fail.
 struct Announce(u64);
@@ -31,7 +40,7 @@ impl Drop for Announce {
 /// Runs the seed; returns a digest of all that went over the link.
 fn run(seed: u64) -> u64 {
     let _announce = Announce(seed);
-    let plan = simulation::run::Plan::new(seed);
+    let plan = Plan::new(seed);
     let mut room = plan.room();
     Run::new(plan, &mut room).run()
 }
@@ -46,7 +55,7 @@ fn bytes_survive_whatever_the_link_and_both_sides_do() {
         run(seed);
         return;
     }
-    let seeds = number("SEEDS").unwrap_or(1000);
+    let seeds = number("SEEDS").unwrap_or(SEEDS);
     std::thread::scope(|scope| {
         for half in 0..2 {
             let name = format!("seeds {half} modulo 2");
@@ -67,4 +76,41 @@ fn a_seed_decides_everything() {
         assert_eq!(run(seed), run(seed), "seed {seed}");
     }
     assert_ne!(run(1000), run(1001));
+}
+
+#[test]
+fn every_fault_is_among_the_seeds() {
+    let plans: Vec<Plan> = (0..SEEDS).map(Plan::new).collect();
+    let all = [
+        Ending::Close,
+        Ending::OutsideReset,
+        Ending::FinishThenReset,
+        Ending::GuestReset,
+        Ending::ResetEarly,
+        Ending::Unanswered,
+        Ending::Stuck,
+    ];
+    for ending in all.into_iter().chain(REFUSALS.map(Ending::Refused)) {
+        let count = plans.iter().filter(|plan| plan.endings().any(|one| one == ending)).count();
+        assert!(count >= 20, "{ending:?} is in {count} runs");
+    }
+}
+
+#[test]
+fn name_servers_say_what_is_true_and_everything_else() {
+    let mut dice = Dice::new(1);
+    let mut counts = BTreeMap::new();
+    for _ in 0..1000 {
+        let answer = Answer::new("good.test", kind::A, &mut dice);
+        let what = match answer.truth("good.test", kind::A) {
+            _ if !answer.is_to("good.test", kind::A) => "none to the question",
+            Truth::Unreadable => "unreadable",
+            Truth::Rebinding => "rebinding",
+            Truth::Leads(leads) if leads.is_empty() => "nowhere",
+            Truth::Leads(leads) if leads.len() > 10 => "to many addresses",
+            Truth::Leads(_) => "somewhere",
+        };
+        *counts.entry(what).or_insert(0) += 1;
+    }
+    assert!(counts.len() == 6 && counts.values().all(|count| *count >= 20), "{counts:?}");
 }

@@ -9,14 +9,15 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use sim::core::{
-    Cidr, Config, Destination, Engine, FlowId, Group, Instant, Outside, Permission, Policy,
-    PortRange, Protocols, QueryStep, Refusal, RingHandle, Rule, is_answer_to, limits,
+    Cidr, Config, Destination, Engine, FlowId, Group, Instant, Permission, Policy, PortRange,
+    Protocols, QueryStep, Refusal, RingHandle, Rule, is_answer_to, limits,
 };
 use sim::dns::{self, kind};
 use sim::frame::{self, Segment, flag, protocol};
 use sim::{Dice, Did, Message, Seen};
 
 use super::lie::{self, Answer, DATAGRAM_BYTES_MAX, Truth, any_address, is_meant, spelt};
+use super::run::address;
 use super::signs::{self, quoted};
 
 /// Ports of the guest: each question and each visit has one of its own, below those of the stacks.
@@ -210,14 +211,13 @@ impl Names {
     /// The engine has seen all that was in the ring, and did `log`.
     pub(crate) fn check_visits(&mut self, log: &[Did]) {
         for Visit { to, is_tcp, may } in core::mem::take(&mut self.expected) {
-            let flows = log.iter().filter_map(|did| match did {
-                Did::Connect { flow, to: Outside::Remote(there) }
-                | Did::SendDatagram { flow, to: Outside::Remote(there), .. }
-                    if *there == to =>
-                {
-                    Some(*flow)
-                }
-                _ => None,
+            let flows = log.iter().filter_map(|did| {
+                let (Did::Connect { flow, to: there } | Did::SendDatagram { flow, to: there, .. }) =
+                    did
+                else {
+                    return None;
+                };
+                (address(*there) == to).then_some(*flow)
             });
             let known = self.open.get(&to.port()).copied();
             let mut found = None;

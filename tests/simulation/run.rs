@@ -71,6 +71,11 @@ impl Plan {
         }
     }
 
+    /// How its connections end.
+    pub(crate) fn endings(&self) -> impl Iterator<Item = Ending> {
+        self.apps.iter().map(|app| app.ending)
+    }
+
     pub(crate) fn room<'r>(&self) -> Room<'r> {
         Room::with(|c| {
             names::configure(c);
@@ -522,7 +527,7 @@ fn is_for_names(seen: &Seen) -> bool {
 }
 
 /// Where `outside` is, as the guest says.
-fn address(outside: Outside) -> SocketAddr {
+pub(crate) fn address(outside: Outside) -> SocketAddr {
     match outside {
         Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to) => to,
     }

@@ -1,5 +1,5 @@
-//! What the guest is told of the end of its connections and datagrams, and what a model says that it
-//! must be told: by a reset, by a FIN, by an ICMP error, or not at all.
+//! What the guest is told of the end of its connections and datagrams, and what a model says that
+//! it must be told: by a reset, by a FIN, by an ICMP error, or not at all.
 //!
 //! It is noted where it leaves the engine, so that the link's weather changes nothing.
 
