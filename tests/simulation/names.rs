@@ -193,13 +193,13 @@ impl Names {
         } else {
             frame::udp(port, to, b"visit")
         };
-        self.frames.insert(frame.clone(), (to, is_tcp));
+        self.frames.insert(unmarked(&frame), (to, is_tcp));
         frame
     }
 
     /// The guest's `frame` is in the ring.
     pub(crate) fn pushed(&mut self, now: Instant, frame: &[u8]) {
-        let Some(&(to, is_tcp)) = self.frames.get(frame) else { return };
+        let Some(&(to, is_tcp)) = self.frames.get(&unmarked(frame)) else { return };
         let mut good = self.bound.iter().filter(|(_, until)| **until > now);
         let may = is_meant(to.ip()) || good.any(|((address, _), _)| *address == to.ip());
         if !may {
@@ -246,6 +246,9 @@ impl Names {
                 };
                 let found = (icmp.kind, icmp.code, 0);
                 let forbidden = signs::kind(Refusal::Forbidden, quoted.to.ip());
+                if found == signs::kind(Refusal::Expired, quoted.to.ip()) {
+                    return; // damage left it no hop
+                }
                 let is_right = self.denied.contains(&quoted.to)
                     && (quoted.protocol != protocol::UDP || found == forbidden);
                 assert!(is_right, "{found:?} about {quoted:?}");
@@ -389,6 +392,19 @@ impl Names {
             known.map(|(address, name, left)| ((address, name), u64::from(left))).collect();
         assert_eq!(known, model, "where names lead by the engine, and in truth");
     }
+}
+
+/// `frame` without the class and label of IPv6, which no checksum guards, so that damage there
+/// changes nothing (RFC 8200 8.1); and with its first hop limit, unless damage left none.
+fn unmarked(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame[12..14] == [0x86, 0xdd] {
+        frame[frame::ETHERNET] &= 0xf0;
+        frame[frame::ETHERNET + 1..frame::ETHERNET + 4].fill(0);
+        let hop_limit = &mut frame[frame::ETHERNET + 7];
+        *hop_limit = if *hop_limit == 0 { 0 } else { 64 };
+    }
+    frame
 }
 
 /// Whether `to` is where a visit goes.
