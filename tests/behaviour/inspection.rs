@@ -100,7 +100,7 @@ fn http2_in(flags: u8, head: &[u8]) -> Vec<u8> {
 fn field(index: u8, name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     let name = if index == 0 { text(name) } else { vec![] };
-    [vec![index], name, text(value)].concat()
+    [vec![0x40 | index], name, text(value)].concat()
 }
 
 /// The authority "good.test:80" in Huffman's code (RFC 7541 B).
