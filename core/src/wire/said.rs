@@ -1,6 +1,6 @@
 //! What the first bytes of a connection say of whom they are for: the server name of a TLS
-//! ClientHello (RFC 8446 4.1.2, RFC 6066 3), the authority of an HTTP/1 request (RFC 9112 3.2) or of
-//! the first of HTTP/2 by prior knowledge (RFC 9113 3.3).
+//! ClientHello (RFC 8446 4.1.2, RFC 6066 3), the authority of an HTTP/1 request (RFC 9112 3.2),
+//! or of the first of HTTP/2 by prior knowledge (RFC 9113 3.3).
 //!
 //! Pure, without memory, and bounded: the first bytes are looked at where they lie, as often as
 //! more of them come, and it is always said how many must be there before another look can tell
