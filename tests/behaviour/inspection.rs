@@ -84,6 +84,76 @@ fn http(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
+/// The first bytes of HTTP/2 by prior knowledge, whose first head has `fields` (RFC 7541), behind
+/// settings.
+fn http2(fields: &[u8]) -> Vec<u8> {
+    http2_in(4, fields)
+}
+
+fn http2_in(flags: u8, head: &[u8]) -> Vec<u8> {
+    let settings: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0];
+    let header =
+        [0, 0, u8::try_from(head.len()).expect("because it is short"), 1, flags, 0, 0, 0, 1];
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", settings, &header, head].concat()
+}
+
+/// A field whose name has `index` in the static table, or is `name`.
+fn field(index: u8, name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| {
+        [&[u8::try_from(text.len()).expect("because it is short")], text.as_bytes()].concat()
+    };
+    let name = if index == 0 { text(name) } else { vec![] };
+    [vec![0x40 | index], name, text(value)].concat()
+}
+
+/// The authority "good.test:80" in Huffman's code (RFC 7541 B).
+const GOOD_CODED: &[u8] = &[0x41, 0x89, 0x98, 0xe7, 0x91, 0x74, 0x95, 0x09, 0xb8, 0xf0, 0x3f];
+
+#[test]
+fn http_2_by_prior_knowledge_says_its_name_as_http_1_does() {
+    let good = field(1, "", "good.test:80");
+    let also = |more: Vec<u8>| http2(&[good.clone(), more].concat());
+    let evil = "evil.test";
+    let table: &[(&str, Vec<u8>, bool)] = &[
+        ("the authority", http2(&good), true),
+        ("behind other fields", http2(&[&[0x20, 0x82, 0x86, 0x84][..], &good].concat()), true),
+        (
+            "padded, with a priority",
+            {
+                let head = [&[3, 0, 0, 0, 0, 9][..], &good, &[0; 3]].concat();
+                http2_in(0x2c, &head)
+            },
+            true,
+        ),
+        ("in Huffman's code", http2(GOOD_CODED), true),
+        ("as a field of its own", http2(&field(0, ":authority", "GOOD.test")), true),
+        ("as Host", http2(&field(38, "", "good.test")), true),
+        ("another", http2(&field(1, "", evil)), false),
+        ("another in Host", also(field(0, "host", evil)), false),
+        ("two", also(good.clone()), false),
+        ("a user before it", http2(&field(1, "", "good.test@evil.test")), false),
+        ("none", http2(&[0x82, 0x86, 0x84]), false),
+        ("an entry that is not there", also(vec![0xbe]), false),
+        ("a head that goes on", http2_in(0, &good), false),
+        ("a field that is cut", http2(&good[..good.len() - 1]), false),
+        ("data of no stream", [&http2(&good)[..39], &[0, 0, 0, 0, 0, 0, 0, 0, 1]].concat(), false),
+        ("a frame without end", [&http2(&good)[..39], &[255; 9]].concat(), false),
+    ];
+    for (what, bytes, expected) in table {
+        let (passes, told) = passes_under(BY_NAME, at(ip("1.1.1.1"), 8080), bytes);
+        assert_eq!(passes, *expected, "{what}: {told:?}");
+    }
+    let denies = (Permission::Allow, &["deny any all evil.test"][..]);
+    for (what, bytes, expected) in [
+        ("another", http2(&good), true),
+        ("the name", http2(&field(1, "", evil)), false),
+        ("where it can't be read", http2_in(0, &field(1, "", evil)), false),
+    ] {
+        let (passes, _) = passes_under(denies, at(ip("1.1.1.1"), 9443), &bytes);
+        assert_eq!(passes, expected, "{what}");
+    }
+}
+
 const BY_NAME: (Permission, &[&str]) =
     (Permission::Deny, &["allow any all host", "allow any all good.test"]);
 

@@ -208,6 +208,10 @@ fn relaying<'a>(default: Permission, lines: &[&str]) -> Room<'a> {
     })
 }
 
+/// Whose first request says its authority.
+const HTTP_2: &[u8] =
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x0b\x01\x04\0\0\0\x01\x41\x09good.test";
+
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: Good.test\r\n\r\n";
 
 #[test]
@@ -216,7 +220,7 @@ fn what_is_said_in_the_clear_is_the_hosts_where_it_relays() {
         for (what, bytes, name) in [
             ("a request", REQUEST, some("good.test")),
             ("two hosts", b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n", None),
-            ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None),
+            ("HTTP/2", HTTP_2, some("good.test")),
             ("no HTTP", b"SSH-2.0-x\r\n", None),
         ] {
             let mut room = relaying(Permission::Allow, &[]);

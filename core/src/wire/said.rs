@@ -1,11 +1,13 @@
 //! What the first bytes of a connection say of whom they are for: the server name of a TLS
-//! ClientHello (RFC 8446 4.1.2, RFC 6066 3), the authority of an HTTP/1 request (RFC 9112 3.2).
+//! ClientHello (RFC 8446 4.1.2, RFC 6066 3), the authority of an HTTP/1 request (RFC 9112 3.2),
+//! or of the first of HTTP/2 by prior knowledge (RFC 9113 3.3).
 //!
 //! Pure, without memory, and bounded: the first bytes are looked at where they lie, as often as
 //! more of them come, and it is always said how many must be there before another look can tell
 //! more. What can be read in two ways is malformed, and a protocol that is not known is said to be
 //! so at once, by its first bytes.
 
+mod frames;
 mod hello;
 mod request;
 
@@ -63,6 +65,7 @@ pub(crate) fn read(bytes: &[u8], seen: usize) -> Opening {
         Some(&hello::HANDSHAKE) => {
             Opening { heard: hello::read(bytes), http: None, is_hello: true }
         }
+        Some(_) if frames::is_in(bytes) => frames::read(bytes),
         Some(_) => request::read(bytes, seen),
     }
 }

@@ -129,7 +129,7 @@ pub enum SecretSource {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SubstitutionConfig {
-    /// In the values of header fields, and in Basic credentials.
+    /// In the values of header fields, in Basic credentials, and in gRPC's binary metadata.
     pub headers: bool,
     /// In those of these names only; empty: in all.
     pub header_fields: Vec<String>,

@@ -197,9 +197,9 @@ pub(super) async fn deny(
 ) -> Result<(), Broken> {
     let is_h2 = guest.get_ref().1.alpn_protocol() == Some(super::handshake::H2);
     let denied = page::policy(&interceptor.page, call.name.as_deref());
-    let service = service_fn(move |_: Request<Incoming>| {
-        let denied = denied.clone();
-        async move { Ok::<Response<Body>, hyper::Error>(denied.response()) }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = denied.answer(page::Manner::of(&request));
+        async move { Ok::<Response<Body>, hyper::Error>(answer) }
     });
     let guest = TokioIo::new(guest);
     let served = async {

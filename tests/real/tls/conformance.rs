@@ -1,9 +1,6 @@
 //! HTTP/2 as RFC 9113 has it, between a guest and the gateway: the cases of httpwg (h2spec in
 //! Rust), which `tests/real/http2` asks.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use serde_json::json;
 
 use super::{GOOD, Site, command, config, has};
@@ -42,29 +39,12 @@ const ANSWERED: [&str; 5] = [
     "_8_expressing_http_semantics_in_http2::sends_connect_without_authority",
 ];
 
-/// The program, built if it was not; `None`: it can't be.
-fn program() -> Option<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = root.join("target/http2");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .args(["build", "-q", "--locked", "--manifest-path"])
-        .arg(root.join("tests/real/http2/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target);
-    let status = cargo.status().ok()?;
-    status.success().then(|| target.join("debug/http2"))
-}
-
 #[test]
 fn every_case_of_http2_is_as_it_should_be() {
     if !needs::are_met(&[]) {
         return;
     }
-    let Some(program) = program() else {
-        needs::without("what tests/real/http2 is built of");
-        return;
-    };
+    let Some(program) = super::built("http2") else { return };
     let site = Site::new(&["h2"]);
     let file = ConfigFile::new(&config(&site, json!({})));
     let script = format!(

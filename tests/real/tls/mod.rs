@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use serde_json::{Value, json};
 
 use crate::guest::{ConfigFile, free_slot, open_config, sluicegate};
+use crate::needs;
 use crate::process::{self, Finished};
 use site::{EVIL, Site};
 pub(crate) use site::{Flaw, GOOD, files};
@@ -68,6 +69,23 @@ fn command(file: &ConfigFile, script: &str) -> Command {
 
 fn run(config: &Value, script: &str) -> Finished {
     process::run(&mut command(&ConfigFile::new(config), script))
+}
+
+/// The program of a workspace of its own in `tests/real`, built if it was not; `None`: it can't be.
+fn built(name: &str) -> Option<PathBuf> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = root.join("target").join(name);
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["build", "-q", "--locked", "--manifest-path"])
+        .arg(root.join("tests/real").join(name).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target);
+    if !cargo.status().is_ok_and(|status| status.success()) {
+        needs::without(&format!("what tests/real/{name} is built of"));
+        return None;
+    }
+    Some(target.join("debug").join(name))
 }
 
 /// The last line of `finished` as JSON.

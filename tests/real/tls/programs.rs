@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use super::{GOOD, Scratch, Site, VALUE, command, config};
+use super::{EVIL, GOOD, Scratch, Site, VALUE, command, config};
 use crate::guest::ConfigFile;
 use crate::needs;
 use crate::process::{Finished, Process};
@@ -28,26 +28,45 @@ fn run(server: &str, client: &str, module: &str) -> Option<(String, Finished)> {
     if !has_module(module) {
         return None;
     }
-    let scratch = Scratch::new("program");
-    let (authority, certificate, key) = super::site::files(super::site::Flaw::None);
-    let files = [("ca.pem", authority), ("cert.pem", certificate), ("key.pem", key)];
-    for (name, text) in files {
-        std::fs::write(scratch.0.join(name), text).unwrap();
-    }
     let mut python = Command::new(PYTHON);
-    let mut serving = Process::start(python.args(["-u", "-c", server]).current_dir(&scratch.0));
-    serving.wait_for("\n");
-    let port: u16 = serving.output().trim().parse().unwrap();
-    // For its configuration only; what is asked is asked of the program.
-    let site = Site::new(&["h2"]);
-    let more = json!({"tls": {"intercepted_ports": [port],
-        "upstream_ca_cert": [scratch.0.join("ca.pem")]}});
-    let file = ConfigFile::new(&config(&site, more));
-    let mut guest = command(&file, &format!("exec {PYTHON} - {GOOD} {port}"));
-    let mut asking = Process::start(guest.stdin(Stdio::piped()));
-    std::io::Write::write_all(&mut asking.take_input(), client.as_bytes()).unwrap();
-    let finished = asking.finish();
-    Some((serving.output() + &serving.errors(), finished))
+    let serving = Served::by(python.args(["-u", "-c", server]));
+    let finished = serving.ask(&format!("exec {PYTHON} - {GOOD} {}", serving.port), client);
+    Some((serving.process.output() + &serving.process.errors(), finished))
+}
+
+/// A program that serves on this host.
+struct Served {
+    process: Process,
+    port: u16,
+    scratch: Scratch,
+}
+
+impl Served {
+    /// One that finds a certificate where it is started, and says at which port it serves.
+    fn by(server: &mut Command) -> Self {
+        let scratch = Scratch::new("program");
+        let (authority, certificate, key) = super::site::files(super::site::Flaw::None);
+        let files = [("ca.pem", authority), ("cert.pem", certificate), ("key.pem", key)];
+        for (name, text) in files {
+            std::fs::write(scratch.0.join(name), text).unwrap();
+        }
+        let mut process = Process::start(server.current_dir(&scratch.0));
+        process.wait_for("\n");
+        let port = process.output().trim().parse().unwrap();
+        Self { process, port, scratch }
+    }
+
+    /// What became of `script` in a guest, which reads `input`.
+    fn ask(&self, script: &str, input: &str) -> Finished {
+        // For its configuration only; what is asked is asked of the program.
+        let site = Site::new(&["h2"]);
+        let more = json!({"tls": {"intercepted_ports": [self.port],
+            "upstream_ca_cert": [self.scratch.0.join("ca.pem")]}});
+        let file = ConfigFile::new(&config(&site, more));
+        let mut asking = Process::start(command(&file, script).stdin(Stdio::piped()));
+        std::io::Write::write_all(&mut asking.take_input(), input.as_bytes()).unwrap();
+        asking.finish()
+    }
 }
 
 const GRPC_SERVER: &str = r#"
@@ -112,6 +131,45 @@ fn grpc_passes_whole_with_streams_trailers_and_secrets() {
         VALUE.len()
     );
     assert_eq!(finished.output, expected, "{finished:?}\n{served}");
+}
+
+#[test]
+fn tonic_has_every_kind_of_call_and_what_ends_one_reaches_its_server() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let Some(program) = super::built("grpc") else { return };
+    let serving = Served::by(Command::new(&program).args(["serve", "."]));
+    let port = serving.port;
+    let script = format!("exec {} ask {GOOD} {EVIL} {port} $SSL_CERT_FILE", program.display());
+    let finished = serving.ask(&script, "");
+    let expected = r#"unary b"one" Some("20000000u")
+large 4000000
+client streaming b"100 of 5000000"
+server streaming b"number 0"
+server streaming b"number 1"
+server streaming b"number 2"
+server streaming OutOfRange three is all
+FailedPrecondition it is not so: 100 % [0, 100, 101, 116, 97, 105, 108, 115, 255] Some("word")
+Unimplemented
+chat Some(b"one")
+chat Some(b"two")
+chat Some(b"three")
+cancelled b"seen"
+deadline Cancelled
+given up b"seen"
+x-key b"keyed"
+x-key elsewhere PermissionDenied
+b"next"
+x-key-bin b"keyed"
+x-key-bin elsewhere PermissionDenied
+b"next"
+"#;
+    let heard = serving.process.output();
+    assert_eq!(finished.output, expected, "{finished:?}\n{heard}");
+    assert!(heard.contains(&format!("heard Some({VALUE:?}) None\n")), "{heard}");
+    assert!(heard.contains(&format!("heard None Some(Ok(b{VALUE:?}))\n")), "{heard}");
+    assert!(!heard.contains("MSB_API_KEY"), "{heard}");
 }
 
 const WEBSOCKET_SERVER: &str = r#"

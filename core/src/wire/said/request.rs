@@ -118,7 +118,7 @@ fn absolute(target: &str) -> Option<&str> {
 }
 
 /// The name of an authority, without its port.
-fn of_text(text: impl Iterator<Item = u8> + Clone) -> Heard {
+pub(super) fn of_text(text: impl Iterator<Item = u8> + Clone) -> Heard {
     let port = text.clone().skip_while(|byte| *byte != b':').skip(1);
     if !port.clone().all(|byte| byte.is_ascii_digit()) || port.count() > 5 {
         // Somebody's name before an "@", or an IPv6 address.

@@ -7,12 +7,13 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use tokio::sync::SemaphorePermit;
 
 use super::super::authority::{self, Wrong};
 use super::super::body::Body;
+use super::page::Manner;
 use super::tunnel::Tunnels;
 use super::{Exchange, expect, page};
 use crate::events::Incident;
@@ -30,10 +31,10 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     send: impl AsyncFnOnce(Request<Body>) -> hyper::Result<Response<Incoming>>,
 ) -> hyper::Result<Response<Body>> {
-    let version = request.version();
+    let manner = Manner::of(&request);
     let (mut parts, body) = request.into_parts();
     if let Err(page) = check(exchange, &parts) {
-        return Ok(page.answer(version));
+        return Ok(page.answer(manner));
     }
     let is_connect = parts.method == Method::CONNECT;
     let is_head = parts.method == Method::HEAD;
@@ -43,7 +44,7 @@ pub(super) async fn answer(
     let looked = look((exchange, expects), &scope, &mut parts, body, &found).await;
     let body = match looked {
         Ok(body) => body,
-        Err(Stopped::Violation(violation)) => return Ok(refuse(exchange, &violation, version)),
+        Err(Stopped::Violation(violation)) => return Ok(refuse(exchange, &violation, manner)),
         Err(Stopped::Broken(error)) => return Err(error),
     };
     let mut request = Request::from_parts(parts, body);
@@ -59,7 +60,7 @@ pub(super) async fn answer(
         // Its own body ended it.
         Err(error) => {
             return match found.get() {
-                Some(violation) => Ok(refuse(exchange, violation, version)),
+                Some(violation) => Ok(refuse(exchange, violation, manner)),
                 None => Err(error),
             };
         }
@@ -70,7 +71,7 @@ pub(super) async fn answer(
         Tunnels::begin(exchange, on_guest, hyper::upgrade::on(&mut response));
         return Ok(response.map(Body::Passing));
     }
-    let mut response = redact(exchange, &scope, response, (version, is_head)).await?;
+    let mut response = redact(exchange, &scope, response, (manner, is_head)).await?;
     if let Some(expected) = expected {
         expected.conclude(&mut response);
     }
@@ -164,9 +165,9 @@ async fn hold(
 }
 
 /// Answers a request that must not pass, and tells who wants to know.
-fn refuse(exchange: &Exchange, violation: &Violation, version: Version) -> Response<Body> {
+fn refuse(exchange: &Exchange, violation: &Violation, manner: Manner) -> Response<Body> {
     exchange.report(violation);
-    page::secret(&exchange.interceptor.page, exchange.call.name.as_deref()).answer(version)
+    page::secret(&exchange.interceptor.page, exchange.call.name.as_deref()).answer(manner)
 }
 
 /// The response as the guest may have it.
@@ -174,13 +175,13 @@ async fn redact(
     exchange: &Exchange,
     scope: &Arc<Scope>,
     response: Response<Incoming>,
-    (version, is_head): (Version, bool),
+    (manner, is_head): (Manner, bool),
 ) -> hyper::Result<Response<Body>> {
     if !scope.redacts() {
         return Ok(response.map(Body::Passing));
     }
     let (mut parts, body) = response.into_parts();
-    let unreadable = || Ok(page::unreadable(exchange.call.name.as_deref()).answer(version));
+    let unreadable = || Ok(page::unreadable(exchange.call.name.as_deref()).answer(manner));
     let Ok(filter) = scope.response(&mut parts.headers) else { return unreadable() };
     if is_head || body.is_end_stream() {
         return Ok(Response::from_parts(parts, Body::Passing(body)));

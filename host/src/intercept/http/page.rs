@@ -2,11 +2,25 @@
 
 use bytes::Bytes;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use serde_json::json;
 
 use super::super::body::Body;
 use crate::config::{DenyResponseFormat, HttpConfig};
+use crate::service::secrets::are_messages;
+
+/// How whoever asks understands an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    version: Version,
+    is_grpc: bool,
+}
+
+impl Manner {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        Self { version: request.version(), is_grpc: are_messages(request.headers()) }
+    }
+}
 
 /// An answer of the gateway's own.
 #[derive(Debug, Clone)]
@@ -14,11 +28,12 @@ pub(super) struct Page {
     status: StatusCode,
     kind: &'static str,
     text: Bytes,
+    /// What it says in a line.
+    message: String,
 }
 
 impl Page {
-    /// The page as a response, after which the connection ends.
-    pub(super) fn response(&self) -> Response<Body> {
+    fn page(&self) -> Response<Body> {
         let mut response = Response::new(Body::of(self.text.clone()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -27,19 +42,50 @@ impl Page {
         response
     }
 
-    /// The same for a request of `version`.
-    pub(super) fn answer(&self, version: Version) -> Response<Body> {
-        let mut response = self.response();
-        if version < Version::HTTP_2 {
+    /// The page as the answer to a request, after which a connection of HTTP/1 ends.
+    pub(super) fn answer(&self, manner: Manner) -> Response<Body> {
+        let mut response = if manner.is_grpc { self.status() } else { self.page() };
+        if manner.version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The same in the words of gRPC, whose clients take a page for a broken message: a status
+    /// without any (its "PROTOCOL-HTTP2", Trailers-Only).
+    fn status(&self) -> Response<Body> {
+        const INTERNAL: u16 = 13;
+        const UNAVAILABLE: u16 = 14;
+        const PERMISSION_DENIED: u16 = 7;
+        let code = match self.status {
+            StatusCode::FORBIDDEN => PERMISSION_DENIED,
+            StatusCode::BAD_GATEWAY => UNAVAILABLE,
+            _ => INTERNAL,
+        };
+        let mut response = Response::new(Body::of(Bytes::new()));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(code));
+        if let Ok(message) = percent_encoded(&self.message).try_into() {
+            headers.insert("grpc-message", message);
         }
         response
     }
 
     fn json(status: StatusCode, code: &str, message: &str, name: Option<&str>) -> Self {
         let text = json!({"code": code, "message": message, "domain": name});
-        Self { status, kind: "application/json", text: format!("{text}\n").into() }
+        let text = format!("{text}\n").into();
+        Self { status, kind: "application/json", text, message: message.to_owned() }
     }
+}
+
+/// As the message of a status is written (gRPC's "PROTOCOL-HTTP2", Percent-Encoded).
+fn percent_encoded(text: &str) -> String {
+    let encoded = |byte: u8| match byte {
+        b'%' | 0..b' ' | 0x7f.. => format!("%{byte:02X}"),
+        _ => char::from(byte).to_string(),
+    };
+    text.bytes().map(encoded).collect()
 }
 
 /// Policy denies the server.
@@ -49,11 +95,11 @@ pub(super) fn policy(config: &HttpConfig, name: Option<&str>) -> Page {
             let message = config.network_message();
             Page::json(StatusCode::FORBIDDEN, "network_policy_denied", message, name)
         }
-        DenyResponseFormat::Text => Page {
-            status: StatusCode::FORBIDDEN,
-            kind: "text/plain; charset=utf-8",
-            text: config.text().replace("{host}", name.unwrap_or("this host")).into(),
-        },
+        DenyResponseFormat::Text => {
+            let message = config.text().replace("{host}", name.unwrap_or("this host"));
+            let (status, kind) = (StatusCode::FORBIDDEN, "text/plain; charset=utf-8");
+            Page { status, kind, text: message.clone().into(), message }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use hyper::HeaderMap;
 use hyper::Uri;
 use hyper::ext::Protocol;
@@ -106,11 +106,43 @@ impl Scope {
                 return Ok(Some(Zeroizing::new([scheme, text.as_bytes()].concat())));
             }
         }
+        if is_binary(name)
+            && let Some(new) = self.binary(value, replace)?
+        {
+            return Ok(Some(new));
+        }
         if patterns.find(value, 0).is_none() {
             return Ok(None);
         }
         let (new, _) = rewrite(value, Codec::Raw, (patterns, true), replace)?;
         Ok(Some(Zeroizing::new(new)).filter(|new| new.as_slice() != value))
+    }
+
+    /// Binary metadata with values in it; `None`: as it is.
+    fn binary(
+        &self,
+        value: &[u8],
+        replace: &impl Replace,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
+        let mut all = Zeroizing::new(Vec::new());
+        let mut is_changed = false;
+        for (index, text) in value.split(|byte| *byte == b',').enumerate() {
+            if index > 0 {
+                all.push(b',');
+            }
+            if let Some(bytes) = decoded(text) {
+                let patterns = (&self.snapshot.placeholders, true);
+                let new = Zeroizing::new(rewrite(&bytes, Codec::Raw, patterns, replace)?.0);
+                if *new != bytes {
+                    let text = Zeroizing::new(BASE64_STANDARD_NO_PAD.encode(&*new));
+                    all.extend_from_slice(text.as_bytes());
+                    is_changed = true;
+                    continue;
+                }
+            }
+            all.extend_from_slice(text);
+        }
+        Ok(is_changed.then_some(all))
     }
 
     /// Looks at the field `name` for placeholders that must not pass.
@@ -123,6 +155,11 @@ impl Scope {
             return Err(self.violation(index, "header name"));
         }
         self.look_at(Piece::all(value), "header")?;
+        if is_binary(name) {
+            for bytes in value.split(|byte| *byte == b',').filter_map(decoded) {
+                self.look_at(Piece::all(&bytes), "binary header")?;
+            }
+        }
         match basic(name, value) {
             Some((_, credentials)) => self.look_at(Piece::all(&credentials), "basic credentials"),
             None => Ok(()),
@@ -153,7 +190,17 @@ fn basic<'v>(name: &HeaderName, value: &'v [u8]) -> Option<(&'v [u8], Vec<u8>)> 
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
         return None;
     }
-    let text: Vec<u8> = rest.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect();
-    let credentials = ALPHABETS.iter().find_map(|alphabet| alphabet.decode(&text).ok())?;
-    Some((scheme, credentials))
+    Some((scheme, decoded(rest)?))
+}
+
+/// Whether the field `name` is binary metadata of gRPC (PROTOCOL-HTTP2, Custom-Metadata): a list of
+/// values in base64.
+fn is_binary(name: &HeaderName) -> bool {
+    name.as_str().ends_with("-bin")
+}
+
+/// What `text` is in base64 of either alphabet, whatever blanks are in it.
+fn decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let text: Vec<u8> = text.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect();
+    ALPHABETS.iter().find_map(|alphabet| alphabet.decode(&text).ok())
 }

@@ -16,7 +16,7 @@ const HEADER_BYTES: usize = 5;
 const COMPRESSED: u8 = 1;
 
 /// Whether a body with `headers` is such messages.
-pub(super) fn are_in(headers: &HeaderMap) -> bool {
+pub(crate) fn are_in(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let kind = kind.trim_ascii_start();
     kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/grpc"))

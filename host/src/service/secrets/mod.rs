@@ -34,6 +34,7 @@ use crate::config::{HostPattern, SecretValue};
 
 pub(crate) use crate::config::ViolationAction;
 pub(crate) use body::BodyFilter;
+pub(crate) use messages::are_in as are_messages;
 use pattern::Patterns;
 pub(crate) use stream::StreamScan;
 
