@@ -186,7 +186,9 @@ impl Said {
     }
 }
 
-/// When a connect that began at `since` and that nobody answers has to have ended.
+/// When a connect that began at `since` and that nobody answers has to have ended: timers fire at
+/// the next whole millisecond.
 pub(crate) fn connect_ends(since: Instant) -> Instant {
-    since.plus_millis(limits::TCP_CONNECT_MS_MAX)
+    let end = since.plus_millis(limits::TCP_CONNECT_MS_MAX);
+    Instant::from_millis(end.as_micros().div_ceil(1000))
 }
