@@ -55,6 +55,31 @@ fn the_outside_finishes_and_the_guest_goes_on_talking() {
 }
 
 #[test]
+fn an_outside_that_has_finished_may_read_as_slowly_as_it_likes() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        world.stream().room = 0;
+        world.finish();
+        script.read(&mut world);
+        let (mut sent, mut expected) = (Pattern::new(3), Pattern::new(3));
+        script.send(&mut world, &sent.take(4000));
+        script.finish(&mut world);
+        // Longer than any TIME-WAIT, less than what ends a flow that makes no progress.
+        for _ in 0..4 {
+            world.advance(25_000);
+            world.stream().room = 1000;
+            world.run();
+        }
+        let stream = &world.peers.ended[0];
+        expected.check(&stream.received);
+        assert_eq!((expected.len(), stream.end), (4000, Some(End::Close)));
+        assert!(script.finished && !script.reset);
+    }
+}
+
+#[test]
 fn bytes_before_a_fin_arrive_before_the_end_from_the_guest() {
     for outside in OUTSIDES {
         let mut room = Room::plain();

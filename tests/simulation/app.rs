@@ -44,9 +44,8 @@ pub(crate) const REFUSALS: [Refusal; 8] = [
 const STUCK_BYTES_MAX: u64 = 2000;
 /// How long a host may take to answer a connect.
 const ANSWER_MS_MAX: u64 = 20_000;
-/// How long a host may take no byte. Once both sides have finished, it has ten seconds for the rest
-/// of the guest's (smoltcp's TIME-WAIT), all of which a slow reader needs less than.
-const PAUSE_MS_MAX: u64 = 4_000;
+/// How long a host may take no byte: less than what the engine gives a finished direction.
+const PAUSE_MS_MAX: u64 = 20_000;
 
 /// One direction of a connection.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ impl Way {
             _ => dice.below(200_000),
         };
         // A few bytes at a time, where that has an end.
-        let few = |dice: &mut Dice| (len < 3000 && dice.one_of(150)).then(|| dice.between(30, 60));
+        let few = |dice: &mut Dice| (len < 3000 && dice.one_of(150)).then(|| dice.between(1, 40));
         let gulp = if dice.one_of(300) { dice.between(1000, 8000) } else { 1 << 20 };
         Self {
             len,

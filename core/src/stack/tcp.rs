@@ -440,6 +440,8 @@ impl<'a> Tcp<'a> {
             return Egress::Done;
         }
         let resetting = matches!(flow.phase, Phase::Resetting);
+        let now = if self.keeps_waiting(slot) { self.slot(slot).heard } else { now };
+        let flow = &mut self.slots[slot];
         let Some(set) = &mut flow.set else {
             return if resetting { Egress::Ended } else { Egress::Done };
         };

@@ -39,12 +39,26 @@ impl<'a> Tcp<'a> {
         [own, socket, flow.nudge_at(), flow.silent_at()].into_iter().flatten().min()
     }
 
+    /// Whether both sides have finished and the host has yet to take bytes of the guest: smoltcp
+    /// forgets them when its TIME-WAIT ends, so that has to last.
+    pub(super) fn keeps_waiting(&mut self, slot: u32) -> bool {
+        let flow = self.slot(slot);
+        flow.guest_finished
+            && flow.outside_finished
+            && self
+                .socket(slot)
+                .is_some_and(|socket| socket.state() == State::TimeWait && socket.recv_queue() > 0)
+    }
+
     /// When smoltcp next wants to send.
     fn socket_deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        let flow = &mut self.slots[slot];
-        if let Some(at) = flow.turns.ack_at() {
+        if let Some(at) = self.slots[slot].turns.ack_at() {
             return Some(at);
         }
+        if self.keeps_waiting(slot) {
+            return None;
+        }
+        let flow = &mut self.slots[slot];
         let set =
             flow.set.as_ref().filter(|_| matches!(flow.phase, Phase::Open | Phase::Lingering))?;
         let at = self.iface.poll_at(smol(now), set)?;
