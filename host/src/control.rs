@@ -78,8 +78,33 @@ struct Current {
     ports: Vec<Published>,
     /// Where ports were in the network whose place this one takes.
     earlier_ports: Vec<PortSnapshot>,
+    begun: Begun,
+}
+
+/// What the start has decided, for as long as the network runs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Begun {
     /// The bound that a front end has set, where the configuration has none.
     receive_frame_bytes: u32,
+    /// What `max_buffered_bytes` gave each of as many connections as there were to be.
+    tcp_receive_bytes: usize,
+    tcp_send_bytes: usize,
+}
+
+impl Begun {
+    const fn of(core: &Config) -> Self {
+        Self {
+            receive_frame_bytes: core.link.receive_frame_bytes,
+            tcp_receive_bytes: core.tcp_receive_bytes,
+            tcp_send_bytes: core.tcp_send_bytes,
+        }
+    }
+
+    const fn hold(self, core: &mut Config) {
+        core.link.receive_frame_bytes = self.receive_frame_bytes;
+        core.tcp_receive_bytes = self.tcp_receive_bytes;
+        core.tcp_send_bytes = self.tcp_send_bytes;
+    }
 }
 
 /// Where orders are given.
@@ -110,7 +135,7 @@ impl Desk {
             config: config.without_values(),
             ports: vec![],
             earlier_ports: vec![],
-            receive_frame_bytes: 0,
+            begun: Begun::default(),
         };
         Self {
             slot,
@@ -125,10 +150,10 @@ impl Desk {
         }
     }
 
-    /// Lets orders be given to the driver that takes them here.
-    pub(crate) fn open(&self, receive_frame_bytes: u32) -> Receiver<Order> {
+    /// Lets orders be given to the driver that takes them here, and begins with `core`.
+    pub(crate) fn open(&self, core: &Config) -> Receiver<Order> {
         let (give, take) = sync_channel(ORDERS_MAX);
-        self.current().receive_frame_bytes = receive_frame_bytes;
+        self.current().begun = Begun::of(core);
         *lock(&self.orders) = Some(give);
         take
     }
@@ -204,6 +229,12 @@ impl ControlHandle {
     /// stays open. A secret without a value (and without a source) keeps the value that the secret
     /// of that variable has.
     ///
+    /// `max_connections`, `max_udp_connections` and `max_icmp_connections` may be lowered, and
+    /// raised again up to what they were at the start, for which memory was laid out; what
+    /// `max_buffered_bytes` gave each connection stays. Connections and pings that are too many go
+    /// on, and new ones are refused until there are fewer; of UDP flows those that were used least
+    /// recently end at once.
+    ///
     /// Name servers by name are looked up, so it may wait for them; call it where that does no
     /// harm.
     ///
@@ -214,10 +245,10 @@ impl ControlHandle {
     pub fn replace(&self, config: NetworkConfig, expected: Option<u64>) -> Result<u64, Error> {
         let desk = &self.0;
         let _one_at_a_time = lock(&desk.changes);
-        let (now, version, old_ports, receive_frame_bytes) = {
+        let (now, version, old_ports, begun) = {
             let current = desk.current();
             let ports = current.ports.clone();
-            (current.config.clone(), current.version, ports, current.receive_frame_bytes)
+            (current.config.clone(), current.version, ports, current.begun)
         };
         if let Some(expected) = expected.filter(|expected| *expected != version) {
             return Err(Error::Conflict { expected, current: version });
@@ -225,7 +256,7 @@ impl ControlHandle {
         now.check_fixed(&config)?;
         let config = config.for_guest_of(&now);
         let mut core = config.to_core(desk.slot, [0; 16])?;
-        core.link.receive_frame_bytes = receive_frame_bytes;
+        begun.hold(&mut core);
         // Nobody else changes a secret meanwhile: it would be lost.
         let held = desk.vault.hold();
         let secrets = held.prepare(config.secrets.clone())?;
@@ -266,7 +297,7 @@ impl ControlHandle {
         let current = desk.current();
         let identity = Identity {
             addresses: current.config.addresses(desk.slot)?,
-            receive_frame_bytes: current.receive_frame_bytes,
+            receive_frame_bytes: current.begun.receive_frame_bytes,
         };
         let port = |known: &Published| PortSnapshot::new(&known.config, known.port.host.port());
         Ok(Snapshot::new(&identity, current.ports.iter().map(port).collect(), names))

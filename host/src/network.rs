@@ -264,7 +264,7 @@ impl SmoltcpNetwork {
             speaker: Speaker(Arc::clone(&self.audience)),
             listeners: vec![],
             known_names: core::mem::take(&mut self.known_names),
-            orders: self.desk.open(self.config.link.receive_frame_bytes),
+            orders: self.desk.open(&self.config),
             tls: self.interceptor.as_ref().map(|interceptor| Tls {
                 interceptor: Arc::clone(interceptor),
                 runtime: runtime.clone(),

@@ -51,12 +51,29 @@ fn a_change_is_counted_and_who_has_not_seen_the_last_is_told() {
     assert!(matches!(stale, Error::Conflict { expected: 1, current: 2 }), "{stale}");
     // One that is refused is not counted.
     let mut other = config(Permission::Allow);
-    other.max_connections = Some(7);
+    other.max_connections = Some(5000);
     let refused = control.replace(other, None).unwrap_err();
-    assert!(refused.to_string().contains("max_connections: 7"), "{refused}");
+    assert!(refused.to_string().contains("max_connections: 5000 (4096 at"), "{refused}");
     assert_eq!(control.config(), (config(Permission::Deny), 2));
     let tenants = control.replace(config(Permission::Allow).for_tenant(), None).unwrap_err();
     assert!(tenants.to_string().contains("profile"), "{tenants}");
+}
+
+#[test]
+fn numbers_of_flows_go_down_and_up_again_and_what_each_buffers_stays() {
+    let limited = |tcp: u32| {
+        let mut config = config(Permission::Allow);
+        (config.max_connections, config.max_buffered_bytes) = (Some(tcp), Some(1024 * 1024));
+        config
+    };
+    let (mut network, control, runtime) = network(limited(8));
+    network.try_start(runtime.handle().clone()).unwrap();
+    // Alone it would have buffers of other sizes, for which there is no memory.
+    control.replace(limited(1), None).unwrap();
+    control.replace(limited(8), None).unwrap();
+    let refused = control.replace(limited(9), None).unwrap_err().to_string();
+    assert!(refused.contains("max_connections: 9 (8 at the start)"), "{refused}");
+    assert_eq!(control.config(), (limited(8), 3));
 }
 
 fn with_secret(value: Option<&str>, host: &str) -> NetworkConfig {
@@ -85,7 +102,7 @@ fn a_secret_without_a_value_keeps_the_one_it_has_also_one_that_was_rotated() {
     assert!(!shown.contains("third"), "{shown}");
     // What the engine refuses leaves the secrets as they are.
     let mut other = with_secret(Some("x"), "a.test");
-    other.max_connections = Some(7);
+    other.max_connections = Some(5000);
     control.replace(other, None).unwrap_err();
     assert_eq!(values(), ["third"]);
     let mut none = with_secret(None, "a.test");
