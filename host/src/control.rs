@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
 use crate::flow::{Flows, HostEngine};
+use crate::intercept::{Forge, Interceptor};
 use crate::metrics::{MetricsHandle, Published as Counted};
 use crate::rings::RingProducer;
 use crate::service::dns::Server;
@@ -60,6 +61,9 @@ pub(crate) struct Change {
     names: Option<(Vec<Server>, Duration)>,
     vault: Arc<Vault>,
     secrets: Arc<Values>,
+    /// Who ends TLS, if that is another, and where that is kept.
+    forge: Arc<Forge>,
+    interceptor: Option<Option<Arc<Interceptor>>>,
 }
 
 /// A port that is published, and its place among them.
@@ -113,6 +117,7 @@ pub(crate) struct Desk {
     clock: Clock,
     wake: Arc<DriverWake>,
     vault: Arc<Vault>,
+    forge: Arc<Forge>,
     audience: Arc<Audience>,
     metrics: MetricsHandle,
     current: Mutex<Current>,
@@ -127,7 +132,7 @@ impl Desk {
     pub(crate) fn new(
         (config, slot): (NetworkConfig, u64),
         (clock, wake): (Clock, Arc<DriverWake>),
-        vault: Arc<Vault>,
+        (vault, forge): (Arc<Vault>, Arc<Forge>),
         (audience, metrics): (Arc<Audience>, MetricsHandle),
     ) -> Self {
         let current = Current {
@@ -142,6 +147,7 @@ impl Desk {
             clock,
             wake,
             vault,
+            forge,
             audience,
             metrics,
             current: Mutex::new(current),
@@ -223,17 +229,23 @@ impl ControlHandle {
     /// it forbids are reset, whoever opened them, and those that it allows do not notice. Returns
     /// the number of this change.
     ///
-    /// `policy`, `strict`, `http` (where nothing is intercepted), `dns`, `ports`,
-    /// `max_inbound_tcp_connections`, `rate_limiter`, `secrets` and `nat64_prefixes` may change;
-    /// `tcp_accept_queue_size` is that of ports that are new. A published port that is in both
-    /// stays open. A secret without a value (and without a source) keeps the value that the secret
-    /// of that variable has.
+    /// `policy`, `strict`, `http`, `dns`, `tls`, `ports`, `max_inbound_tcp_connections`,
+    /// `rate_limiter`, `secrets` and `nat64_prefixes` may change; `tcp_accept_queue_size` is that
+    /// of ports that are new. A published port that is in both stays open. A secret without a value
+    /// (and without a source) keeps the value that the secret of that variable has.
     ///
     /// `max_connections`, `max_udp_connections` and `max_icmp_connections` may be lowered, and
     /// raised again up to what they were at the start, for which memory was laid out; what
     /// `max_buffered_bytes` gave each connection stays. Connections and pings that are too many go
     /// on, and new ones are refused until there are fewer; of UDP flows those that were used least
     /// recently end at once.
+    ///
+    /// `tls` and `http` count for connections that are new. One that is intercepted stays so, under
+    /// what it began with; one that is not is not from its middle on. QUIC that is refused now
+    /// ends, and so do names over TLS where nothing is intercepted any more. The authority stays
+    /// where `tls.intercept_ca` is as before, as the guest trusts it, also while `tls.enabled` is
+    /// false meanwhile; another is read, or made, as at the start. Files are read where `tls` or
+    /// `http` has changed.
     ///
     /// Name servers by name are looked up, so it may wait for them; call it where that does no
     /// harm.
@@ -268,8 +280,15 @@ impl ControlHandle {
             Some((name_servers(&config.dns)?, timeout))
         };
         let (ports, published) = prepare_ports(&old_ports, &config, vec![])?;
-        let vault = Arc::clone(&desk.vault);
-        let change = Box::new(Change { core, ports, names, vault, secrets });
+        // Last, as it may write files of an authority that is new.
+        let interceptor = if now.tls == config.tls && now.http == config.http {
+            None
+        } else {
+            Some(desk.forge.make(&config.tls, &config.http)?)
+        };
+        let (vault, forge) = (Arc::clone(&desk.vault), Arc::clone(&desk.forge));
+        let change = Change { core, ports, names, vault, secrets, forge, interceptor };
+        let change = Box::new(change);
         desk.ask(|answer| Order::Replace(change, answer))??;
         let mut current = desk.current();
         current.version += 1;
@@ -460,7 +479,7 @@ impl Change {
         flows: &mut Flows,
         now: Instant,
     ) -> Result<(), Error> {
-        let Self { core, ports, names, vault, secrets } = self;
+        let Self { core, ports, names, vault, secrets, forge, interceptor } = self;
         flows.watch_ports(&ports).map_err(Error::machine("watching the published ports"))?;
         if let Err(refused) = engine.replace_config(now, &core) {
             flows.unwatch_ports(&ports);
@@ -471,6 +490,10 @@ impl Change {
             flows.replace_name_servers(servers, timeout);
         }
         vault.set(secrets);
+        if let Some(interceptor) = interceptor {
+            flows.replace_interceptor(interceptor.clone());
+            forge.set(interceptor);
+        }
         flows.close_ended(engine);
         Ok(())
     }

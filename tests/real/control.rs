@@ -193,7 +193,11 @@ fn a_configuration_that_is_refused_changes_nothing_and_says_why() {
     for (config, words) in [
         (deny(json!({ "polizy": {} })), "did you mean `policy`"),
         (deny(json!({ "interface": { "mac": "02:00:00:00:00:99" } })), "interface: another link"),
-        (deny(json!({ "tls": { "enabled": true } })), "tls: another section"),
+        (deny(json!({ "trust_host_cas": true })), "trust_host_cas: true"),
+        (
+            deny(json!({ "tls": { "enabled": true, "upstream_ca_cert": ["/nowhere.pem"] } })),
+            "/nowhere.pem",
+        ),
         (deny(json!({ "max_connections": 5000 })), "max_connections: 5000 (4096 at the start)"),
         (
             deny(json!({ "ports": [{ "host_port": in_use, "guest_port": 1 }] })),

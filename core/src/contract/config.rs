@@ -131,9 +131,7 @@ impl Config {
         ] {
             fixed(field, old == new, &new)?;
         }
-        fixed("interface.autoconf", self.autoconf == new.autoconf, &"other terms")?;
-        let (old, new) = (&self.intercepted_ports, &new.intercepted_ports);
-        fixed("tls.intercepted_ports", old == new, &"other ports")
+        fixed("interface.autoconf", self.autoconf == new.autoconf, &"other terms")
     }
 
     /// Checks every field against its limits.

@@ -5,7 +5,9 @@
 //! opened: by the names that its address has now, and by the one that it was allowed by, which it
 //! keeps though the guest's resolver has forgotten it since. Who would not be allowed now ends, and
 //! the guest is told; who would be is not touched. A connection that had no need to say its name
-//! when it was opened, and would have now, has not said it: it ends.
+//! when it was opened, and would have now, has not said it: it ends. Where TLS is intercepted from
+//! now on, or no longer, counts for those that have yet to say their first bytes; of the others
+//! those end that would be refused: QUIC, and names over TLS where nobody ends that any more.
 //!
 //! A limit of flows may be lowered, and raised again as far as memory was lent. Who is new meets
 //! it as ever: a connection or an echo is refused, and those that are there stay, though they be
@@ -130,8 +132,11 @@ impl<R: RingHandle> Engine<'_, R> {
             let verdict = self.judge_inbound(now, protocol(key), ends);
             return (verdict.decision == Decision::Allow).then_some(verdict.by);
         }
-        if is_for_names(key) || is_for_names_over_tls(key) {
+        if is_for_names(key) {
             return Some(By::Gateway);
+        }
+        if is_for_names_over_tls(key) {
+            return (!self.config.intercepted_ports.is_empty()).then_some(By::Gateway);
         }
         if self.tcp.held(slot) == Held::Answered {
             return Some(account.by); // it was denied, and is just being told so

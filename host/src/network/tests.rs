@@ -113,6 +113,56 @@ fn a_secret_without_a_value_keeps_the_one_it_has_also_one_that_was_rotated() {
 }
 
 #[test]
+fn the_authority_that_the_guest_trusts_outlasts_every_change_and_files_bring_another() {
+    let folder = std::env::temp_dir().join(format!("sluicegate-forge-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let with = |tls: serde_json::Value| {
+        NetworkConfig::from_json(&serde_json::json!({ "tls": tls }).to_string()).unwrap()
+    };
+    let files =
+        serde_json::json!({ "cert_path": folder.join("ca"), "key_path": folder.join("key") });
+    let filed = || with(serde_json::json!({ "enabled": true, "intercept_ca": files }));
+    let plain = || with(serde_json::json!({ "enabled": true }));
+    let none = || with(serde_json::json!({ "enabled": false }));
+    let (mut network, control, runtime) = network(none());
+    network.try_start(runtime.handle().clone()).unwrap();
+    assert_eq!(network.ca_cert_pem(), None);
+    control.replace(plain(), None).unwrap();
+    let own = network.ca_cert_pem().unwrap();
+    let other = with(serde_json::json!({ "enabled": true, "verify_upstream": false,
+        "intercepted_ports": [443, 8443], "bypass": ["*.bank.test"] }));
+    control.replace(other, None).unwrap();
+    assert_eq!(network.ca_cert_pem().unwrap(), own);
+    control.replace(none(), None).unwrap();
+    assert_eq!(network.ca_cert_pem(), None, "nobody signs");
+    control.replace(filed(), None).unwrap();
+    let written = std::fs::read(folder.join("ca")).unwrap();
+    assert!(network.ca_cert_pem().unwrap() == written && written != own);
+    // What is there now is not looked at, as the guest trusts what was.
+    std::fs::write(folder.join("ca"), "something else").unwrap();
+    let mut again = filed();
+    again.tls.block_quic_on_intercept = false;
+    control.replace(again, None).unwrap();
+    assert_eq!(network.ca_cert_pem().unwrap(), written);
+    control.replace(plain(), None).unwrap();
+    assert_eq!(network.ca_cert_pem().unwrap(), own);
+    let before = control.config();
+    let mut missing = plain();
+    missing.tls.upstream_ca_cert = vec![folder.join("nowhere")];
+    missing.policy = PolicyConfig::without_rules(Permission::Deny, Permission::Deny);
+    let refused = control.replace(missing, None).unwrap_err();
+    assert!(matches!(&refused, Error::Authority(_)), "{refused}");
+    let mut broken = filed();
+    broken.tls.intercept_ca.cert_path = Some(folder.join("key"));
+    assert!(matches!(control.replace(broken, None), Err(Error::Authority(_))));
+    let mut large = filed();
+    large.max_connections = Some(5000);
+    assert!(matches!(control.replace(large, None), Err(Error::Config(_))));
+    assert!(control.config() == before && network.ca_cert_pem().unwrap() == own);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn names_are_kept_where_a_secret_or_a_proxy_goes_by_them_though_no_rule_does() {
     let keeps = |config: &NetworkConfig| config.to_core(0, [0; 16]).unwrap().keeps_names;
     assert!(!keeps(&config(Permission::Allow)));
