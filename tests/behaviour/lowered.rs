@@ -144,9 +144,9 @@ fn of_datagrams_those_flows_go_at_once_that_were_used_least_recently() {
     world.deliver(before[3].index, b"answer");
     world.deliver(before[0].index, b"answer");
     let answers = world.inbox();
-    let to = |seen: &Seen| match &seen.message {
-        Message::Udp { ports, .. } => ports.1,
-        other => panic!("a datagram: {other:?}"),
+    let to = |seen: &Seen| {
+        let Message::Udp { ports, .. } = &seen.message else { panic!("a datagram: {seen:?}") };
+        ports.1
     };
     assert_eq!(answers.iter().map(to).collect::<Vec<_>>(), [4, 1]);
     assert_quoted(&mut world, &before[0], 1);
