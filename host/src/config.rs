@@ -289,11 +289,8 @@ impl NetworkConfig {
             if is_same { Ok(()) } else { Err(ConfigError::new(field, value, expected)) }
         };
         fixed("interface", self.interface == new.interface, "another link")?;
-        fixed("tls", self.tls == new.tls, "another section")?;
         let is_same_proxy = self.outbound_proxy == new.outbound_proxy;
         fixed("outbound_proxy", is_same_proxy, "another")?;
-        let is_same_page = !self.tls.enabled || self.http == new.http;
-        fixed("http", is_same_page, "another section, where TLS is intercepted")?;
         let trust = new.trust_host_cas;
         fixed(
             "trust_host_cas",

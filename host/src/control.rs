@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
 use crate::flow::{Flows, HostEngine};
+use crate::intercept::{Forge, Interceptor};
 use crate::metrics::{MetricsHandle, Published as Counted};
 use crate::rings::RingProducer;
 use crate::service::dns::Server;
@@ -60,6 +61,9 @@ pub(crate) struct Change {
     names: Option<(Vec<Server>, Duration)>,
     vault: Arc<Vault>,
     secrets: Arc<Values>,
+    /// Who ends TLS, if that is another, and where that is kept.
+    forge: Arc<Forge>,
+    interceptor: Option<Option<Arc<Interceptor>>>,
 }
 
 /// A port that is published, and its place among them.
@@ -78,8 +82,33 @@ struct Current {
     ports: Vec<Published>,
     /// Where ports were in the network whose place this one takes.
     earlier_ports: Vec<PortSnapshot>,
+    begun: Begun,
+}
+
+/// What the start has decided, for as long as the network runs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Begun {
     /// The bound that a front end has set, where the configuration has none.
     receive_frame_bytes: u32,
+    /// What `max_buffered_bytes` gave each of as many connections as there were to be.
+    tcp_receive_bytes: usize,
+    tcp_send_bytes: usize,
+}
+
+impl Begun {
+    const fn of(core: &Config) -> Self {
+        Self {
+            receive_frame_bytes: core.link.receive_frame_bytes,
+            tcp_receive_bytes: core.tcp_receive_bytes,
+            tcp_send_bytes: core.tcp_send_bytes,
+        }
+    }
+
+    const fn hold(self, core: &mut Config) {
+        core.link.receive_frame_bytes = self.receive_frame_bytes;
+        core.tcp_receive_bytes = self.tcp_receive_bytes;
+        core.tcp_send_bytes = self.tcp_send_bytes;
+    }
 }
 
 /// Where orders are given.
@@ -88,6 +117,7 @@ pub(crate) struct Desk {
     clock: Clock,
     wake: Arc<DriverWake>,
     vault: Arc<Vault>,
+    forge: Arc<Forge>,
     audience: Arc<Audience>,
     metrics: MetricsHandle,
     current: Mutex<Current>,
@@ -102,7 +132,7 @@ impl Desk {
     pub(crate) fn new(
         (config, slot): (NetworkConfig, u64),
         (clock, wake): (Clock, Arc<DriverWake>),
-        vault: Arc<Vault>,
+        (vault, forge): (Arc<Vault>, Arc<Forge>),
         (audience, metrics): (Arc<Audience>, MetricsHandle),
     ) -> Self {
         let current = Current {
@@ -110,13 +140,14 @@ impl Desk {
             config: config.without_values(),
             ports: vec![],
             earlier_ports: vec![],
-            receive_frame_bytes: 0,
+            begun: Begun::default(),
         };
         Self {
             slot,
             clock,
             wake,
             vault,
+            forge,
             audience,
             metrics,
             current: Mutex::new(current),
@@ -125,10 +156,10 @@ impl Desk {
         }
     }
 
-    /// Lets orders be given to the driver that takes them here.
-    pub(crate) fn open(&self, receive_frame_bytes: u32) -> Receiver<Order> {
+    /// Lets orders be given to the driver that takes them here, and begins with `core`.
+    pub(crate) fn open(&self, core: &Config) -> Receiver<Order> {
         let (give, take) = sync_channel(ORDERS_MAX);
-        self.current().receive_frame_bytes = receive_frame_bytes;
+        self.current().begun = Begun::of(core);
         *lock(&self.orders) = Some(give);
         take
     }
@@ -198,11 +229,23 @@ impl ControlHandle {
     /// it forbids are reset, whoever opened them, and those that it allows do not notice. Returns
     /// the number of this change.
     ///
-    /// `policy`, `strict`, `http` (where nothing is intercepted), `dns`, `ports`,
-    /// `max_inbound_tcp_connections`, `rate_limiter`, `secrets` and `nat64_prefixes` may change;
-    /// `tcp_accept_queue_size` is that of ports that are new. A published port that is in both
-    /// stays open. A secret without a value (and without a source) keeps the value that the secret
-    /// of that variable has.
+    /// `policy`, `strict`, `http`, `dns`, `tls`, `ports`, `max_inbound_tcp_connections`,
+    /// `rate_limiter`, `secrets` and `nat64_prefixes` may change; `tcp_accept_queue_size` is that
+    /// of ports that are new. A published port that is in both stays open. A secret without a value
+    /// (and without a source) keeps the value that the secret of that variable has.
+    ///
+    /// `max_connections`, `max_udp_connections` and `max_icmp_connections` may be lowered, and
+    /// raised again up to what they were at the start, for which memory was laid out; what
+    /// `max_buffered_bytes` gave each connection stays. Connections and pings that are too many go
+    /// on, and new ones are refused until there are fewer; of UDP flows those that were used least
+    /// recently end at once.
+    ///
+    /// `tls` and `http` count for connections that are new. One that is intercepted stays so, under
+    /// what it began with; one that is not is not from its middle on. QUIC that is refused now
+    /// ends, and so do names over TLS where nothing is intercepted any more. The authority stays
+    /// where `tls.intercept_ca` is as before, as the guest trusts it, also while `tls.enabled` is
+    /// false meanwhile; another is read, or made, as at the start. Files are read where `tls` or
+    /// `http` has changed.
     ///
     /// Name servers by name are looked up, so it may wait for them; call it where that does no
     /// harm.
@@ -214,10 +257,10 @@ impl ControlHandle {
     pub fn replace(&self, config: NetworkConfig, expected: Option<u64>) -> Result<u64, Error> {
         let desk = &self.0;
         let _one_at_a_time = lock(&desk.changes);
-        let (now, version, old_ports, receive_frame_bytes) = {
+        let (now, version, old_ports, begun) = {
             let current = desk.current();
             let ports = current.ports.clone();
-            (current.config.clone(), current.version, ports, current.receive_frame_bytes)
+            (current.config.clone(), current.version, ports, current.begun)
         };
         if let Some(expected) = expected.filter(|expected| *expected != version) {
             return Err(Error::Conflict { expected, current: version });
@@ -225,7 +268,7 @@ impl ControlHandle {
         now.check_fixed(&config)?;
         let config = config.for_guest_of(&now);
         let mut core = config.to_core(desk.slot, [0; 16])?;
-        core.link.receive_frame_bytes = receive_frame_bytes;
+        begun.hold(&mut core);
         // Nobody else changes a secret meanwhile: it would be lost.
         let held = desk.vault.hold();
         let secrets = held.prepare(config.secrets.clone())?;
@@ -237,8 +280,15 @@ impl ControlHandle {
             Some((name_servers(&config.dns)?, timeout))
         };
         let (ports, published) = prepare_ports(&old_ports, &config, vec![])?;
-        let vault = Arc::clone(&desk.vault);
-        let change = Box::new(Change { core, ports, names, vault, secrets });
+        // Last, as it may write files of an authority that is new.
+        let interceptor = if now.tls == config.tls && now.http == config.http {
+            None
+        } else {
+            Some(desk.forge.make(&config.tls, &config.http)?)
+        };
+        let (vault, forge) = (Arc::clone(&desk.vault), Arc::clone(&desk.forge));
+        let change = Change { core, ports, names, vault, secrets, forge, interceptor };
+        let change = Box::new(change);
         desk.ask(|answer| Order::Replace(change, answer))??;
         let mut current = desk.current();
         current.version += 1;
@@ -266,7 +316,7 @@ impl ControlHandle {
         let current = desk.current();
         let identity = Identity {
             addresses: current.config.addresses(desk.slot)?,
-            receive_frame_bytes: current.receive_frame_bytes,
+            receive_frame_bytes: current.begun.receive_frame_bytes,
         };
         let port = |known: &Published| PortSnapshot::new(&known.config, known.port.host.port());
         Ok(Snapshot::new(&identity, current.ports.iter().map(port).collect(), names))
@@ -429,7 +479,7 @@ impl Change {
         flows: &mut Flows,
         now: Instant,
     ) -> Result<(), Error> {
-        let Self { core, ports, names, vault, secrets } = self;
+        let Self { core, ports, names, vault, secrets, forge, interceptor } = self;
         flows.watch_ports(&ports).map_err(Error::machine("watching the published ports"))?;
         if let Err(refused) = engine.replace_config(now, &core) {
             flows.unwatch_ports(&ports);
@@ -440,6 +490,10 @@ impl Change {
             flows.replace_name_servers(servers, timeout);
         }
         vault.set(secrets);
+        if let Some(interceptor) = interceptor {
+            flows.replace_interceptor(interceptor.clone());
+            forge.set(interceptor);
+        }
         flows.close_ended(engine);
         Ok(())
     }

@@ -102,7 +102,7 @@ pub(crate) struct Driver {
     /// Names that the guest has resolved before.
     pub(crate) known_names: Vec<NameSnapshot>,
     pub(crate) orders: Receiver<Order>,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Tls,
     pub(crate) dialler: Option<Dialler>,
 }
 

@@ -23,7 +23,7 @@ use crate::flow::dial::Dialler;
 use crate::flow::ports::PublishedPort;
 use crate::flow::relay::Mailbox;
 use crate::flow::tls::{ReadyList, Tls};
-use crate::intercept::{Interceptor, Reporter};
+use crate::intercept::{Forge, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::service::certs::host_roots_pem;
@@ -71,7 +71,7 @@ pub struct SmoltcpNetwork {
     termination: TerminationHandle,
     trust_host_cas: bool,
     vault: Arc<Vault>,
-    interceptor: Option<Arc<Interceptor>>,
+    forge: Arc<Forge>,
     proxy: Option<Arc<Proxy>>,
     /// What holds it back when it is started, if anything.
     gate: Option<Arc<Gate>>,
@@ -109,14 +109,10 @@ impl SmoltcpNetwork {
         let vault = Arc::new(Vault::new(config.secrets.clone())?);
         let clock = Clock::new();
         let proxy = config.outbound_proxy.clone().map(Proxy::new).transpose()?.map(Arc::new);
-        let interceptor = if config.tls.enabled {
-            let told = (Arc::clone(&audience), Arc::clone(&published));
-            let reporter = Reporter::new(told.0, clock, termination.clone(), told.1);
-            let held = (Arc::clone(&vault), proxy.clone());
-            Some(Arc::new(Interceptor::new(&config.tls, config.http.clone(), held, reporter)?))
-        } else {
-            None
-        };
+        let told = (Arc::clone(&audience), Arc::clone(&published));
+        let reporter = Reporter::new(told.0, clock, termination.clone(), told.1);
+        let forge = Arc::new(Forge::new((Arc::clone(&vault), proxy.clone()), reporter));
+        forge.set(forge.make(&config.tls, &config.http)?);
         let rings = Arc::new(Rings::new());
         let poll = Poll::new().map_err(Error::machine("opening a poll"))?;
         let waker = mio::Waker::new(poll.registry(), WAKE)
@@ -136,7 +132,8 @@ impl SmoltcpNetwork {
             (Arc::clone(&audience), MetricsHandle::new(Arc::clone(&rings), Arc::clone(&published)));
         let receive_frame_bytes_is_set = config.receive_frame_bytes().is_some();
         let (dns, trust_host_cas) = (config.dns.clone(), config.trust_host_cas);
-        let desk = Desk::new((config, slot), (clock, Arc::clone(&wake)), Arc::clone(&vault), told);
+        let kept = (Arc::clone(&vault), Arc::clone(&forge));
+        let desk = Desk::new((config, slot), (clock, Arc::clone(&wake)), kept, told);
         Ok(Self {
             environment: environment(&addresses),
             config: core,
@@ -158,7 +155,7 @@ impl SmoltcpNetwork {
             termination,
             trust_host_cas,
             vault,
-            interceptor,
+            forge,
             proxy,
             gate: None,
             known_names: vec![],
@@ -301,12 +298,12 @@ impl SmoltcpNetwork {
             begin: listeners,
             has_begun: tell,
             known_names: core::mem::take(&mut self.known_names),
-            orders: self.desk.open(self.config.link.receive_frame_bytes),
-            tls: self.interceptor.as_ref().map(|interceptor| Tls {
-                interceptor: Arc::clone(interceptor),
+            orders: self.desk.open(&self.config),
+            tls: Tls {
+                interceptor: self.forge.interceptor(),
                 runtime: runtime.clone(),
                 ready: ReadyList::new(Arc::clone(&self.wake)),
-            }),
+            },
             dialler: self.proxy.as_ref().map(|proxy| Dialler {
                 proxy: Arc::clone(proxy),
                 runtime: runtime.clone(),
@@ -392,11 +389,11 @@ impl SmoltcpNetwork {
         variables
     }
 
-    /// The certificate of the authority that intercepts TLS, as PEM, for the guest's trust store;
-    /// `None`: nothing does.
+    /// The certificate of the authority that intercepts TLS now, as PEM, for the guest's trust
+    /// store; `None`: nothing does.
     #[must_use]
     pub fn ca_cert_pem(&self) -> Option<Vec<u8>> {
-        self.interceptor.as_ref().map(|tls| tls.authority_pem().as_bytes().to_vec())
+        self.forge.authority_pem().map(String::into_bytes)
     }
 
     /// The authorities that this host trusts, as PEM, for a guest that is to trust them as well;
@@ -410,7 +407,7 @@ impl SmoltcpNetwork {
     /// host, and the one that intercepts; as PEM. `None`: nothing is intercepted.
     #[must_use]
     pub fn trust_bundle_pem(&self) -> Option<Vec<u8>> {
-        let own = self.interceptor.as_ref()?.authority_pem();
+        let own = self.forge.authority_pem()?;
         Some([host_roots_pem().as_bytes(), own.as_bytes()].concat())
     }
 

@@ -15,6 +15,7 @@ mod hop_limit;
 mod http_denied;
 mod inspection;
 mod intercepted;
+mod lowered;
 mod memory;
 mod names;
 mod offload;

@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 
 use sim::frame::{self, flag};
 use sim::guest::Script;
-use sim::{Room, World, tls};
+use sim::{Did, Room, World, tls};
 use sluicegate_core::{
     Bucket, By, Config, Direction, FlowId, FlowState, Inbound, Permission, Policy, Protocol, Rate,
 };
@@ -27,14 +27,17 @@ fn reload(world: &mut World<'_>, default: &str, lines: &[&str]) {
     replace(world, &config_of(default, lines)).expect("because only the policy is another");
 }
 
-fn replace(world: &mut World<'_>, config: &Config) -> Result<(), sluicegate_core::ConfigError> {
+pub(crate) fn replace(
+    world: &mut World<'_>,
+    config: &Config,
+) -> Result<(), sluicegate_core::ConfigError> {
     let now = world.now();
     world.engine.replace_config(now, config)?;
     close_ended(world);
     Ok(())
 }
 
-fn close_ended(world: &mut World<'_>) {
+pub(crate) fn close_ended(world: &mut World<'_>) {
     world.peers.streams.retain(|_, stream| world.engine.is_live(stream.id));
     world.peers.datagrams.retain(|_, flow| world.engine.is_live(flow.id));
     world.run();
@@ -237,6 +240,71 @@ fn a_name_is_sure_where_it_was_said_and_leads_there_or_where_it_is_the_only_one(
     assert_eq!(sure(&world), None, "it was said, and does not lead there");
 }
 
+/// Lets everything pass, and TLS end here where `is_intercepted`.
+fn intercepting(is_intercepted: bool) -> Config {
+    let mut config = config_of("allow", &[]);
+    config.intercepted_ports.extend(is_intercepted.then_some(443));
+    config
+}
+
+fn is_intercepted(world: &World<'_>) -> bool {
+    world.peers.log.iter().any(|did| matches!(did, Did::Intercept { .. }))
+}
+
+#[test]
+fn tls_is_intercepted_from_now_on_or_no_longer_for_who_has_yet_to_say_hello() {
+    for begins in [false, true] {
+        let mut room = Room::new(intercepting(!begins));
+        let mut world = room.world();
+        let to = at(ip("1.1.1.1"), 443);
+        let hello = tls::hello("good.test");
+        let mut open = Script::connect(&mut world, to, 40_000);
+        open.send(&mut world, &hello);
+        assert_eq!(is_intercepted(&world), !begins);
+        let mut silent = Script::connect(&mut world, to, 40_001);
+        let quic = frame::udp(9, to, b"initial");
+        world.send(&quic);
+        assert_eq!(world.peers.datagrams.len(), usize::from(begins), "QUIC");
+        world.peers.log.clear();
+        world.inbox();
+        replace(&mut world, &intercepting(begins)).unwrap();
+        assert_eq!(world.peers.datagrams.len(), 0, "QUIC ends where it would be refused");
+        if begins {
+            assert_error_about(&only(&mut world), Error::PROHIBITED.of(to.ip()), &quic);
+        }
+        // What is open is as it was, and so is who was connected to the server already.
+        open.send(&mut world, b"more");
+        silent.send(&mut world, &hello);
+        assert!(!open.reset && !silent.reset && !is_intercepted(&world));
+        assert!(world.peers.streams.values().any(|s| s.received.ends_with(b"more")));
+        assert!(world.peers.streams.values().any(|s| s.received == hello));
+        let mut new = Script::connect(&mut world, to, 40_002);
+        new.send(&mut world, &hello);
+        assert_eq!(is_intercepted(&world), begins);
+    }
+}
+
+#[test]
+fn names_over_tls_end_where_tls_is_no_longer_intercepted() {
+    let mut room = Room::new(intercepting(true));
+    let mut world = room.world();
+    let to = at(ip("1.1.1.1"), 853);
+    let mut silent = Script::connect(&mut world, to, 40_000);
+    let mut asks = Script::connect(&mut world, to, 40_001);
+    asks.send(&mut world, &tls::hello("dns.test"));
+    let mut config = intercepting(true);
+    config.intercepted_ports.push(8443).unwrap();
+    replace(&mut world, &config).unwrap();
+    [&mut silent, &mut asks].into_iter().for_each(|script| script.read(&mut world));
+    assert!(!silent.reset && !asks.reset, "they are still answered");
+    world.peers.log.clear();
+    replace(&mut world, &intercepting(false)).unwrap();
+    world.advance(10_000);
+    [&mut silent, &mut asks].into_iter().for_each(|script| script.read(&mut world));
+    assert!(silent.reset && asks.reset && !is_intercepted(&world));
+    assert_eq!(world.engine.flow_counts()[0], 0);
+}
+
 #[test]
 fn what_can_not_change_is_refused_and_nothing_has_changed() {
     let mut room = Room::new(config_of("allow", &[]));
@@ -247,11 +315,9 @@ fn what_can_not_change_is_refused_and_nothing_has_changed() {
         ..config_of("deny", &[])
     };
     type Change = fn(&mut Config);
-    let cases: [(&str, Change); 6] = [
+    let cases: [(&str, Change); 4] = [
         ("interface", |config| config.link.mtu = 9000),
         ("max_connections", |config| config.tcp_flows_max += 1),
-        ("max_udp_connections", |config| config.udp_flows_max -= 1),
-        ("tls.intercepted_ports", |config| config.intercepted_ports.push(443).unwrap()),
         ("fragment_sets", |config| config.fragment_sets = 0),
         ("policy.rules", |config| push(&mut config.policy, "allow any all good.test")),
     ];

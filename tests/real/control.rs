@@ -126,6 +126,54 @@ fn a_policy_that_changes_resets_what_it_forbids_and_nothing_else() {
 }
 
 #[test]
+fn limits_of_flows_are_lowered_below_what_is_open_and_raised_again() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let limited = |tcp: u32, udp: u32| {
+        let mut config = allow_all();
+        config["max_connections"] = json!(tcp);
+        config["max_udp_connections"] = json!(udp);
+        config
+    };
+    let controlled = Controlled::new(limited(3, 8));
+    let guest = &controlled.guest;
+    let port = servers::echo(servers::listener(Family::V4));
+    let to = (guest.gateway(Family::V4), port);
+    let datagrams = servers::datagrams(Family::V4);
+    let asked = (to.0, datagrams.local_addr().unwrap().port());
+    servers::echo_datagrams(datagrams);
+    let mut streams: Vec<_> = (0..3).map(|_| guest.connect(Family::V4, port)).collect();
+    let askers = [(); 3].map(|()| guest.datagrams(asked));
+    let ask = |asker: &std::net::UdpSocket| {
+        asker.send(b"ask").unwrap();
+        assert_eq!(asker.recv(&mut [0; 16]).unwrap(), 3);
+    };
+    askers.iter().for_each(ask);
+    let ends = |protocol: &str| -> Vec<String> {
+        let flows = controlled.flows();
+        let flows = flows.iter().filter(|flow| flow["protocol"] == protocol);
+        flows.map(|flow| flow["guest"].as_str().unwrap().to_owned()).collect()
+    };
+    let done = controlled.put(&limited(1, 1));
+    assert_eq!(done.code, 0, "{}", done.errors);
+    streams.iter_mut().for_each(|stream| echoes(stream).unwrap());
+    assert_eq!(ends("udp"), [askers[2].local_addr().unwrap().to_string()], "used last");
+    ask(&askers[0]);
+    assert_eq!(ends("udp").len(), 1);
+    let refused = |error: std::io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    assert!(guest.try_connect(to).is_err_and(refused));
+    streams.drain(..2);
+    until("two have ended", || ends("tcp").len() == 1);
+    assert!(guest.try_connect(to).is_err_and(refused), "there is still the one");
+    assert_eq!(controlled.put(&limited(4, 8)).code, 1, "there never was memory for that");
+    assert!(guest.try_connect(to).is_err_and(refused));
+    assert_eq!(controlled.put(&limited(3, 8)).code, 0);
+    streams.push(guest.connect(Family::V4, port));
+    streams.iter_mut().for_each(|stream| echoes(stream).unwrap());
+}
+
+#[test]
 fn a_configuration_that_is_refused_changes_nothing_and_says_why() {
     if !needs::are_met(&["curl"]) {
         return;
@@ -145,8 +193,12 @@ fn a_configuration_that_is_refused_changes_nothing_and_says_why() {
     for (config, words) in [
         (deny(json!({ "polizy": {} })), "did you mean `policy`"),
         (deny(json!({ "interface": { "mac": "02:00:00:00:00:99" } })), "interface: another link"),
-        (deny(json!({ "tls": { "enabled": true } })), "tls: another section"),
-        (deny(json!({ "max_connections": 7 })), "max_connections: 7"),
+        (deny(json!({ "trust_host_cas": true })), "trust_host_cas: true"),
+        (
+            deny(json!({ "tls": { "enabled": true, "upstream_ca_cert": ["/nowhere.pem"] } })),
+            "/nowhere.pem",
+        ),
+        (deny(json!({ "max_connections": 5000 })), "max_connections: 5000 (4096 at the start)"),
         (
             deny(json!({ "ports": [{ "host_port": in_use, "guest_port": 1 }] })),
             "can't be published",

@@ -115,7 +115,7 @@ impl<R: RingHandle> Engine<'_, R> {
 
     pub(super) fn datagram(&mut self, slot: u32) -> &mut DatagramSlot {
         // Slots of datagram flows follow those of TCP flows.
-        let slot = self.datagrams.made(slot - self.config.tcp_flows_max);
+        let slot = self.datagrams.made(slot - self.flows.datagrams_start());
         slot.expect("because there is one for each flow")
     }
 }

@@ -291,12 +291,15 @@ impl<R: RingHandle> Engine<'_, R> {
         Ok(action.map(Step::Plain))
     }
 
-    /// At the cap, the flow that is oldest makes room if it only lingers.
+    /// At the cap, the flow that is oldest makes room if it only lingers: one, or as many as there
+    /// are too many since the cap was lowered, each of which goes but once.
     pub(super) fn take_lingering(&mut self, key: FlowKey) -> Option<u32> {
-        let oldest =
-            self.flows.oldest(FlowKind::Tcp).filter(|&slot| self.tcp.is_lingering(slot))?;
-        self.tcp.forget(oldest);
-        self.remove(oldest);
+        while self.flows.is_full(FlowKind::Tcp) {
+            let oldest = self.flows.oldest(FlowKind::Tcp);
+            let oldest = oldest.filter(|&slot| self.tcp.is_lingering(slot))?;
+            self.tcp.forget(oldest);
+            self.remove(oldest);
+        }
         self.flows.insert(key)
     }
 
@@ -383,7 +386,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Source::Set(set) => self.fragments.datagram(set),
         };
         let transport = bytes.get(packet.at.clone()).unwrap_or(&[]);
-        let own = self.datagrams.made(slot - self.config.tcp_flows_max);
+        let own = self.datagrams.made(slot - self.flows.datagrams_start());
         let own = own.expect("because there is one for each flow");
         own.sent(now, transport);
         let deadline = own.deadline(kind);
@@ -401,11 +404,17 @@ impl<R: RingHandle> Engine<'_, R> {
     /// A slot for a new UDP flow: a free one, or that of the one that was used least recently.
     pub(super) fn insert_or_evict(&mut self, key: FlowKey) -> Option<u32> {
         self.flows.insert(key).or_else(|| {
-            let oldest = self.flows.oldest(key.kind)?;
-            self.remove(oldest);
-            self.out.counters.udp_evicted += 1;
+            self.evict_oldest(key.kind)?;
             self.flows.insert(key)
         })
+    }
+
+    /// Ends the flow of `kind` that was used least recently, without a word to anybody.
+    pub(super) fn evict_oldest(&mut self, kind: FlowKind) -> Option<()> {
+        let oldest = self.flows.oldest(kind)?;
+        self.remove(oldest);
+        self.out.counters.udp_evicted += 1;
+        Some(())
     }
 
     /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow

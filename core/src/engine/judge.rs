@@ -268,7 +268,7 @@ impl<R: RingHandle> Engine<'_, R> {
     #[must_use]
     pub fn is_live(&self, flow: FlowId) -> bool {
         self.flows.slot(flow).is_some_and(|slot| {
-            slot >= self.config.tcp_flows_max
+            slot >= self.flows.datagrams_start()
                 || self.tcp.connecting(slot).is_some()
                 || self.tcp.is_open(slot)
         })

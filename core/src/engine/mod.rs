@@ -377,7 +377,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         if self.tcp.take_inbound(slot) {
             self.inbound_tcp -= 1;
         }
-        if slot < self.config.tcp_flows_max && self.tcp.may_be_unused(Instant::ZERO, slot) {
+        if slot < self.flows.datagrams_start() && self.tcp.may_be_unused(Instant::ZERO, slot) {
             self.flows.may_be_unused(slot);
         }
     }

@@ -159,7 +159,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     fn protocol(&self, flow: FlowId) -> Protocol {
-        if flow.index < self.config.tcp_flows_max { Protocol::Tcp } else { Protocol::Udp }
+        if flow.index < self.flows.datagrams_start() { Protocol::Tcp } else { Protocol::Udp }
     }
 
     /// Looks at where `answer` leads, and keeps that in mind.

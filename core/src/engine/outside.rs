@@ -140,7 +140,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     pub(super) fn tcp_slot(&self, flow: FlowId) -> Option<u32> {
-        self.flows.slot(flow).filter(|slot| *slot < self.config.tcp_flows_max)
+        self.flows.slot(flow).filter(|slot| *slot < self.flows.datagrams_start())
     }
 
     /// Where the flow of `key` goes.

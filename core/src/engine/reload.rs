@@ -5,7 +5,14 @@
 //! opened: by the names that its address has now, and by the one that it was allowed by, which it
 //! keeps though the guest's resolver has forgotten it since. Who would not be allowed now ends, and
 //! the guest is told; who would be is not touched. A connection that had no need to say its name
-//! when it was opened, and would have now, has not said it: it ends.
+//! when it was opened, and would have now, has not said it: it ends. Where TLS is intercepted from
+//! now on, or no longer, counts for those that have yet to say their first bytes; of the others
+//! those end that would be refused: QUIC, and names over TLS where nobody ends that any more.
+//!
+//! A limit of flows may be lowered, and raised again as far as memory was lent. Who is new meets
+//! it as ever: a connection or an echo is refused, and those that are there stay, though they be
+//! too many, until they end; datagrams to or from another end take the place of those that were
+//! used least recently, so of UDP flows those go at once that are too many.
 
 use core::net::IpAddr;
 
@@ -25,14 +32,15 @@ impl<R: RingHandle> Engine<'_, R> {
     /// is counted stay as they are; a rate that has not changed goes on, another begins anew.
     ///
     /// # Errors
-    /// A field that is out of range, or that can't change while the engine runs, since memory was
-    /// lent for it or the guest was told of it. Nothing has changed then.
+    /// A field that is out of range, or that can't change while the engine runs, since the guest
+    /// was told of it, or that is more than memory was lent for. Nothing has changed then.
     ///
     /// # Cost
     /// A verdict for every flow. It is not for every turn.
     pub fn replace_config(&mut self, now: Instant, config: &Config) -> Result<(), ConfigError> {
         config.check()?;
         self.config.check_fixed(config)?;
+        self.check_room(config)?;
         if has_names(&config.policy) && !self.names.has_room() {
             let expected = "without rules by name, as it began without, and keeps no names";
             return Err(ConfigError::new("policy.rules", "a rule by name", expected));
@@ -48,11 +56,35 @@ impl<R: RingHandle> Engine<'_, R> {
         let own_addresses = core::mem::take(&mut self.config.own_addresses);
         let (seed, keeps_names) = (self.config.seed, self.config.keeps_names);
         self.config = Config { own_addresses, seed, keeps_names, ..config.clone() };
-        for slot in 0..self.flows_max() {
+        let Config { tcp_flows_max, udp_flows_max, icmp_flows_max, fragment_sets, .. } = *config;
+        self.flows.set_max([tcp_flows_max, udp_flows_max, icmp_flows_max]);
+        self.fragments.set_max(fragment_sets as usize);
+        for slot in self.flows.all() {
             let Some(key) = self.flows.key(slot) else { continue };
             match self.allows_still(now, slot, &key) {
                 Some(by) => self.flows.account_mut(slot).by = by,
                 None => self.end_denied(now, slot, &key),
+            }
+        }
+        while self.flows.is_over(FlowKind::Udp) && self.evict_oldest(FlowKind::Udp).is_some() {}
+        Ok(())
+    }
+
+    /// Checks that `config` asks for no more than memory was lent for.
+    fn check_room(&self, config: &Config) -> Result<(), ConfigError> {
+        let [tcp, udp, echo] = self.flows.lens();
+        let sets = self.fragments.len() as u64;
+        for (field, value, lent) in [
+            ("max_connections", config.tcp_flows_max, u64::from(tcp)),
+            ("max_udp_connections", config.udp_flows_max, u64::from(udp)),
+            ("max_icmp_connections", config.icmp_flows_max, u64::from(echo)),
+            ("fragment_sets", config.fragment_sets, sets),
+        ] {
+            if u64::from(value) > lent {
+                let value = format_args!("{value} ({lent} at the start)");
+                let expected = "at most what it was at the start, for which memory was laid out; \
+                                start with the most that it is ever to be, and lower it then";
+                return Err(ConfigError::new(field, value, expected));
             }
         }
         Ok(())
@@ -82,7 +114,7 @@ impl<R: RingHandle> Engine<'_, R> {
         self.own_is_known = own.is_some();
         let Some(own) = own else { return };
         self.config.own_addresses = own;
-        for slot in 0..self.flows_max() {
+        for slot in self.flows.all() {
             if let Some(key) = self.flows.key(slot)
                 && self.site().is_own(key.outside)
                 && self.judge(now, &key, Said::Never).decision != Decision::Allow
@@ -90,11 +122,6 @@ impl<R: RingHandle> Engine<'_, R> {
                 self.end_denied(now, slot, &key);
             }
         }
-    }
-
-    fn flows_max(&self) -> u32 {
-        let config = &self.config;
-        config.tcp_flows_max + config.udp_flows_max + config.icmp_flows_max
     }
 
     /// What allows the flow in `slot` now; `None`: nothing does.
@@ -105,8 +132,11 @@ impl<R: RingHandle> Engine<'_, R> {
             let verdict = self.judge_inbound(now, protocol(key), ends);
             return (verdict.decision == Decision::Allow).then_some(verdict.by);
         }
-        if is_for_names(key) || is_for_names_over_tls(key) {
+        if is_for_names(key) {
             return Some(By::Gateway);
+        }
+        if is_for_names_over_tls(key) {
+            return (!self.config.intercepted_ports.is_empty()).then_some(By::Gateway);
         }
         if self.tcp.held(slot) == Held::Answered {
             return Some(account.by); // it was denied, and is just being told so

@@ -435,13 +435,12 @@ impl<'a> Tcp<'a> {
         slot: u32,
         out: &mut Emitter<'a, R>,
     ) -> Egress {
+        let now = if self.keeps_waiting(slot) { self.slot(slot).heard } else { now };
         let flow = &mut self.slots[slot];
         if flow.awaits_answer(now) {
             return Egress::Done;
         }
         let resetting = matches!(flow.phase, Phase::Resetting);
-        let now = if self.keeps_waiting(slot) { self.slot(slot).heard } else { now };
-        let flow = &mut self.slots[slot];
         let Some(set) = &mut flow.set else {
             return if resetting { Egress::Ended } else { Egress::Done };
         };

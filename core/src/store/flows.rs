@@ -95,11 +95,18 @@ struct Pool {
     by_age: List,
     /// Slots that flows have.
     count: u32,
+    /// Slots that flows may have; they may have more where this was lowered since.
+    max: u32,
 }
 
 impl Pool {
     fn new(slots: Range<u32>) -> Self {
-        Self { fresh: slots.start, slots, free: List::EMPTY, by_age: List::EMPTY, count: 0 }
+        let (fresh, max) = (slots.start, slots.end - slots.start);
+        Self { fresh, max, slots, free: List::EMPTY, by_age: List::EMPTY, count: 0 }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.count >= self.max
     }
 }
 
@@ -194,12 +201,50 @@ impl<'a> FlowTable<'a> {
         }
     }
 
-    /// Takes a free slot for a flow with these ends, which has none yet. `None`: all are in use.
+    /// Slots of each kind: TCP, UDP, echo.
+    pub(crate) fn lens(&self) -> [u32; 3] {
+        self.pools.each_ref().map(|pool| pool.slots.end - pool.slots.start)
+    }
+
+    /// The slots of all flows.
+    pub(crate) fn all(&self) -> Range<u32> {
+        0..self.lens().iter().sum()
+    }
+
+    /// Where the slots of datagram flows begin, behind those of TCP flows.
+    pub(crate) const fn datagrams_start(&self) -> u32 {
+        self.pools[FlowKind::Tcp as usize].slots.end
+    }
+
+    /// Lets there be so many flows of each kind from now on, of as many as there are slots. Those
+    /// that are there stay.
+    pub(crate) fn set_max(&mut self, max: [u32; 3]) {
+        for (pool, max) in self.pools.iter_mut().zip(max) {
+            pool.max = max;
+        }
+    }
+
+    /// Whether there are as many flows of `kind` as may be, or more.
+    pub(crate) const fn is_full(&self, kind: FlowKind) -> bool {
+        self.pools[kind as usize].is_full()
+    }
+
+    /// Whether there are more flows of `kind` than may be.
+    pub(crate) const fn is_over(&self, kind: FlowKind) -> bool {
+        let pool = &self.pools[kind as usize];
+        pool.count > pool.max
+    }
+
+    /// Takes a free slot for a flow with these ends, which has none yet. `None`: there are as many
+    /// flows as may be.
     ///
     /// # Cost
     /// Constant.
     pub(crate) fn insert(&mut self, key: FlowKey) -> Option<u32> {
         let pool = &mut self.pools[key.kind as usize];
+        if pool.is_full() {
+            return None;
+        }
         let slot = match pool.free.pop_front(&mut By::<AGE>(&mut self.slots)) {
             Some(slot) => slot,
             None if pool.fresh < pool.slots.end => {

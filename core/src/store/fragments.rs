@@ -93,13 +93,26 @@ impl FragmentSet {
 pub(crate) struct Fragments<'a> {
     sets: &'a mut [FragmentSet],
     bytes: &'a mut [u8],
+    /// How many of the sets new datagrams may have.
+    max: usize,
 }
 
 impl<'a> Fragments<'a> {
     /// `bytes` has [`SET_BYTES`] for each of `sets`.
     pub(crate) fn new(sets: &'a mut [FragmentSet], bytes: &'a mut [u8]) -> Self {
         assert!(bytes.len() >= sets.len() * SET_BYTES, "bytes for each set");
-        Self { sets, bytes }
+        Self { max: sets.len(), sets, bytes }
+    }
+
+    /// How many sets there are.
+    pub(crate) fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// Lets so many datagrams that are new be under reassembly at a time, of as many as there are
+    /// sets. What is in another set may become whole there.
+    pub(crate) fn set_max(&mut self, max: usize) {
+        self.max = max;
     }
 
     /// Adds the piece `payload` of `ip`. `Ok(Some(set))`: its datagram is whole, in
@@ -157,7 +170,7 @@ impl<'a> Fragments<'a> {
         if let Some(own) = self.sets.iter().position(|set| set.name == Some(name)) {
             return own;
         }
-        let oldest = (0..self.sets.len())
+        let oldest = (0..self.max.min(self.sets.len()))
             .min_by_key(|&i| self.sets.get(i).map(|s| (s.name.is_some(), s.deadline)))
             .unwrap_or(0);
         if let Some(set) = self.sets.get_mut(oldest) {

@@ -92,8 +92,8 @@ pub(crate) struct Flows {
     names: Names,
     /// What of the guest is reached from outside.
     ports: Ports,
-    /// Ends TLS, if anybody does.
-    tls: Option<Tls>,
+    /// Ends TLS, where anybody does.
+    tls: Tls,
     /// Makes connections through a proxy, if there is one.
     dialler: Option<Dialler>,
     ping_warned: bool,
@@ -107,7 +107,7 @@ impl Flows {
         published: Arc<Published>,
         pages: Pages,
         (speaker, resolver, ports): (Speaker, Resolver, Ports),
-        (tls, dialler): (Option<Tls>, Option<Dialler>),
+        (tls, dialler): (Tls, Option<Dialler>),
     ) -> Self {
         Self {
             pages,

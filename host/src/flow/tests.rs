@@ -20,27 +20,27 @@ fn flows() -> (Flows, mio::Poll) {
     let pages = crate::memory::Pages::of(&mut crate::memory::map(1).unwrap());
     let ports = Ports::new(vec![], poll.registry(), 0).unwrap();
     let (registry, speaker) = (poll.registry().try_clone().unwrap(), Speaker(Arc::default()));
+    let wake = DriverWake::new(mio::Waker::new(&registry, mio::Token(usize::MAX)).unwrap());
+    let ready = tls::ReadyList::new(Arc::clone(&wake));
+    let tls = Tls { interceptor: None, runtime: runtime(), ready };
     (
-        Flows::new(
-            registry,
-            Arc::default(),
-            pages,
-            (speaker, resolver(&poll), ports),
-            (None, None),
-        ),
+        Flows::new(registry, Arc::default(), pages, (speaker, resolver(wake), ports), (tls, None)),
         poll,
     )
 }
 
-/// What would answer questions; nobody here asks any.
-fn resolver(poll: &mio::Poll) -> Resolver {
+fn runtime() -> tokio::runtime::Handle {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     let start = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let waker = mio::Waker::new(poll.registry(), mio::Token(usize::MAX)).unwrap();
+    RUNTIME.get_or_init(start).handle().clone()
+}
+
+/// What would answer questions; nobody here asks any.
+fn resolver(wake: Arc<DriverWake>) -> Resolver {
     Resolver::new(ResolverParts {
         published: Arc::default(),
-        runtime: RUNTIME.get_or_init(start).handle().clone(),
-        wake: DriverWake::new(waker),
+        runtime: runtime(),
+        wake,
         clock: Clock::new(),
         servers: vec![],
         timeout: PATIENCE,

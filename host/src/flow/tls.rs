@@ -28,7 +28,8 @@ pub(super) struct Said {
 
 /// What begins sessions.
 pub(crate) struct Tls {
-    pub(crate) interceptor: Arc<Interceptor>,
+    /// Who ends TLS on connections that are new, if anybody.
+    pub(crate) interceptor: Option<Arc<Interceptor>>,
     pub(crate) runtime: Handle,
     pub(crate) ready: Arc<ReadyList>,
 }
@@ -206,9 +207,10 @@ impl Flows {
     ) {
         let asks = matches!(call.to, Outside::Names(_));
         let passes = !call.is_veiled && !call.is_denied && !asks;
-        let tls = self.tls.as_ref();
-        let tls = tls.filter(|tls| !passes || !tls.interceptor.bypasses(call.name.as_deref()));
-        let Some(tls) = tls else {
+        let tls = &self.tls;
+        let interceptor = tls.interceptor.as_ref();
+        let ends = |it: &&Arc<Interceptor>| !passes || !it.bypasses(call.name.as_deref());
+        let Some(interceptor) = interceptor.filter(ends) else {
             assert!(!asks, "because names over TLS are asked only of who ends TLS");
             return self.connect(engine, now, flow, call.to);
         };
@@ -235,10 +237,10 @@ impl Flows {
         let bell = Arc::new(Bell { index: flow.index, is_listed: AtomicBool::new(false), list });
         let waker = Waker::from(Arc::clone(&bell));
         let begun = if asks {
-            let begun = tls.interceptor.begin_names(call, &tls.runtime, waker);
+            let begun = interceptor.begin_names(call, &tls.runtime, waker);
             begun.map(|(pipe, end)| (pipe, Some(end)))
         } else {
-            tls.interceptor.begin(call, &tls.runtime, waker).map(|pipe| (pipe, None))
+            interceptor.begin(call, &tls.runtime, waker).map(|pipe| (pipe, None))
         };
         let Some((pipe, end)) = begun else {
             let refusal = Refusal::Exhausted;
@@ -254,10 +256,14 @@ impl Flows {
         self.enqueue(flow.index);
     }
 
+    /// Ends TLS by `interceptor` on connections that are new; the others keep theirs.
+    pub(crate) fn replace_interceptor(&mut self, interceptor: Option<Arc<Interceptor>>) {
+        self.tls.interceptor = interceptor;
+    }
+
     /// Queues the flows whose pipes have something.
     pub(super) fn serve_pipes(&mut self) {
-        let Some(tls) = &self.tls else { return };
-        let listed = core::mem::take(&mut *tls.ready.lock());
+        let listed = core::mem::take(&mut *self.tls.ready.lock());
         for index in listed {
             self.enqueue(index);
         }

@@ -15,7 +15,7 @@ use super::{pieces, secrets};
 use crate::clock::Clock;
 use crate::config::{HttpConfig, TlsConfig};
 use crate::intercept::fuzz::{Agreed, serve};
-use crate::intercept::{Call, Interceptor, Reporter};
+use crate::intercept::{Call, Forge, Interceptor, Reporter};
 use crate::service::secrets::Vault;
 
 /// Bytes of each pipe.
@@ -32,8 +32,10 @@ static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     let vault = Vault::new(secrets::config()).expect("because the secrets are good");
     let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
     let held = (Arc::new(vault), None);
-    let made = Interceptor::new(&TlsConfig::default(), HttpConfig::default(), held, reporter);
-    Arc::new(made.unwrap_or_else(|error| panic!("no interceptor: {error}")))
+    let tls = TlsConfig { enabled: true, ..TlsConfig::default() };
+    let made = Forge::new(held, reporter).make(&tls, &HttpConfig::default());
+    let made = made.unwrap_or_else(|error| panic!("no interceptor: {error}"));
+    made.expect("because it is enabled")
 });
 
 fn call(name: &str) -> Call {

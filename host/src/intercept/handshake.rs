@@ -71,7 +71,7 @@ pub(super) async fn run(
         return sniff::serve(Arc::new(Exchange::new(interceptor, call, false)), guest, server)
             .await;
     }
-    let began = interceptor.reporter.now();
+    let began = interceptor.lasting.reporter.now();
     let Some((hello, offered)) = hear(&call, guest).await? else { return Ok(()) };
     if call.is_denied {
         let chosen = offered.into_iter().find(|offer| offer == HTTP_1_1 || offer == H2);
@@ -91,13 +91,13 @@ pub(super) async fn run(
         Ok(upstream) => upstream,
         Err(error) => {
             let problem = error.to_string();
-            interceptor.reporter.tell(&call, Incident::Server { problem });
+            interceptor.lasting.reporter.tell(&call, Incident::Server { problem });
             return refuse(hello, alert::of(&error)).await;
         }
     };
     let chosen = upstream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
     let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
-    interceptor.reporter.note_handshakes(began);
+    interceptor.lasting.reporter.note_handshakes(began);
     let exchange = Arc::new(Exchange::new(interceptor, call, is_verified));
     match chosen.as_deref() {
         Some(H2) => http::h2(exchange, guest, upstream).await,
@@ -213,7 +213,9 @@ async fn accept_guest(
 
 /// Connects to the server, or where that fails to the other address.
 async fn dial(interceptor: &Interceptor, call: &Call) -> Result<TcpStream, Broken> {
-    if let Some((proxy, target)) = interceptor.proxy.as_ref().zip(call.through_proxy.as_ref()) {
+    if let Some((proxy, target)) =
+        interceptor.lasting.proxy.as_ref().zip(call.through_proxy.as_ref())
+    {
         let (stream, early) = proxy.dial(target).await?;
         // A server of TLS does not speak first.
         return if early.is_empty() { Ok(stream) } else { Err(Broken) };

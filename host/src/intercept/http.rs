@@ -65,12 +65,12 @@ impl Exchange {
             is_tls_verified: self.is_verified,
             is_bound: self.call.is_bound,
         };
-        self.interceptor.vault.current().scope(&peer)
+        self.interceptor.lasting.vault.current().scope(&peer)
     }
 
     /// Tells of a violation on this connection.
     pub(super) fn report(&self, violation: &Violation) {
-        self.interceptor.reporter.violation(&self.call, violation);
+        self.interceptor.lasting.reporter.violation(&self.call, violation);
     }
 }
 

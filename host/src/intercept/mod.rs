@@ -19,6 +19,7 @@
 mod alert;
 mod authority;
 mod body;
+mod forge;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod handshake;
@@ -36,11 +37,12 @@ use rustls::ServerConfig;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::config::{HostPattern, HttpConfig, TlsConfig};
+use crate::config::{HostPattern, HttpConfig, InterceptCaConfig, TlsConfig};
 use crate::error::Error;
 use crate::service::certs::{Authority, Identity, Leaves, Trust, provider};
 use crate::service::proxy::{Proxy, Target};
 use crate::service::secrets::Vault;
+pub(crate) use forge::Forge;
 pub(crate) use pipe::{End, Pipe, Read, Write};
 pub(crate) use report::Reporter;
 
@@ -80,58 +82,62 @@ impl Call {
     }
 }
 
-/// Ends TLS for one network.
+/// What of a network's interceptions is the same whatever its configuration becomes.
+#[derive(Clone)]
+struct Lasting {
+    vault: Arc<Vault>,
+    proxy: Option<Arc<Proxy>>,
+    reporter: Arc<Reporter>,
+    held: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
+}
+
+impl Lasting {
+    fn new((vault, proxy): (Arc<Vault>, Option<Arc<Proxy>>), reporter: Reporter) -> Self {
+        Self {
+            vault,
+            proxy,
+            reporter: Arc::new(reporter),
+            held: Arc::new(Semaphore::new(HELD_BYTES_MAX)),
+            sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
+        }
+    }
+}
+
+/// Ends TLS for one network, as one configuration has it: connections keep theirs.
 pub(crate) struct Interceptor {
+    ca: InterceptCaConfig,
     leaves: Leaves,
     trust: Trust,
     bypass: Vec<HostPattern>,
     /// The guest's side of a handshake, but for certificate and protocol.
     server: ServerConfig,
-    vault: Arc<Vault>,
-    proxy: Option<Arc<Proxy>>,
     page: HttpConfig,
-    reporter: Reporter,
-    held: Semaphore,
-    sessions: Arc<Semaphore>,
+    lasting: Lasting,
 }
 
 impl Interceptor {
-    /// As `tls` has it; reads its files.
-    ///
-    /// # Errors
-    /// A file of it, or no certificate can be made.
-    pub(crate) fn new(
+    /// As `tls` has it, but that `authority` signs; reads the other files.
+    fn new(
         tls: &TlsConfig,
         page: HttpConfig,
-        (vault, proxy): (Arc<Vault>, Option<Arc<Proxy>>),
-        reporter: Reporter,
+        authority: Arc<Authority>,
+        lasting: Lasting,
     ) -> Result<Self, Error> {
-        let authority = match (&tls.intercept_ca.cert_path, &tls.intercept_ca.key_path) {
-            (Some(cert_path), Some(key_path)) => Authority::of_files(cert_path, key_path)?,
-            (_, None) | (None, _) => Authority::make()?,
-        };
         let server = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::Bug(error.to_string()))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
         Ok(Self {
+            ca: tls.intercept_ca.clone(),
             leaves: Leaves::new(authority, tls.cache)?,
             trust: Trust::new(tls)?,
             bypass: tls.bypass.clone(),
             server,
-            vault,
-            proxy,
             page,
-            reporter,
-            held: Semaphore::new(HELD_BYTES_MAX),
-            sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
+            lasting,
         })
-    }
-
-    /// The authority's certificate, as PEM.
-    pub(crate) fn authority_pem(&self) -> &str {
-        self.leaves.authority_pem()
     }
 
     /// Whether the handshake with `name` passes untouched.
@@ -147,7 +153,7 @@ impl Interceptor {
         runtime: &Handle,
         waker: Waker,
     ) -> Option<Pipe> {
-        let permit = Arc::clone(&self.sessions).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.lasting.sessions).try_acquire_owned().ok()?;
         let interceptor = Arc::clone(self);
         Some(Pipe::new(runtime, waker, |guest| async move {
             let _permit = permit;
@@ -163,7 +169,7 @@ impl Interceptor {
         runtime: &Handle,
         waker: Waker,
     ) -> Option<(Pipe, End)> {
-        let permit = Arc::clone(&self.sessions).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.lasting.sessions).try_acquire_owned().ok()?;
         let interceptor = Arc::clone(self);
         let (end, names) = End::pair(waker.clone());
         let pipe = Pipe::new(runtime, waker, |guest| async move {

@@ -60,12 +60,29 @@ fn a_change_is_counted_and_who_has_not_seen_the_last_is_told() {
     assert!(matches!(stale, Error::Conflict { expected: 1, current: 2 }), "{stale}");
     // One that is refused is not counted.
     let mut other = config(Permission::Allow);
-    other.max_connections = Some(7);
+    other.max_connections = Some(5000);
     let refused = control.replace(other, None).unwrap_err();
-    assert!(refused.to_string().contains("max_connections: 7"), "{refused}");
+    assert!(refused.to_string().contains("max_connections: 5000 (4096 at"), "{refused}");
     assert_eq!(control.config(), (config(Permission::Deny), 2));
     let tenants = control.replace(config(Permission::Allow).for_tenant(), None).unwrap_err();
     assert!(tenants.to_string().contains("profile"), "{tenants}");
+}
+
+#[test]
+fn numbers_of_flows_go_down_and_up_again_and_what_each_buffers_stays() {
+    let limited = |tcp: u32| {
+        let mut config = config(Permission::Allow);
+        (config.max_connections, config.max_buffered_bytes) = (Some(tcp), Some(1024 * 1024));
+        config
+    };
+    let (mut network, control, runtime) = network(limited(8));
+    network.try_start(runtime.handle().clone()).unwrap();
+    // Alone it would have buffers of other sizes, for which there is no memory.
+    control.replace(limited(1), None).unwrap();
+    control.replace(limited(8), None).unwrap();
+    let refused = control.replace(limited(9), None).unwrap_err().to_string();
+    assert!(refused.contains("max_connections: 9 (8 at the start)"), "{refused}");
+    assert_eq!(control.config(), (limited(8), 3));
 }
 
 fn with_secret(value: Option<&str>, host: &str) -> NetworkConfig {
@@ -94,7 +111,7 @@ fn a_secret_without_a_value_keeps_the_one_it_has_also_one_that_was_rotated() {
     assert!(!shown.contains("third"), "{shown}");
     // What the engine refuses leaves the secrets as they are.
     let mut other = with_secret(Some("x"), "a.test");
-    other.max_connections = Some(7);
+    other.max_connections = Some(5000);
     control.replace(other, None).unwrap_err();
     assert_eq!(values(), ["third"]);
     let mut none = with_secret(None, "a.test");
@@ -102,6 +119,56 @@ fn a_secret_without_a_value_keeps_the_one_it_has_also_one_that_was_rotated() {
     control.replace(none, None).unwrap();
     assert_eq!(values(), [""; 0]);
     control.replace(with_secret(None, "a.test"), None).unwrap_err();
+}
+
+#[test]
+fn the_authority_that_the_guest_trusts_outlasts_every_change_and_files_bring_another() {
+    let folder = std::env::temp_dir().join(format!("sluicegate-forge-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let with = |tls: serde_json::Value| {
+        NetworkConfig::from_json(&serde_json::json!({ "tls": tls }).to_string()).unwrap()
+    };
+    let files =
+        serde_json::json!({ "cert_path": folder.join("ca"), "key_path": folder.join("key") });
+    let filed = || with(serde_json::json!({ "enabled": true, "intercept_ca": files }));
+    let plain = || with(serde_json::json!({ "enabled": true }));
+    let none = || with(serde_json::json!({ "enabled": false }));
+    let (mut network, control, runtime) = network(none());
+    network.try_start(runtime.handle().clone()).unwrap();
+    assert_eq!(network.ca_cert_pem(), None);
+    control.replace(plain(), None).unwrap();
+    let own = network.ca_cert_pem().unwrap();
+    let other = with(serde_json::json!({ "enabled": true, "verify_upstream": false,
+        "intercepted_ports": [443, 8443], "bypass": ["*.bank.test"] }));
+    control.replace(other, None).unwrap();
+    assert_eq!(network.ca_cert_pem().unwrap(), own);
+    control.replace(none(), None).unwrap();
+    assert_eq!(network.ca_cert_pem(), None, "nobody signs");
+    control.replace(filed(), None).unwrap();
+    let written = std::fs::read(folder.join("ca")).unwrap();
+    assert!(network.ca_cert_pem().unwrap() == written && written != own);
+    // What is there now is not looked at, as the guest trusts what was.
+    std::fs::write(folder.join("ca"), "something else").unwrap();
+    let mut again = filed();
+    again.tls.block_quic_on_intercept = false;
+    control.replace(again, None).unwrap();
+    assert_eq!(network.ca_cert_pem().unwrap(), written);
+    control.replace(plain(), None).unwrap();
+    assert_eq!(network.ca_cert_pem().unwrap(), own);
+    let before = control.config();
+    let mut missing = plain();
+    missing.tls.upstream_ca_cert = vec![folder.join("nowhere")];
+    missing.policy = PolicyConfig::without_rules(Permission::Deny, Permission::Deny);
+    let refused = control.replace(missing, None).unwrap_err();
+    assert!(matches!(&refused, Error::Authority(_)), "{refused}");
+    let mut broken = filed();
+    broken.tls.intercept_ca.cert_path = Some(folder.join("key"));
+    assert!(matches!(control.replace(broken, None), Err(Error::Authority(_))));
+    let mut large = filed();
+    large.max_connections = Some(5000);
+    assert!(matches!(control.replace(large, None), Err(Error::Config(_))));
+    assert!(control.config() == before && network.ca_cert_pem().unwrap() == own);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

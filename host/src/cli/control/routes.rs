@@ -68,12 +68,11 @@ struct Refused(StatusCode, String);
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         let status = match &error {
-            Error::Config(_) | Error::Load(_) => StatusCode::BAD_REQUEST,
+            Error::Config(_) | Error::Load(_) | Error::Authority(_) => StatusCode::BAD_REQUEST,
             Error::Publish { .. } => StatusCode::CONFLICT,
             Error::Conflict { .. } => StatusCode::PRECONDITION_FAILED,
             Error::NotRunning | Error::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Error::Authority(_)
-            | Error::Slot(_)
+            Error::Slot(_)
             | Error::BackendTaken
             | Error::AlreadyStarted
             | Error::Machine { .. }

@@ -86,7 +86,7 @@ fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
         Wrong::Padded => page::padded(name),
         Wrong::Elsewhere(said) => {
             let incident = Incident::Authority { said };
-            exchange.interceptor.reporter.tell(&exchange.call, incident);
+            exchange.interceptor.lasting.reporter.tell(&exchange.call, incident);
             page::misdirected(name)
         }
     })
@@ -97,7 +97,7 @@ impl Exchange {
     /// comes back is to be kept meanwhile.
     fn may_hold(&self, body: &Incoming) -> Option<SemaphorePermit<'_>> {
         let len = body.size_hint().exact().filter(|len| *len <= HELD_BODY_BYTES_MAX)?;
-        self.interceptor.held.try_acquire_many(u32::try_from(len).ok()?).ok()
+        self.interceptor.lasting.held.try_acquire_many(u32::try_from(len).ok()?).ok()
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) enum Identity {
 
 /// The certificates of one network.
 pub(crate) struct Leaves {
-    authority: Authority,
+    authority: Arc<Authority>,
     key: LeafKey,
     validity: Duration,
     made: Mutex<LruCache<Identity, Leaf>>,
@@ -47,7 +47,7 @@ struct Leaf {
 
 impl Leaves {
     pub(crate) fn new(
-        authority: Authority,
+        authority: Arc<Authority>,
         cache: LeafCacheConfig,
     ) -> Result<Self, AuthorityError> {
         let capacity = NonZeroUsize::new(cache.capacity).unwrap_or(NonZeroUsize::MIN);
@@ -59,9 +59,9 @@ impl Leaves {
         })
     }
 
-    /// The authority's certificate, as PEM.
-    pub(crate) fn authority_pem(&self) -> &str {
-        self.authority.pem()
+    /// Who signs them.
+    pub(crate) const fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 
     /// The certificate of `identity`, with its chain and key.
