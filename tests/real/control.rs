@@ -12,7 +12,7 @@ use crate::guest::{Guest, Setup, sluicegate};
 use crate::needs;
 use crate::process::{self, Finished, Process};
 use crate::servers::{self, Family};
-use crate::tls::Scratch;
+use crate::tls::{self, GOOD, Scratch, Site};
 use crate::waiting::{PATIENCE, now, until};
 
 /// A guest that is served under `config`, and the socket that it is asked at.
@@ -606,4 +606,44 @@ fn top_shows_the_flows_on_a_terminal_and_ends_when_it_is_told() {
     assert_eq!(ended.code, 0, "{ended:?}");
     let pipe = process::run(sluicegate().arg("top").arg("--control").arg(&controlled.socket));
     assert!(pipe.code == 1 && pipe.errors.contains("top needs a terminal"), "{pipe:?}");
+}
+
+#[test]
+fn who_ends_tls_changes_for_connections_that_are_new() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    /// curl's word for a server that nobody whom it trusts has signed.
+    const UNKNOWN_AUTHORITY: i32 = 60;
+    let site = Site::new(&["http/1.1"]);
+    let mut config = tls::config(&site, json!({}));
+    // They are of no use where nothing is intercepted, and refused.
+    config.as_object_mut().unwrap().remove("secrets");
+    let controlled = Controlled::new(config.clone());
+    let resolve = format!("{GOOD}:{}:{}", site.port, controlled.guest.gateway(Family::V4));
+    // It trusts the server's own authority, and not the gateway's.
+    let fetch = || {
+        let mut curl = controlled.guest.command("curl");
+        curl.args(["-sS", "-m", "30", "-o", "/dev/null", "--cacert", site.authority()]);
+        process::run(curl.args(["--resolve", &resolve]).arg(site.url(GOOD, "/"))).code
+    };
+    assert_eq!(fetch(), UNKNOWN_AUTHORITY, "it is intercepted");
+    for (field, value, expected) in [
+        ("bypass", json!([GOOD]), 0),
+        ("bypass", json!([]), UNKNOWN_AUTHORITY),
+        ("intercepted_ports", json!([site.port + 1]), 0),
+        ("intercepted_ports", json!([site.port]), UNKNOWN_AUTHORITY),
+        ("enabled", json!(false), 0),
+        ("enabled", json!(true), UNKNOWN_AUTHORITY),
+    ] {
+        config["tls"][field] = value;
+        let put = controlled.put(&config);
+        assert_eq!((put.code, fetch()), (0, expected), "{field}: {put:?}");
+    }
+    // All of it or nothing.
+    config["tls"]["bypass"] = json!([GOOD]);
+    config["tls"]["upstream_ca_cert"] = json!(["/nowhere/ca.pem"]);
+    let put = controlled.put(&config);
+    assert!(put.code == 1 && put.errors.contains("/nowhere/ca.pem"), "{put:?}");
+    assert_eq!(fetch(), UNKNOWN_AUTHORITY, "nothing has changed");
 }

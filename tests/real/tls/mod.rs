@@ -23,14 +23,14 @@ use serde_json::{Value, json};
 use crate::guest::{ConfigFile, free_slot, open_config, sluicegate};
 use crate::needs;
 use crate::process::{self, Finished};
-use site::{EVIL, Site};
-pub(crate) use site::{Flaw, GOOD, files};
+use site::EVIL;
+pub(crate) use site::{Flaw, GOOD, Site, files};
 
 /// The secret's value, which nobody but the good server may see.
 const VALUE: &str = "sk-live-0123456789abcdef";
 
 /// A configuration under which TLS with `site` ends at the gateway, and the fields of `more`.
-fn config(site: &Site, more: Value) -> Value {
+pub(crate) fn config(site: &Site, more: Value) -> Value {
     let mut config = open_config(json!({
         "tls": {
             "enabled": true,
