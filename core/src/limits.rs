@@ -209,6 +209,11 @@ pub const RUN_SEGMENT_BYTES_MAX: usize = 9216;
 /// Bytes that one flow may give to the guest in one turn.
 pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
 
+/// The same of an engine that shares its thread with others, who wait meanwhile.
+pub const TURN_FRAMES_SHARED_MAX: u32 = 32;
+/// Bytes that one flow of such an engine may give.
+pub const TURN_FLOW_BYTES_SHARED_MAX: usize = 64 * 1024;
+
 /// Bytes of a frame ring where nothing is configured, a power of two.
 pub const RING_BYTES_DEFAULT: usize = 1024 * 1024;
 

@@ -25,7 +25,7 @@ use core::ops::Range;
 use crate::contract::{
     Action, Config, ConfigError, Counters, DatagramKind, Denial, FlowId, Instant, Outside, Refusal,
 };
-use crate::limits::{self, FRAME_BYTES_MAX, TURN_FRAMES_MAX};
+use crate::limits::{self, FRAME_BYTES_MAX};
 use crate::stack::autoconf::Autoconf;
 use crate::stack::capture::Capture;
 use crate::stack::datagram::DatagramSlot;
@@ -41,6 +41,7 @@ use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
 use crate::wire::said::SaidName;
+use turn::TurnMax;
 
 pub use inbound::Inbound;
 use judge::Denials;
@@ -64,6 +65,7 @@ pub struct Engine<'a, R: RingHandle> {
     fragments: Fragments<'a>,
     names: NameTable<'a>,
     turn_frames: u32,
+    turn_max: TurnMax,
     /// How fast the guest may send, where that is limited.
     pace: Option<Pace>,
     /// Each frame of the guest's is looked at: it is limited, or captured.
@@ -175,6 +177,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 &config.seed,
             ),
             turn_frames: 0,
+            turn_max: TurnMax::ALONE,
             pace: config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now)),
             is_watched: config.from_guest_rate.is_some(),
             denials: Denials::default(),
@@ -227,7 +230,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         if let Some(step) = self.denied() {
             return step;
         }
-        while self.turn_frames < TURN_FRAMES_MAX
+        while self.turn_frames < self.turn_max.frames
             && (self.pace.is_none() || !self.is_paced(now))
             && let Some(record) = self.from_guest.read()
         {

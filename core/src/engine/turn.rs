@@ -3,13 +3,42 @@
 
 use super::Engine;
 use crate::contract::{Action, Drop, Instant, WaitReason};
-use crate::limits::TURN_FRAMES_MAX;
+use crate::limits;
 use crate::stack::autoconf::Autoconf;
 use crate::stack::tcp::Egress;
 use crate::store::pace::Pace;
 use crate::store::ring::{Record, RingHandle};
 
+/// What one turn does at most.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TurnMax {
+    /// Frames of the guest that are taken.
+    pub(super) frames: u32,
+    /// Bytes that one flow gives to the guest.
+    pub(super) flow_bytes: usize,
+}
+
+impl TurnMax {
+    /// Of an engine that has its thread for itself.
+    pub(super) const ALONE: Self =
+        Self { frames: limits::TURN_FRAMES_MAX, flow_bytes: limits::TURN_FLOW_BYTES_MAX };
+    const SHARED: Self = Self {
+        frames: limits::TURN_FRAMES_SHARED_MAX,
+        flow_bytes: limits::TURN_FLOW_BYTES_SHARED_MAX,
+    };
+}
+
 impl<R: RingHandle> Engine<'_, R> {
+    /// Makes turns short, for the sake of others that this thread serves, too.
+    pub fn share_thread(&mut self) {
+        self.turn_max = TurnMax::SHARED;
+    }
+
+    /// Bytes that a host should give to the guest on one flow before others have their turn.
+    pub fn turn_flow_bytes_max(&self) -> usize {
+        self.turn_max.flow_bytes
+    }
+
     /// Gives the guest what every waiting flow has for it, and says what to wait for.
     pub(super) fn end_turn(&mut self, now: Instant) -> Action<'static> {
         let mut parked = false;
@@ -26,7 +55,7 @@ impl<R: RingHandle> Engine<'_, R> {
                     self.flows.egressed(true);
                     again = true;
                     rounds += 1;
-                    if rounds >= TURN_FRAMES_MAX {
+                    if rounds >= self.turn_max.frames {
                         break;
                     }
                 }
@@ -41,7 +70,7 @@ impl<R: RingHandle> Engine<'_, R> {
         }
         self.from_guest.release();
         self.out.flush();
-        let more = again || self.turn_frames >= TURN_FRAMES_MAX || self.flows.has_unused();
+        let more = again || self.turn_frames >= self.turn_max.frames || self.flows.has_unused();
         self.turn_frames = 0;
         if more && !parked {
             return Action::Wait { until: Some(now), why: WaitReason::Budget };

@@ -39,6 +39,11 @@ impl Seat {
         Self { patience: Some(patience), has_more: true, ..Self::alone() }
     }
 
+    /// Whether others wait for the thread meanwhile.
+    pub(super) fn is_shared(&self) -> bool {
+        self.patience.is_some()
+    }
+
     /// Waits until `poll` has events, or `timeout` is over.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use mio::{Interest, Registry};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SendFlags;
-use sluicegate_core::limits::{TURN_FLOW_BYTES_MAX, UDP_ROW_DATAGRAMS_MAX};
+use sluicegate_core::limits::UDP_ROW_DATAGRAMS_MAX;
 use sluicegate_core::{DatagramKind, Event, FlowId, Instant, Refusal};
 use socket2::{Protocol, Socket, Type};
 
@@ -182,7 +182,7 @@ impl DatagramFlow {
         now: Instant,
         inbox: &mut Inbox,
     ) -> Served {
-        let mut left = TURN_FLOW_BYTES_MAX;
+        let mut left = engine.turn_flow_bytes_max();
         for _ in 0..TURN_RECEIVES_MAX {
             if inbox.is_empty() && !engine.can_deliver(now) {
                 return Served::NoRoom;

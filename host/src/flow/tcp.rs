@@ -10,7 +10,7 @@ use std::net::{Shutdown, SocketAddr};
 use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
-use sluicegate_core::{Event, FlowId, Instant, Refusal, limits};
+use sluicegate_core::{Event, FlowId, Instant, Refusal};
 use socket2::{SockRef, Type};
 
 use super::{HostEngine, Served, socket, token};
@@ -254,7 +254,7 @@ impl TcpFlow {
 
     /// Reads straight into the engine's buffer, within the flow's budget.
     fn receive(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Served {
-        let mut budget = limits::TURN_FLOW_BYTES_MAX;
+        let mut budget = engine.turn_flow_bytes_max();
         while !self.early.is_empty() {
             let early = &mut self.early;
             let given = engine.give_to_guest(self.id, |space| {

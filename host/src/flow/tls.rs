@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
-use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal, limits};
+use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal};
 use tokio::runtime::Handle;
 
 use super::names::{NameStream, Names, Way};
@@ -160,7 +160,7 @@ impl TlsFlow {
 
     /// `None`: there is no more for now.
     fn receive(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Option<Served> {
-        let mut budget = limits::TURN_FLOW_BYTES_MAX;
+        let mut budget = engine.turn_flow_bytes_max();
         loop {
             let pipe = &mut self.pipe;
             let mut got = Read::Nothing;
