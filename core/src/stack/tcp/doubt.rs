@@ -21,6 +21,7 @@ use core::net::{IpAddr, SocketAddr};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{TcpControl, TcpRepr, TcpSeqNumber};
 
+use super::fit::free;
 use super::{Phase, Segment, Syn, Tcp, TcpSlot};
 use crate::contract::{Drop, Instant};
 use crate::limits;
@@ -106,11 +107,7 @@ impl<'a> Tcp<'a> {
         ends: (IpAddr, IpAddr),
         out: &mut Emitter<'a, R>,
     ) {
-        let Some(free) =
-            self.socket(slot).map(|socket| socket.recv_capacity() - socket.recv_queue())
-        else {
-            return;
-        };
+        let Some(free) = self.socket(slot).map(|socket| free(socket)) else { return };
         let expected = self.slot(slot).expected(free);
         // At the right edge and beyond it, smoltcp answers.
         if (1..free).contains(&(segment.seq.wrapping_sub(expected) as usize)) {
@@ -130,10 +127,8 @@ impl<'a> Tcp<'a> {
         out: &mut Emitter<'a, R>,
     ) -> Result<(), Drop> {
         let is_open = matches!(self.slot(slot).phase, Phase::Open | Phase::Lingering);
-        let Some((state, free)) = self
-            .socket(slot)
-            .filter(|_| is_open)
-            .map(|socket| (socket.state(), socket.recv_capacity() - socket.recv_queue()))
+        let Some((state, free)) =
+            self.socket(slot).filter(|_| is_open).map(|socket| (socket.state(), free(socket)))
         else {
             return Err(Drop::Redundant);
         };

@@ -5,7 +5,7 @@
 //! beyond a FIN; it overlooks a FIN whose bytes have all come before; and a reset with a text (RFC
 //! 9293 3.10.7.4) it judges as if the text were data.
 
-use super::{Segment, Tcp, TcpSlot};
+use super::{Segment, Socket, Tcp, TcpSlot};
 
 /// A segment as smoltcp is to see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,11 @@ pub(crate) struct Fit {
     /// Bytes of payload that remain, from its start.
     pub(crate) len: usize,
     pub(crate) fin: bool,
+}
+
+/// Bytes of the receive buffer that hold nothing.
+pub(super) fn free(socket: &Socket<'_>) -> usize {
+    socket.recv_capacity() - socket.recv_queue()
 }
 
 impl TcpSlot<'_> {
@@ -33,7 +38,7 @@ impl Tcp<'_> {
     /// Constant.
     #[allow(clippy::cast_possible_truncation, reason = "payloads are below 2^16")]
     pub(crate) fn fit(&mut self, slot: u32, segment: &Segment) -> Option<Fit> {
-        let free = self.socket(slot).map(|socket| socket.recv_capacity() - socket.recv_queue())?;
+        let free = self.socket(slot).map(|socket| free(socket))?;
         let flow = self.slot(slot);
         if segment.payload_len == 0 {
             return None;

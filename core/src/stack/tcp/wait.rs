@@ -12,6 +12,7 @@ use core::net::SocketAddr;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{EthernetProtocol, TcpControl, TcpRepr, TcpSeqNumber};
 
+use super::fit::free;
 use super::{Held, Phase, Tcp, TcpSlot, smol};
 use crate::contract::Instant;
 use crate::limits;
@@ -91,9 +92,8 @@ impl<'a> Tcp<'a> {
         (guest, outside): (SocketAddr, SocketAddr),
         out: &mut Emitter<'a, R>,
     ) {
-        let (queue, free) = self.socket(slot).map_or((0, 0), |socket| {
-            (socket.send_queue(), socket.recv_capacity() - socket.recv_queue())
-        });
+        let (queue, free) =
+            self.socket(slot).map_or((0, 0), |socket| (socket.send_queue(), free(socket)));
         let flow = self.slot(slot);
         if flow.nudge_at().is_none_or(|at| at > now) {
             return;
