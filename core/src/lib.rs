@@ -34,7 +34,7 @@ pub use contract::{
     FlowId, FlowInfo, FlowState, Group, Instant, Link, Offload, Outside, Permission, Policy,
     PortRange, Profile, Protocol, Protocols, Rate, Refusal, Rule, TransportChecksum, WaitReason,
 };
-pub use engine::{Engine, Inbound, Memory, MemoryLen, QueryStep};
+pub use engine::{Engine, FrameBudget, Inbound, Memory, MemoryLen, QueryStep, TurnMax};
 pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};
 pub use rule::place::{Place, Site};
 pub use rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};

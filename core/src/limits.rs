@@ -71,8 +71,8 @@ pub const TCP_UNANSWERED_MS_MAX: u64 = 120_000;
 /// An acknowledgement waits so long for an answer that can carry it (RFC 9293 3.8.6.3: less than
 /// half a second).
 pub const TCP_ACK_DELAY_MS: u64 = 20;
-/// Guest and outside have taken turns so often before an acknowledgement waits.
-pub const TCP_TURNS_MIN: u8 = 4;
+/// Guest and outside have taken turns so often before it is believed that they go on.
+pub const TURNS_MIN: u8 = 4;
 /// A flow whose guest owes an acknowledgement is nudged after this time, then at twice that, and so
 /// on: well after the first repetition (RFC 6298 2.4).
 pub const TCP_NUDGE_MS: u64 = 2000;
@@ -209,10 +209,17 @@ pub const RUN_SEGMENT_BYTES_MAX: usize = 9216;
 /// Bytes that one flow may give to the guest in one turn.
 pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
 
-/// The same of an engine that shares its thread with others, who wait meanwhile.
-pub const TURN_FRAMES_SHARED_MAX: u32 = 32;
-/// Bytes that one flow of such an engine may give.
-pub const TURN_FLOW_BYTES_SHARED_MAX: usize = 64 * 1024;
+/// Bytes of the frames that one turn takes; it ends behind the frame that reaches them.
+pub const TURN_FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// The same of a turn that somebody waits for: another engine of the same thread, or the guest
+/// itself, for an answer.
+pub const TURN_FRAMES_SHORT_MAX: u32 = 32;
+/// Bytes of the frames that such a turn takes.
+pub const TURN_FRAME_BYTES_SHORT_MAX: usize = 64 * 1024;
+/// Bytes that one flow may give in such a turn.
+pub const TURN_FLOW_BYTES_SHORT_MAX: usize = 64 * 1024;
+/// For so long turns stay short after the guest has taken turns with somebody.
+pub const TURN_SHORT_MS: u64 = 1000;
 
 /// Bytes of a frame ring where nothing is configured, a power of two.
 pub const RING_BYTES_DEFAULT: usize = 1024 * 1024;

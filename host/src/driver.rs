@@ -46,9 +46,6 @@ const LINK: Token = Token(usize::MAX - 1);
 const OWN_ADDRESSES: Token = Token(usize::MAX - 2);
 /// The token of the first published port; flows have lower ones.
 const PORTS: usize = usize::MAX - 4096;
-/// Frames that a link may bring in one turn, and those on a thread that others share.
-const LINK_FRAMES_MAX: u32 = 128;
-const LINK_FRAMES_SHARED_MAX: u32 = 32;
 
 /// The ports that a driver begins with.
 pub(crate) type Listeners = Vec<(usize, Listener)>;
@@ -154,11 +151,6 @@ impl Driver {
             published: driver.published,
             stop: driver.stop,
             link_is_ready: true,
-            link_frames_max: if seat.is_shared() {
-                LINK_FRAMES_SHARED_MAX
-            } else {
-                LINK_FRAMES_MAX
-            },
         };
         turns.run(&mut seat).await
     }
@@ -196,7 +188,6 @@ struct Loop<'a> {
     stop: Arc<AtomicBool>,
     /// The link may have more frames than were taken.
     link_is_ready: bool,
-    link_frames_max: u32,
 }
 
 impl Loop<'_> {
@@ -243,7 +234,7 @@ impl Loop<'_> {
             && !self.engine.is_paced(now)
         {
             self.link_is_ready = link
-                .receive(from_guest, self.link_frames_max)
+                .receive(from_guest, self.engine.turn_max().frames)
                 .map_err(Error::machine("reading the guest's link"))?;
         }
         Ok(())

@@ -53,7 +53,8 @@ pub use network::{ActivationHandle, SmoltcpNetwork};
 pub use rings::{HeapRing, RingConsumer, RingProducer};
 pub use service::secrets::SecretsHandle;
 pub use sluicegate_core::{
-    By, Cidr, DenialReason, Direction, FlowState, Group, Permission, PortRange, Profile, Protocol,
+    By, Cidr, DenialReason, Direction, FlowState, FrameBudget, Group, Permission, PortRange,
+    Profile, Protocol,
 };
 pub use snapshot::Snapshot;
 pub use termination::TerminationHandle;

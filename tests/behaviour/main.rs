@@ -37,6 +37,7 @@ mod tcp_runs;
 mod tcp_segments;
 mod tcp_timers;
 mod tcp_turns;
+mod turns;
 mod udp;
 
 use core::net::{IpAddr, SocketAddr};

@@ -3,7 +3,6 @@
 use sim::frame::{self, OUTSIDE_V4, OUTSIDES};
 use sim::guest::Script;
 use sim::{Message, Pattern, Piece, Room, World, reassemble};
-use sluicegate_core::limits::{TURN_FRAMES_MAX, TURN_FRAMES_SHARED_MAX};
 use sluicegate_core::{Drop, WaitReason};
 
 use crate::at;
@@ -163,28 +162,6 @@ fn a_datagram_for_which_there_is_room_arrives_whole() {
             }
             assert_eq!((whole, sent > 0), (sent, true));
         }
-    }
-}
-
-#[test]
-fn a_turn_has_a_budget_and_comes_back_for_the_rest() {
-    for (shares, budget) in [(false, TURN_FRAMES_MAX), (true, TURN_FRAMES_SHARED_MAX)] {
-        let mut room = Room::plain().with_rings(1 << 20);
-        let mut world = room.world();
-        if shares {
-            world.engine.share_thread();
-        }
-        let frame = frame::udp(1000, at(OUTSIDE_V4, 0), b"x");
-        for _ in 0..=budget {
-            assert!(world.push(&frame));
-        }
-        let now = world.now();
-        let wait = world.engine.poll(now);
-        let expected = sluicegate_core::Action::Wait { until: Some(now), why: WaitReason::Budget };
-        assert_eq!(wait, expected);
-        assert_eq!(world.counters().frames_from_guest, u64::from(budget));
-        world.run();
-        assert_eq!(world.counters().frames_from_guest, u64::from(budget) + 1);
     }
 }
 

@@ -5,14 +5,14 @@ use core::net::IpAddr;
 use sim::frame::OUTSIDES;
 use sim::guest::Script;
 use sim::{Room, World};
-use sluicegate_core::limits::{TCP_ACK_DELAY_MS, TCP_TURNS_MIN};
+use sluicegate_core::limits::{TCP_ACK_DELAY_MS, TURNS_MIN};
 
 use crate::at;
 
 /// Has guest and outside take turns until an acknowledgement would wait for the next answer.
 fn take_turns(world: &mut World<'_>, script: &mut Script) {
     script.acknowledges = false;
-    for turn in 0..TCP_TURNS_MIN {
+    for turn in 0..TURNS_MIN {
         script.say(world, 0, b"question");
         assert_eq!(script.acked, script.next, "turn {turn}: at once, as nothing is known yet");
         world.give(b"answer");
@@ -49,7 +49,7 @@ fn where_turns_are_taken_the_answer_carries_the_acknowledgement() {
             assert_eq!(script.seen.len(), seen + 1, "one frame says both");
             assert_eq!(script.acked, script.next);
         }
-        assert_eq!(world.stream().received.len(), 8 * (10 + usize::from(TCP_TURNS_MIN)));
+        assert_eq!(world.stream().received.len(), 8 * (10 + usize::from(TURNS_MIN)));
     });
 }
 

@@ -233,8 +233,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
         let (whole, end) = trim(ends, segment, fit, whole)?;
         self.tcp.ingress(now, (slot, segment, end), whole, &mut self.out);
-        self.flows.needs_attention(slot);
-        self.flows.needs_egress(slot);
+        self.fed(now, slot);
         Ok(())
     }
 
@@ -389,7 +388,10 @@ impl<R: RingHandle> Engine<'_, R> {
         let own = self.datagrams.made(slot - self.flows.datagrams_start());
         let own = own.expect("because there is one for each flow");
         own.sent(now, transport);
-        let deadline = own.deadline(kind);
+        let (deadline, takes_turns) = (own.deadline(kind), own.takes_turns());
+        if takes_turns {
+            self.guest_waits(now);
+        }
         self.timers.set(slot, Some(deadline));
         self.flows.touch(slot);
         self.flows.account_mut(slot).from_guest_bytes += payload.len() as u64;

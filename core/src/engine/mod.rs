@@ -41,7 +41,8 @@ use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
 use crate::wire::said::SaidName;
-use turn::TurnMax;
+use turn::Waiting;
+pub use turn::{FrameBudget, TurnMax};
 
 pub use inbound::Inbound;
 use judge::Denials;
@@ -64,8 +65,9 @@ pub struct Engine<'a, R: RingHandle> {
     datagrams: Slots<'a, DatagramSlot>,
     fragments: Fragments<'a>,
     names: NameTable<'a>,
-    turn_frames: u32,
+    turn_left: FrameBudget,
     turn_max: TurnMax,
+    waiting: Waiting,
     /// How fast the guest may send, where that is limited.
     pace: Option<Pace>,
     /// Each frame of the guest's is looked at: it is limited, or captured.
@@ -176,8 +178,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
                 memory.name_buckets,
                 &config.seed,
             ),
-            turn_frames: 0,
-            turn_max: TurnMax::ALONE,
+            turn_left: TurnMax::LONG.frames,
+            turn_max: TurnMax::LONG,
+            waiting: Waiting::default(),
             pace: config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now)),
             is_watched: config.from_guest_rate.is_some(),
             denials: Denials::default(),
@@ -230,11 +233,11 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         if let Some(step) = self.denied() {
             return step;
         }
-        while self.turn_frames < self.turn_max.frames
+        while !self.turn_left.is_spent()
             && (self.pace.is_none() || !self.is_paced(now))
             && let Some(record) = self.from_guest.read()
         {
-            self.turn_frames += 1;
+            self.turn_left.take(record.len());
             if let Some(step) = self.ingest(now, record) {
                 return step;
             }

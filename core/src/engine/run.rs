@@ -134,6 +134,15 @@ impl<R: RingHandle> Engine<'_, R> {
         }
     }
 
+    /// The flow in `slot` has got a segment.
+    pub(super) fn fed(&mut self, now: Instant, slot: u32) {
+        self.flows.needs_attention(slot);
+        self.flows.needs_egress(slot);
+        if self.tcp.takes_turns(slot) {
+            self.guest_waits(now);
+        }
+    }
+
     /// Gives the flow in `slot` the bytes that were put together.
     fn feed_run(
         &mut self,
@@ -153,8 +162,7 @@ impl<R: RingHandle> Engine<'_, R> {
         write_tcp_header(&segment, packet.get_mut(ip_len..).unwrap_or(&mut []));
         let (packet, end) = trim(ends, &segment, fit, packet)?;
         self.tcp.ingress(now, (slot, &segment, end), packet, &mut self.out);
-        self.flows.needs_attention(slot);
-        self.flows.needs_egress(slot);
+        self.fed(now, slot);
         Ok(())
     }
 }

@@ -9,34 +9,92 @@ use crate::stack::tcp::Egress;
 use crate::store::pace::Pace;
 use crate::store::ring::{Record, RingHandle};
 
-/// What one turn does at most.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TurnMax {
-    /// Frames of the guest that are taken.
-    pub(super) frames: u32,
+/// What one turn does at most. A long one costs the least for each byte; a short one is for the
+/// sake of who waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnMax {
+    /// What is taken of the guest.
+    pub frames: FrameBudget,
     /// Bytes that one flow gives to the guest.
-    pub(super) flow_bytes: usize,
+    pub flow_bytes: usize,
 }
 
 impl TurnMax {
-    /// Of an engine that has its thread for itself.
-    pub(super) const ALONE: Self =
-        Self { frames: limits::TURN_FRAMES_MAX, flow_bytes: limits::TURN_FLOW_BYTES_MAX };
-    const SHARED: Self = Self {
-        frames: limits::TURN_FRAMES_SHARED_MAX,
-        flow_bytes: limits::TURN_FLOW_BYTES_SHARED_MAX,
+    pub(super) const LONG: Self = Self {
+        frames: FrameBudget::new(limits::TURN_FRAMES_MAX, limits::TURN_FRAME_BYTES_MAX),
+        flow_bytes: limits::TURN_FLOW_BYTES_MAX,
+    };
+    const SHORT: Self = Self {
+        frames: FrameBudget::new(limits::TURN_FRAMES_SHORT_MAX, limits::TURN_FRAME_BYTES_SHORT_MAX),
+        flow_bytes: limits::TURN_FLOW_BYTES_SHORT_MAX,
     };
 }
 
-impl<R: RingHandle> Engine<'_, R> {
-    /// Makes turns short, for the sake of others that this thread serves, too.
-    pub fn share_thread(&mut self) {
-        self.turn_max = TurnMax::SHARED;
+/// So many frames, and so many bytes of them; the last frame may go beyond those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameBudget {
+    frames: u32,
+    bytes: usize,
+}
+
+impl FrameBudget {
+    /// A budget of `frames` frames, of which no further one is taken after `bytes` bytes.
+    pub const fn new(frames: u32, bytes: usize) -> Self {
+        Self { frames, bytes }
     }
 
-    /// Bytes that a host should give to the guest on one flow before others have their turn.
-    pub fn turn_flow_bytes_max(&self) -> usize {
-        self.turn_max.flow_bytes
+    /// Frames that are left.
+    pub const fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Whether no further frame is taken.
+    #[inline]
+    pub const fn is_spent(&self) -> bool {
+        self.frames == 0 || self.bytes == 0
+    }
+
+    /// A frame of `len` bytes is taken.
+    #[inline]
+    pub const fn take(&mut self, len: usize) {
+        self.frames = self.frames.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(len);
+    }
+}
+
+/// Who waits for a turn's end.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Other engines, whom this thread serves, too.
+    others: bool,
+    /// Until when the guest is taken to wait for an answer that it can't go on without.
+    guest_until: Instant,
+}
+
+impl<R: RingHandle> Engine<'_, R> {
+    /// Makes every turn short, for the sake of others that this thread serves, too.
+    pub fn share_thread(&mut self) {
+        self.waiting.others = true;
+        self.turn_max = TurnMax::SHORT;
+        self.turn_left = self.turn_max.frames;
+    }
+
+    /// What this turn does at most; a host should take no more from a link, and give no more to
+    /// the guest on one flow, before others have their turn. It is less where this thread serves
+    /// others, and for a while after the guest has taken turns with somebody.
+    pub fn turn_max(&self) -> TurnMax {
+        self.turn_max
+    }
+
+    /// The guest has said what it waits for an answer to.
+    pub(super) fn guest_waits(&mut self, now: Instant) {
+        self.waiting.guest_until = now.plus_millis(limits::TURN_SHORT_MS);
+    }
+
+    fn next_turn(&mut self, now: Instant) {
+        let is_waited_for = self.waiting.others || now < self.waiting.guest_until;
+        self.turn_max = if is_waited_for { TurnMax::SHORT } else { TurnMax::LONG };
+        self.turn_left = self.turn_max.frames;
     }
 
     /// Gives the guest what every waiting flow has for it, and says what to wait for.
@@ -55,7 +113,7 @@ impl<R: RingHandle> Engine<'_, R> {
                     self.flows.egressed(true);
                     again = true;
                     rounds += 1;
-                    if rounds >= self.turn_max.frames {
+                    if rounds >= self.turn_max.frames.frames() {
                         break;
                     }
                 }
@@ -70,8 +128,8 @@ impl<R: RingHandle> Engine<'_, R> {
         }
         self.from_guest.release();
         self.out.flush();
-        let more = again || self.turn_frames >= self.turn_max.frames || self.flows.has_unused();
-        self.turn_frames = 0;
+        let more = again || self.turn_left.is_spent() || self.flows.has_unused();
+        self.next_turn(now);
         if more && !parked {
             return Action::Wait { until: Some(now), why: WaitReason::Budget };
         }

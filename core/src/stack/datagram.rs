@@ -14,6 +14,7 @@ use crate::wire::classify::protocol;
 use crate::wire::reply::Quote;
 
 use super::device::Parts;
+use super::turns::Turns;
 
 /// One UDP or echo flow.
 #[derive(Debug, Clone, Copy)]
@@ -22,10 +23,11 @@ pub struct DatagramSlot {
     /// What the last datagram of the guest began with, to be quoted in errors.
     head: [u8; 8],
     len: u16,
+    turns: Turns,
 }
 
 impl Slot for DatagramSlot {
-    const FREE: Self = Self { used: Instant::ZERO, head: [0; 8], len: 0 };
+    const FREE: Self = Self { used: Instant::ZERO, head: [0; 8], len: 0, turns: Turns::NONE };
 }
 
 impl DatagramSlot {
@@ -37,11 +39,18 @@ impl DatagramSlot {
         }
         // A transport part is below 2^16.
         self.len = transport.len() as u16;
+        self.turns.guest_spoke();
     }
 
     /// Notes a datagram for the guest.
     pub(crate) fn received(&mut self, now: Instant) {
         self.used = now;
+        self.turns.outside_spoke();
+    }
+
+    /// Whether guest and outside take turns.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.turns.are_taken()
     }
 
     /// When the flow ends unless something passes.

@@ -5,4 +5,5 @@ pub(crate) mod capture;
 pub(crate) mod datagram;
 pub(crate) mod device;
 pub(crate) mod tcp;
+pub(crate) mod turns;
 pub(crate) mod watch;

@@ -27,6 +27,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant as SmolInstant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpControl, TcpRepr, TcpSeqNumber};
 
+use self::ack_delay::AckDelay;
 use self::held::Look;
 use super::device::{Emitter, Port, SUPER_SEGMENT_BYTES_MAX, Shape};
 use crate::contract::Instant;
@@ -37,6 +38,7 @@ use crate::store::slots::{Slot, SlotMemory, Slots};
 use crate::wire::classify::Segment;
 use crate::wire::reply;
 
+mod ack_delay;
 mod call;
 mod doubt;
 mod fit;
@@ -45,7 +47,6 @@ mod host;
 mod memory;
 mod pages;
 mod syn;
-mod turns;
 mod wait;
 
 pub(crate) use doubt::Acceptable;
@@ -55,7 +56,6 @@ pub(crate) use host::Say;
 pub use memory::SocketCell;
 pub(crate) use memory::TcpMemory;
 pub(crate) use syn::Syn;
-use turns::Turns;
 
 /// Passes over one flow before the next has its turn.
 const EGRESS_PASSES_MAX: usize = 16;
@@ -110,8 +110,7 @@ pub struct TcpSlot<'a> {
     is_inbound: bool,
     /// The guest has yet to answer our SYN.
     is_calling: bool,
-    /// Whose turn it was, and whether an acknowledgement waits for an answer.
-    turns: Turns,
+    ack_delay: AckDelay,
     /// What is waited for before the host gets the guest's bytes.
     look: Look,
     /// When the phase began.
@@ -147,7 +146,7 @@ impl Slot for TcpSlot<'_> {
         nudges: 0,
         is_inbound: false,
         is_calling: false,
-        turns: Turns::NONE,
+        ack_delay: AckDelay::NONE,
         look: Look::NONE,
         since: Instant::ZERO,
         heard: Instant::ZERO,
@@ -377,7 +376,7 @@ impl<'a> Tcp<'a> {
             .map_or((0, State::Closed), |socket| (socket.send_queue(), socket.state()));
         let flow = self.slot(slot);
         flow.heard = now;
-        flow.turns.guest_spoke(now, segment.payload_len, flow.shape.segment_bytes);
+        flow.ack_delay.guest_spoke(now, segment.payload_len, flow.shape.segment_bytes);
         if end.wrapping_sub(flow.reached).cast_signed() > 0 {
             flow.reached = end;
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use sim::core::Offload;
+use sim::core::{FrameBudget, Offload};
 use sim::load::{Heading, Lean};
 use sluicegate_host::adapter::GuestLink;
 use sluicegate_host::{RingConsumer, RingProducer};
@@ -215,17 +215,22 @@ impl GuestLink for Guest {
         self.bell.0.as_fd()
     }
 
-    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
+    fn receive(
+        &mut self,
+        from_guest: &mut RingProducer,
+        mut budget: FrameBudget,
+    ) -> io::Result<bool> {
         while let Ok(job) = self.jobs.try_recv() {
             self.begin(job);
         }
-        for _ in 0..frames_max {
+        while !budget.is_spent() {
             if !self.has_news() {
                 return Ok(false);
             }
             if self.speak(from_guest).is_none() {
                 return Ok(true);
             }
+            budget.take(SEGMENT_BYTES.into());
         }
         Ok(true)
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketAddrUnix, recvfrom};
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
-use sluicegate_core::{Cut, Offload, Piece, Record};
+use sluicegate_core::{Cut, FrameBudget, Offload, Piece, Record};
 use socket2::{SockAddr, SockRef, Type};
 
 use super::GuestLink;
@@ -107,11 +107,16 @@ impl GuestLink for DatagramLink {
 
     /// # Cost
     /// One call a frame, straight into the ring, and one that finds nothing.
-    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
-        for _ in 0..frames_max {
+    fn receive(
+        &mut self,
+        from_guest: &mut RingProducer,
+        mut budget: FrameBudget,
+    ) -> io::Result<bool> {
+        while !budget.is_spent() {
             let Some(space) = from_guest.reserve(FRAME_BYTES_MAX) else { return Ok(true) };
             match recvfrom(&self.socket, space, RecvFlags::TRUNC) {
                 Ok((_, len, from)) => {
+                    budget.take(len);
                     let from = from.and_then(|from| SocketAddrUnix::try_from(from).ok());
                     let path = from.as_ref().and_then(|from| from.path());
                     if let Some(path) = path {
@@ -176,7 +181,7 @@ mod tests {
             assert_eq!(machine.send_to(&vec![7; len], &ours).unwrap(), len);
         }
         link.socket.set_nonblocking(true).unwrap();
-        assert!(!link.receive(&mut from_guest, 10).unwrap());
+        assert!(!link.receive(&mut from_guest, FrameBudget::new(10, usize::MAX)).unwrap());
         let lens: Vec<usize> =
             std::iter::from_fn(|| frames.read()).map(|record| record.len()).collect();
         assert_eq!(lens, [FRAME_BYTES_MAX]);

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use sluicegate_core::FrameBudget;
+
 use crate::rings::{RingConsumer, RingProducer};
 
 pub mod datagram;
@@ -19,12 +21,12 @@ pub trait GuestLink: Send {
     /// edges.
     fn as_fd(&self) -> BorrowedFd<'_>;
 
-    /// Moves up to `frames_max` frames from the guest into `from_guest`. `Ok(true)`: more may wait,
+    /// Moves frames from the guest into `from_guest`, as many as `budget` has. `Ok(true)`: more may wait,
     /// as the budget is spent or the ring is full; `Ok(false)`: the descriptor will tell.
     ///
     /// # Errors
     /// Only what ends the link: the network ends with it.
-    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool>;
+    fn receive(&mut self, from_guest: &mut RingProducer, budget: FrameBudget) -> io::Result<bool>;
 
     /// Moves the frames of `to_guest` to the guest, releasing as it goes. `Ok(true)`: the link
     /// takes no more for now, and the descriptor will tell when it does.

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
-use sluicegate_core::{Cut, Offload};
+use sluicegate_core::{Cut, FrameBudget, Offload};
 use socket2::Type;
 
 use super::GuestLink;
@@ -228,16 +228,15 @@ impl Peer {
         }
     }
 
-    /// Moves up to `frames_max` frames into the ring; true: more may wait.
-    fn receive(&mut self, ring: &mut RingProducer, frames_max: u32) -> Result<bool, Parted> {
-        let mut left = frames_max;
+    /// Moves frames into the ring, as many as `left` has; true: more may wait.
+    fn receive(&mut self, ring: &mut RingProducer, mut left: FrameBudget) -> Result<bool, Parted> {
         loop {
             while let Some(frame) = self.incoming.frame()? {
-                if left == 0 || !ring.push(frame, Offload::NONE) {
+                let len = frame.len();
+                if left.is_spent() || !ring.push(frame, Offload::NONE) {
                     return Ok(true);
                 }
-                left -= 1;
-                let len = frame.len();
+                left.take(len);
                 self.incoming.skip(LENGTH_BYTES + len);
             }
             if !self.is_readable {
@@ -361,10 +360,10 @@ impl GuestLink for StreamLink {
     /// # Cost
     /// One `read(2)` for as many frames as are there, one that finds nothing, and a look at the
     /// epoll; a copy of each frame.
-    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
+    fn receive(&mut self, from_guest: &mut RingProducer, budget: FrameBudget) -> io::Result<bool> {
         let knocks = self.look()?;
         let Some(peer) = &mut self.peer else { return Ok(knocks) };
-        let received = peer.receive(from_guest, frames_max);
+        let received = peer.receive(from_guest, budget);
         from_guest.flush();
         match received {
             Ok(more) => Ok(more || knocks),

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
-use sluicegate_core::{Cut, Offload, Record};
+use sluicegate_core::{Cut, FrameBudget, Offload, Record};
 
 use super::GuestLink;
 use super::vnet::{self, VNET_HEADER_BYTES};
@@ -217,8 +217,12 @@ impl GuestLink for Tap {
 
     /// # Cost
     /// One `readv(2)` a frame, and one that finds nothing.
-    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
-        for _ in 0..frames_max {
+    fn receive(
+        &mut self,
+        from_guest: &mut RingProducer,
+        mut budget: FrameBudget,
+    ) -> io::Result<bool> {
+        while !budget.is_spent() {
             let Some(space) = from_guest.reserve(self.read_bytes_max()) else {
                 return Ok(true);
             };
@@ -226,6 +230,7 @@ impl GuestLink for Tap {
                 return Ok(false);
             };
             from_guest.commit(bytes, offload);
+            budget.take(bytes);
         }
         Ok(true)
     }

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::process::{Resource, Rlimit};
 use sluicegate_host::adapter::GuestLink;
-use sluicegate_host::{MetricsHandle, RingConsumer, RingProducer, SmoltcpNetwork};
+use sluicegate_host::{FrameBudget, MetricsHandle, RingConsumer, RingProducer, SmoltcpNetwork};
 use tokio::runtime::Runtime;
 
 use super::failure::{Failure, warn};
@@ -91,8 +91,8 @@ impl<L: GuestLink, F: FnMut() + Send> GuestLink for Watched<L, F> {
         self.link.as_fd()
     }
 
-    fn receive(&mut self, from_guest: &mut RingProducer, frames_max: u32) -> io::Result<bool> {
-        self.link.receive(from_guest, frames_max)
+    fn receive(&mut self, from_guest: &mut RingProducer, budget: FrameBudget) -> io::Result<bool> {
+        self.link.receive(from_guest, budget)
     }
 
     fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool> {

@@ -182,7 +182,7 @@ impl DatagramFlow {
         now: Instant,
         inbox: &mut Inbox,
     ) -> Served {
-        let mut left = engine.turn_flow_bytes_max();
+        let mut left = engine.turn_max().flow_bytes;
         for _ in 0..TURN_RECEIVES_MAX {
             if inbox.is_empty() && !engine.can_deliver(now) {
                 return Served::NoRoom;

@@ -254,7 +254,7 @@ impl TcpFlow {
 
     /// Reads straight into the engine's buffer, within the flow's budget.
     fn receive(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Served {
-        let mut budget = engine.turn_flow_bytes_max();
+        let mut budget = engine.turn_max().flow_bytes;
         while !self.early.is_empty() {
             let early = &mut self.early;
             let given = engine.give_to_guest(self.id, |space| {

@@ -160,7 +160,7 @@ impl TlsFlow {
 
     /// `None`: there is no more for now.
     fn receive(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Option<Served> {
-        let mut budget = engine.turn_flow_bytes_max();
+        let mut budget = engine.turn_max().flow_bytes;
         loop {
             let pipe = &mut self.pipe;
             let mut got = Read::Nothing;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
-use sluicegate_core::{FrameRing, Offload, limits};
+use sluicegate_core::{FrameBudget, FrameRing, Offload, limits};
 
 use super::pieces;
 use crate::adapter::GuestLink;
@@ -61,7 +61,8 @@ pub fn stream(data: &[u8]) {
         }
         // So few at a time that there is often more.
         loop {
-            let more = link.receive(&mut give, 1 + u32::from(cuts) % 8);
+            let more =
+                link.receive(&mut give, FrameBudget::new(1 + u32::from(cuts) % 8, usize::MAX));
             while let Some(record) = take.read() {
                 came.push(take.bytes(&record).to_vec());
                 take.release();

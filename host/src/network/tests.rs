@@ -231,7 +231,11 @@ impl crate::adapter::GuestLink for Faulty {
         std::os::fd::AsFd::as_fd(&self.0)
     }
 
-    fn receive(&mut self, _: &mut crate::rings::RingProducer, _: u32) -> std::io::Result<bool> {
+    fn receive(
+        &mut self,
+        _: &mut crate::rings::RingProducer,
+        _: crate::FrameBudget,
+    ) -> std::io::Result<bool> {
         let mut word = [0; 8];
         match (&self.0).read(&mut word) {
             Ok(_) => panic!("an injected fault"),

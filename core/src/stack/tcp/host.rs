@@ -149,7 +149,7 @@ impl Tcp<'_> {
                 let flow = self.slot(slot);
                 flow.moved(given);
                 if given > 0 {
-                    flow.turns.outside_spoke();
+                    flow.ack_delay.outside_spoke();
                 }
             }
             None => self.slot(slot).wants_room = true,

@@ -53,7 +53,7 @@ impl<'a> Tcp<'a> {
 
     /// When smoltcp next wants to send.
     fn socket_deadline(&mut self, now: Instant, slot: u32) -> Option<Instant> {
-        if let Some(at) = self.slots[slot].turns.ack_at() {
+        if let Some(at) = self.slots[slot].ack_delay.ack_at() {
             return Some(at);
         }
         if self.keeps_waiting(slot) {

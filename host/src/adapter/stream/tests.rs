@@ -38,7 +38,7 @@ fn frames_come_in_whatever_pieces_they_are_written() {
             while !rest.is_empty() {
                 let len = (&theirs).write(rest).unwrap().min(rest.len());
                 rest = &rest[len..];
-                while link.receive(&mut producer, 2).unwrap() {}
+                while link.receive(&mut producer, FrameBudget::new(2, usize::MAX)).unwrap() {}
             }
         }
         seen.extend(frames(&mut consumer));
@@ -55,7 +55,7 @@ fn a_length_that_no_frame_has_ends_its_peer() {
         let (mut producer, mut consumer) = ring();
         (&theirs).write_all(&framed(&[1; 20])).unwrap();
         (&theirs).write_all(&length.to_be_bytes()).unwrap();
-        let error = link.receive(&mut producer, 10).unwrap_err();
+        let error = link.receive(&mut producer, FrameBudget::new(10, usize::MAX)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
         assert_eq!(frames(&mut consumer), [vec![1; 20]], "what came before it counts");
         assert_eq!(link.counts().offenders.load(Ordering::Relaxed), 1);
@@ -76,7 +76,7 @@ fn a_full_ring_leaves_frames_where_they_are() {
     });
     let mut seen = 0;
     while seen < 200 {
-        link.receive(&mut producer, 1000).unwrap();
+        link.receive(&mut producer, FrameBudget::new(1000, usize::MAX)).unwrap();
         for frame in frames(&mut consumer) {
             assert_eq!(frame, vec![u8::try_from(seen).unwrap(); 30_000]);
             seen += 1;

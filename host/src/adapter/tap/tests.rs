@@ -106,7 +106,7 @@ fn a_frame_whose_header_says_what_was_never_offered_is_no_frame() {
     rustix::io::write(&guest, &strange).unwrap();
     rustix::io::write(&guest, &strange[..5]).unwrap();
     put(&guest, &frame(1));
-    tap.receive(&mut producer, 10).unwrap();
+    tap.receive(&mut producer, FrameBudget::new(10, usize::MAX)).unwrap();
     assert_eq!(take(&mut consumer).unwrap(), frame(1));
     assert!(take(&mut consumer).is_none());
 }
@@ -125,8 +125,11 @@ fn frames_of_the_guest_come_whole_and_in_order_up_to_the_budget() {
     for number in 0..5 {
         put(&guest, &frame(number));
     }
-    assert!(tap.receive(&mut producer, 3).unwrap(), "the budget is spent");
-    assert!(!tap.receive(&mut producer, 3).unwrap(), "all are there");
+    assert!(
+        tap.receive(&mut producer, FrameBudget::new(3, usize::MAX)).unwrap(),
+        "the budget is spent"
+    );
+    assert!(!tap.receive(&mut producer, FrameBudget::new(3, usize::MAX)).unwrap(), "all are there");
     for number in 0..5 {
         assert_eq!(take(&mut consumer), Some(frame(number)));
     }
@@ -142,7 +145,7 @@ fn a_full_ring_leaves_frames_where_they_are() {
     }
     let mut seen = 0;
     loop {
-        let more = tap.receive(&mut producer, 100).unwrap();
+        let more = tap.receive(&mut producer, FrameBudget::new(100, usize::MAX)).unwrap();
         while let Some(bytes) = take(&mut consumer) {
             assert_eq!(bytes, frame(seen));
             seen += 1;
@@ -160,7 +163,7 @@ fn a_frame_beyond_the_mtu_shows_itself() {
     let (mut producer, mut consumer) = ring(65_536);
     put(&guest, &[7; 1514]);
     put(&guest, &[7; 1800]);
-    tap.receive(&mut producer, 10).unwrap();
+    tap.receive(&mut producer, FrameBudget::new(10, usize::MAX)).unwrap();
     assert_eq!(take(&mut consumer).unwrap().len(), 1514);
     assert_eq!(take(&mut consumer).unwrap().len(), 1515, "one more than the link allows");
 }

@@ -9,38 +9,34 @@
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 
-use super::{TcpSlot, limits};
+use super::{Tcp, TcpSlot, limits};
 use crate::contract::Instant;
+use crate::stack::turns::Turns;
 
-/// What is known of the turns that guest and outside take.
+/// Whose turn it was, and whether an acknowledgement waits for an answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Turns {
-    /// So many segments of the guest were each answered before the next.
-    in_row: u8,
-    /// The outside has said something since the guest's last data.
-    is_answered: bool,
+pub(super) struct AckDelay {
+    turns: Turns,
     /// Until when the acknowledgement of the guest's last segment waits.
     ack_at: Option<Instant>,
 }
 
-impl Turns {
-    pub(super) const NONE: Self = Self { in_row: 0, is_answered: false, ack_at: None };
+impl AckDelay {
+    pub(super) const NONE: Self = Self { turns: Turns::NONE, ack_at: None };
 
     /// A segment of the guest came with `payload_len` bytes, where a full one has `segment_bytes`.
     pub(super) fn guest_spoke(&mut self, now: Instant, payload_len: usize, segment_bytes: u16) {
         if payload_len == 0 {
             return;
         }
-        self.in_row = if self.is_answered { self.in_row.saturating_add(1) } else { 0 };
-        self.is_answered = false;
-        let is_short = payload_len < usize::from(segment_bytes);
-        let waits = is_short && self.in_row >= limits::TCP_TURNS_MIN;
+        self.turns.guest_spoke();
+        let waits = payload_len < usize::from(segment_bytes) && self.turns.are_taken();
         self.ack_at = waits.then(|| now.plus_millis(limits::TCP_ACK_DELAY_MS));
     }
 
     /// There is data of the outside.
     pub(super) fn outside_spoke(&mut self) {
-        self.is_answered = true;
+        self.turns.outside_spoke();
     }
 
     /// Until when the acknowledgement waits, if it does.
@@ -49,19 +45,26 @@ impl Turns {
     }
 }
 
+impl Tcp<'_> {
+    /// Whether guest and outside take turns on the flow in `slot`.
+    pub(crate) fn takes_turns(&self, slot: u32) -> bool {
+        self.slots[slot].ack_delay.turns.are_taken()
+    }
+}
+
 impl TcpSlot<'_> {
     /// Whether there is nothing to be sent but an acknowledgement that waits.
     pub(super) fn awaits_answer(&mut self, now: Instant) -> bool {
-        let (Some(at), Some(set)) = (self.turns.ack_at, &self.set) else { return false };
+        let (Some(at), Some(set)) = (self.ack_delay.ack_at, &self.set) else { return false };
         let socket = set.get::<Socket<'_>>(SocketHandle::default());
         let has_more = socket.state() != State::Established || socket.send_queue() > 0;
         if !has_more && at > now {
             return true;
         }
         if !has_more {
-            self.turns.in_row = 0;
+            self.ack_delay.turns = Turns::NONE;
         }
-        self.turns.ack_at = None;
+        self.ack_delay.ack_at = None;
         false
     }
 }

@@ -1,0 +1,125 @@
+//! Turns: how much one does, and that it is less where somebody waits for its end.
+
+use sim::frame::{self, OUTSIDE_V4, OUTSIDES};
+use sim::guest::Script;
+use sim::{Pattern, Room, World};
+use sluicegate_core::limits::{
+    FRAME_BYTES_MAX, TURN_FLOW_BYTES_MAX, TURN_FLOW_BYTES_SHORT_MAX, TURN_FRAME_BYTES_SHORT_MAX,
+    TURN_FRAMES_MAX, TURN_FRAMES_SHORT_MAX, TURN_SHORT_MS, TURNS_MIN,
+};
+use sluicegate_core::{Action, WaitReason};
+
+use crate::at;
+
+/// How often there have to be turns before they are short: the first row of them has no answer
+/// before it.
+const EXCHANGES_MIN: u8 = TURNS_MIN + 1;
+
+fn is_short(world: &World<'_>) -> bool {
+    match world.engine.turn_max().flow_bytes {
+        TURN_FLOW_BYTES_SHORT_MAX => true,
+        TURN_FLOW_BYTES_MAX => false,
+        other => panic!("a turn of {other} bytes"),
+    }
+}
+
+/// Frames that the next turn takes of as many as fit, each with `payload_len` bytes.
+fn frames_of_a_turn(world: &mut World<'_>, payload_len: usize) -> u64 {
+    // Nobody is there: what becomes of them does not matter.
+    let frame = frame::udp(1000, at(OUTSIDE_V4, 0), &vec![0; payload_len]);
+    while world.push(&frame) {}
+    let before = world.counters().frames_from_guest;
+    let now = world.now();
+    let wait = world.engine.poll(now);
+    assert_eq!(wait, Action::Wait { until: Some(now), why: WaitReason::Budget });
+    world.counters().frames_from_guest - before
+}
+
+#[test]
+fn a_turn_has_a_budget_and_comes_back_for_the_rest() {
+    let longest = FRAME_BYTES_MAX - 100;
+    for (shares, frames) in [(false, TURN_FRAMES_MAX), (true, TURN_FRAMES_SHORT_MAX)] {
+        let mut room = Room::plain().with_rings(1 << 20);
+        let mut world = room.world();
+        if shares {
+            world.engine.share_thread();
+        }
+        assert_eq!(frames_of_a_turn(&mut world, 1), u64::from(frames));
+        world.run();
+        let taken = world.counters().frames_from_guest;
+        assert!(taken > u64::from(2 * frames), "the rest comes after it: {taken}");
+    }
+    let mut room = Room::plain().with_rings(1 << 20);
+    let mut world = room.world();
+    world.engine.share_thread();
+    let frames = frames_of_a_turn(&mut world, longest);
+    assert_eq!(frames, (TURN_FRAME_BYTES_SHORT_MAX / longest + 1) as u64);
+}
+
+#[test]
+fn turns_are_short_for_a_while_after_guest_and_outside_took_them() {
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        for _ in 0..EXCHANGES_MIN {
+            assert!(!is_short(&world));
+            script.say(&mut world, 0, b"question");
+            world.give(b"answer");
+            script.read(&mut world);
+        }
+        assert!(is_short(&world));
+        world.advance(TURN_SHORT_MS - 1);
+        assert!(is_short(&world), "they may go on");
+        world.advance(1);
+        world.run();
+        assert!(!is_short(&world), "they do not");
+    }
+}
+
+#[test]
+fn turns_are_short_for_datagrams_and_pings_that_wait_for_their_answers() {
+    type Ask = fn(std::net::IpAddr) -> Vec<u8>;
+    let asks: [Ask; 2] = [
+        |outside| frame::udp(1000, at(outside, 7), b"question"),
+        |outside| frame::echo(outside, 1, 1, b"question"),
+    ];
+    for (outside, ask) in OUTSIDES.into_iter().flat_map(|outside| asks.map(|ask| (outside, ask))) {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        for _ in 0..EXCHANGES_MIN {
+            assert!(!is_short(&world));
+            world.send(&ask(outside));
+            let index = world.datagram();
+            let asked = world.peers.datagrams[&index].sent.last().expect("because it was sent");
+            let answer = asked.clone();
+            world.deliver(index, &answer);
+        }
+        assert!(is_short(&world));
+    }
+}
+
+#[test]
+fn who_sends_a_stream_either_way_has_long_turns() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
+    for _ in 0..2 * EXCHANGES_MIN {
+        script.send(&mut world, &Pattern::new(0).take(8000));
+        assert!(!is_short(&world), "up");
+    }
+    for _ in 0..2 * EXCHANGES_MIN {
+        world.give(&Pattern::new(0).take(8000));
+        script.read(&mut world);
+        assert!(!is_short(&world), "down");
+    }
+    // One of datagrams, in which acknowledgements come back now and then.
+    for number in 0..20 * u32::from(EXCHANGES_MIN) {
+        world.send(&frame::udp(1000, at(OUTSIDE_V4, 443), b"part of a stream"));
+        if number % 2 == 0 {
+            let index = world.datagram();
+            world.deliver(index, b"acknowledgement");
+        }
+        assert!(!is_short(&world), "datagrams");
+    }
+}
