@@ -304,9 +304,8 @@ impl ControlHandle {
         self.0.ask(Order::Flows)
     }
 
-    /// What the guest knows of this network, so that another can take its place
-    /// ([`SmoltcpNetwork::try_restore`](crate::SmoltcpNetwork::try_restore)): addresses, ports and
-    /// names, as they are between two turns. It has no secrets, and no connections.
+    /// What the guest knows of this network between two turns, so that another can take its place
+    /// ([`SmoltcpNetwork::try_restore`](crate::SmoltcpNetwork::try_restore)).
     ///
     /// # Errors
     /// [`Error::NotRunning`]; [`Error::Busy`].
@@ -319,7 +318,8 @@ impl ControlHandle {
             receive_frame_bytes: current.begun.receive_frame_bytes,
         };
         let port = |known: &Published| PortSnapshot::new(&known.config, known.port.host.port());
-        Ok(Snapshot::new(&identity, current.ports.iter().map(port).collect(), names))
+        let ports = current.ports.iter().map(port).collect();
+        Ok(Snapshot::new((&identity, desk.forge.authority_pem()), ports, names))
     }
 
     /// Ends the flow with this [number](FlowRow::id): both sides see a reset, or of datagrams that

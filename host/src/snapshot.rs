@@ -1,8 +1,8 @@
 //! What a guest knows of its network, written down, so that another network can take its place.
 //!
 //! Owns the form and its checks. It has what the guest would notice: the link's addresses, where
-//! published ports really are, and which names lead to which addresses. It has no secret, no
-//! policy, and no connection: whoever restores says what is allowed, and what the guest or a peer
+//! published ports really are, which names lead to which addresses, and the certificate of the
+//! authority that it trusts where TLS is intercepted, without its key. It has no secret, no policy, and no connection: whoever restores says what is allowed, and what the guest or a peer
 //! says on an old connection is answered with a reset, as of any connection that nobody knows (RFC
 //! 9293 3.10.7.1).
 
@@ -30,6 +30,9 @@ pub struct Snapshot {
     interface: InterfaceSnapshot,
     ports: Vec<PortSnapshot>,
     names: Vec<NameSnapshot>,
+    /// The certificate of the authority that intercepts TLS, if any does, as PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_cert: Option<String>,
 }
 
 /// Both ends of the link.
@@ -90,9 +93,9 @@ struct Head {
 }
 
 impl Snapshot {
-    /// That of a network with these ends of its link, `ports`, and `names`.
+    /// That of a network with these ends of its link, an authority, `ports`, and `names`.
     pub(crate) fn new(
-        identity: &Identity,
+        (identity, ca_cert): (&Identity, Option<String>),
         ports: Vec<PortSnapshot>,
         names: Vec<NameSnapshot>,
     ) -> Self {
@@ -107,7 +110,7 @@ impl Snapshot {
             mtu: a.mtu,
             receive_frame_bytes: identity.receive_frame_bytes,
         };
-        Self { version: VERSION, interface, ports, names }
+        Self { version: VERSION, interface, ports, names, ca_cert }
     }
 
     /// It as JSON. Nothing in it is a secret.
@@ -242,7 +245,7 @@ mod tests {
         let ports = vec![PortSnapshot::new(&"0:80".parse().unwrap(), 40_123)];
         let address = "1.1.1.1".parse().unwrap();
         let names = vec![NameSnapshot { name: "a.test".to_owned(), address, seconds: 9 }];
-        Snapshot::new(&Identity { addresses, receive_frame_bytes: 1514 }, ports, names)
+        Snapshot::new((&Identity { addresses, receive_frame_bytes: 1514 }, None), ports, names)
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A network that takes the place of another.
 
+use sluicegate_core::ConfigError;
+
 use super::SmoltcpNetwork;
 use crate::config::NetworkConfig;
 use crate::control::ControlHandle;
@@ -22,14 +24,25 @@ impl SmoltcpNetwork {
     /// would be let through now. Connections of old are reset when somebody says something on them.
     ///
     /// # Errors
-    /// As [`try_new`](Self::try_new), and an address in `config` that is another than the guest's.
+    /// As [`try_new`](Self::try_new), an address in `config` that is another than the guest's, and
+    /// TLS that another authority would intercept than the one that the guest trusts.
     pub fn try_restore(
         config: NetworkConfig,
         slot: u64,
-        snapshot: Snapshot,
+        mut snapshot: Snapshot,
     ) -> Result<Self, Error> {
+        let trusted = snapshot.ca_cert.take();
         let (config, ports, names) = snapshot.apply(config)?;
+        let files = config.tls.intercept_ca.cert_path.clone();
         let mut network = Self::try_new(config, slot)?;
+        let signs = network.forge.authority_pem();
+        if signs.is_some() && trusted.is_some() && signs != trusted {
+            let expected = "the authority that the guest trusts, whose cert_path and key_path belong \
+                            here, unless tls.enabled is to be false";
+            let made = || "one made in memory".to_owned();
+            let signs = files.map_or_else(made, |path| path.display().to_string());
+            return Err(ConfigError::new("tls.intercept_ca", signs, expected).into());
+        }
         network.desk.expect_ports(ports);
         network.known_names = names;
         Ok(network)

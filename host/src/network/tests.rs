@@ -302,3 +302,44 @@ fn one_dies_and_its_neighbour_goes_on(start: impl Fn(&mut SmoltcpNetwork, &Runti
     exchange(&machine);
     good.shutdown().unwrap();
 }
+
+#[test]
+fn a_guest_that_trusts_an_authority_is_restored_with_it_or_without_interception() {
+    let folder = std::env::temp_dir().join(format!("sluicegate-restore-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let with_files = |name: &str| {
+        let mut config = config(Permission::Allow);
+        config.tls.enabled = true;
+        let file = |end: &str| Some(folder.join(format!("{name}.{end}")));
+        (config.tls.intercept_ca.cert_path, config.tls.intercept_ca.key_path) =
+            (file("cert.pem"), file("key.pem"));
+        config
+    };
+    let in_memory = || {
+        let mut config = config(Permission::Allow);
+        config.tls.enabled = true;
+        config
+    };
+    let snapshot = |config: NetworkConfig| {
+        let (mut network, control, runtime) = network(config);
+        network.try_start(runtime.handle().clone()).unwrap();
+        let snapshot = control.snapshot().unwrap();
+        assert!(!snapshot.to_json().contains("KEY"), "keys stay where they are");
+        crate::Snapshot::from_json(&snapshot.to_json()).unwrap()
+    };
+    let restored = |config: NetworkConfig, snapshot: &crate::Snapshot| {
+        let restored = SmoltcpNetwork::try_restore(config, 0, snapshot.clone());
+        restored.map(drop).map_err(|error| error.to_string())
+    };
+    let kept = snapshot(with_files("one"));
+    restored(with_files("one"), &kept).unwrap();
+    restored(config(Permission::Allow), &kept).unwrap();
+    let error = restored(with_files("another"), &kept).unwrap_err();
+    assert!(error.contains(" is not the authority that the guest trusts"), "{error}");
+    let lost = snapshot(in_memory());
+    let error = restored(in_memory(), &lost).unwrap_err();
+    assert!(error.contains("tls.intercept_ca: one made in memory is not the"), "{error}");
+    // Whose guest trusts none yet may be told of one.
+    restored(in_memory(), &snapshot(config(Permission::Allow))).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+}
