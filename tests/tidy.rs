@@ -365,8 +365,9 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
         "Of {} clauses {passed} pass, {foreign} are not applicable and {open} are not done.",
         passed + foreign + open
     );
-    if !table.contains(&sum) {
-        wrong.push(format!("its sum should be: {sum}"));
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("it is there");
+    if !(table.contains(&sum) && readme.contains(&sum)) {
+        wrong.push(format!("its sum, which README.md has as well, should be: {sum}"));
     }
     for must in 1..=69 {
         let rows = table.matches(&format!("\n| MUST-{must} |")).count();

@@ -2,9 +2,10 @@
 //!
 //! Owns the form and its checks. It has what the guest would notice: the link's addresses, where
 //! published ports really are, which names lead to which addresses, and the certificate of the
-//! authority that it trusts where TLS is intercepted, without its key. It has no secret, no policy, and no connection: whoever restores says what is allowed, and what the guest or a peer
-//! says on an old connection is answered with a reset, as of any connection that nobody knows (RFC
-//! 9293 3.10.7.1).
+//! authority that it trusts where TLS is intercepted, without its key. It has no secret, no policy,
+//! and no connection: whoever restores says what is allowed, and what the guest or a peer says on
+//! an old connection is answered with a reset, as of any connection that nobody knows (RFC 9293
+//! 3.10.7.1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;

@@ -21,8 +21,8 @@ pub trait GuestLink: Send {
     /// edges.
     fn as_fd(&self) -> BorrowedFd<'_>;
 
-    /// Moves frames from the guest into `from_guest`, as many as `budget` has. `Ok(true)`: more may wait,
-    /// as the budget is spent or the ring is full; `Ok(false)`: the descriptor will tell.
+    /// Moves frames from the guest into `from_guest`, as many as `budget` has. `Ok(true)`: more may
+    /// wait, as the budget is spent or the ring is full; `Ok(false)`: the descriptor will tell.
     ///
     /// # Errors
     /// Only what ends the link: the network ends with it.

@@ -37,8 +37,8 @@ impl SmoltcpNetwork {
         let mut network = Self::try_new(config, slot)?;
         let signs = network.forge.authority_pem();
         if signs.is_some() && trusted.is_some() && signs != trusted {
-            let expected = "the authority that the guest trusts, whose cert_path and key_path belong \
-                            here, unless tls.enabled is to be false";
+            let expected = "the authority that the guest trusts, whose cert_path and key_path \
+                            belong here, unless tls.enabled is to be false";
             let made = || "one made in memory".to_owned();
             let signs = files.map_or_else(made, |path| path.display().to_string());
             return Err(ConfigError::new("tls.intercept_ca", signs, expected).into());

@@ -234,7 +234,7 @@ impl crate::adapter::GuestLink for Faulty {
     fn receive(
         &mut self,
         _: &mut crate::rings::RingProducer,
-        _: crate::FrameBudget,
+        _: sluicegate_core::FrameBudget,
     ) -> std::io::Result<bool> {
         let mut word = [0; 8];
         match (&self.0).read(&mut word) {
@@ -325,9 +325,9 @@ fn a_guest_that_trusts_an_authority_is_restored_with_it_or_without_interception(
         network.try_start(runtime.handle().clone()).unwrap();
         let snapshot = control.snapshot().unwrap();
         assert!(!snapshot.to_json().contains("KEY"), "keys stay where they are");
-        crate::Snapshot::from_json(&snapshot.to_json()).unwrap()
+        crate::snapshot::Snapshot::from_json(&snapshot.to_json()).unwrap()
     };
-    let restored = |config: NetworkConfig, snapshot: &crate::Snapshot| {
+    let restored = |config: NetworkConfig, snapshot: &crate::snapshot::Snapshot| {
         let restored = SmoltcpNetwork::try_restore(config, 0, snapshot.clone());
         restored.map(drop).map_err(|error| error.to_string())
     };

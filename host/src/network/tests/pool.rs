@@ -27,7 +27,11 @@ impl<F: FnMut(bool) -> bool + Send> GuestLink for Asked<F> {
         self.0.as_fd()
     }
 
-    fn receive(&mut self, _: &mut RingProducer, _: crate::FrameBudget) -> std::io::Result<bool> {
+    fn receive(
+        &mut self,
+        _: &mut RingProducer,
+        _: sluicegate_core::FrameBudget,
+    ) -> std::io::Result<bool> {
         let is_called = std::io::Read::read(&mut &self.0, &mut [0; 64]).is_ok();
         Ok((self.1)(is_called))
     }
