@@ -26,9 +26,9 @@ pub const RECEIVE_FRAME_BYTES_MAX: u32 = 65_549;
 pub const TCP_FLOWS_DEFAULT: u32 = 4096;
 /// The most TCP flows that may be configured.
 pub const TCP_FLOWS_MAX: u32 = 65_536;
-/// UDP flows where nothing is configured.
+/// UDP flows where nothing is configured: of the guest's, and as many from outside.
 pub const UDP_FLOWS_DEFAULT: u32 = 4096;
-/// The most UDP flows that may be configured.
+/// The most UDP flows of each that may be configured.
 pub const UDP_FLOWS_MAX: u32 = 65_536;
 /// Echo (ping) flows where nothing is configured.
 pub const ICMP_FLOWS_DEFAULT: u32 = 256;
@@ -241,5 +241,5 @@ const _: () = assert!(ADVERT_LIFETIME_S as u64 * 1000 >= 3 * ADVERT_MS, "two may
 const _: () = assert!(RING_BYTES_DEFAULT.is_power_of_two());
 const _: () = assert!(RING_BYTES_DEFAULT >= 8 * FRAME_BYTES_MAX, "the ring must hold a batch");
 const _: () = assert!(
-    TCP_FLOWS_MAX as u64 + UDP_FLOWS_MAX as u64 + (ICMP_FLOWS_MAX as u64) < u32::MAX as u64
+    TCP_FLOWS_MAX as u64 + 2 * UDP_FLOWS_MAX as u64 + (ICMP_FLOWS_MAX as u64) < u32::MAX as u64
 );

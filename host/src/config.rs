@@ -16,7 +16,7 @@
 //! | `interface.autoconf` | DHCP, DHCPv6 and router solicitations are answered | by front end |
 //! | `interface.autoconf.enabled`, `.lease_s`, `.search` | the same; 10 s to a year; a domain | |
 //! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
-//! | `max_udp_connections` | UDP flows; 0: 65536 | 4096 |
+//! | `max_udp_connections` | UDP flows that the guest opens; 0: 65536 | 4096 |
 //! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
 //! | `max_buffered_bytes` | bytes of the buffers of all TCP flows; 0: no bound | 1 MiB a flow |
 //! | `ports` | `{"host_port": 8080, "guest_port": 80}` each, maybe with | `[]` |
@@ -24,6 +24,7 @@
 //! | | `"count": 10` (so many in a row, on both sides), | |
 //! | | `"proxy_protocol": true` (TCP: begins with who came) | |
 //! | `max_inbound_tcp_connections` | TCP flows from outside, of all; 0: all | all |
+//! | `max_inbound_udp_connections` | UDP flows from outside, beside the guest's; 0: 65536 | 4096 |
 //! | `tcp_accept_queue_size` | connections that wait at a published port | 1024 |
 //! | `policy` | who may reach whom | the public Internet, and the gateway's port 53 |
 //! | `policy.default_egress`, `default_ingress` | what no rule matches: `allow`, `deny` | `deny` |
@@ -120,7 +121,7 @@ pub struct NetworkConfig {
     pub interface: InterfaceConfig,
     /// TCP flows at a time; 0: as many as can be.
     pub max_connections: Option<u32>,
-    /// UDP flows at a time; 0: as many as can be.
+    /// UDP flows at a time that the guest opened; 0: as many as can be.
     pub max_udp_connections: Option<u32>,
     /// Echo (ping) flows at a time; 0: as many as can be.
     pub max_icmp_connections: Option<u32>,
@@ -131,6 +132,9 @@ pub struct NetworkConfig {
     pub ports: Vec<PortConfig>,
     /// TCP flows at a time that were opened from outside; 0: as many as can be.
     pub max_inbound_tcp_connections: Option<u32>,
+    /// UDP flows at a time that were opened from outside, beside the guest's own; 0: as many as can
+    /// be.
+    pub max_inbound_udp_connections: Option<u32>,
     /// Connections to a published port that may wait to be accepted.
     pub tcp_accept_queue_size: u32,
     /// What the guest may reach.
@@ -171,6 +175,7 @@ impl Default for NetworkConfig {
             max_buffered_bytes: None,
             ports: vec![],
             max_inbound_tcp_connections: None,
+            max_inbound_udp_connections: None,
             tcp_accept_queue_size: ports::ACCEPT_QUEUE_DEFAULT,
             policy: PolicyConfig::default(),
             dns: DnsConfig::default(),
@@ -344,11 +349,8 @@ impl NetworkConfig {
                 receive_frame_bytes: bound.unwrap_or(limits::RECEIVE_FRAME_BYTES_DEFAULT),
             },
             tcp_flows_max,
-            udp_flows_max: cap(
-                self.max_udp_connections,
-                limits::UDP_FLOWS_DEFAULT,
-                limits::UDP_FLOWS_MAX,
-            ),
+            udp_flows_max: udp_cap(self.max_udp_connections),
+            inbound_udp_flows_max: udp_cap(self.max_inbound_udp_connections),
             icmp_flows_max: cap(
                 self.max_icmp_connections,
                 limits::ICMP_FLOWS_DEFAULT,
@@ -386,6 +388,10 @@ fn cap(configured: Option<u32>, default: u32, highest: u32) -> u32 {
         Some(0) => highest,
         Some(flows) => flows,
     }
+}
+
+fn udp_cap(configured: Option<u32>) -> u32 {
+    cap(configured, limits::UDP_FLOWS_DEFAULT, limits::UDP_FLOWS_MAX)
 }
 
 /// Reads all of `text`.

@@ -234,11 +234,11 @@ impl ControlHandle {
     /// of ports that are new. A published port that is in both stays open. A secret without a value
     /// (and without a source) keeps the value that the secret of that variable has.
     ///
-    /// `max_connections`, `max_udp_connections` and `max_icmp_connections` may be lowered, and
-    /// raised again up to what they were at the start, for which memory was laid out; what
-    /// `max_buffered_bytes` gave each connection stays. Connections and pings that are too many go
-    /// on, and new ones are refused until there are fewer; of UDP flows those that were used least
-    /// recently end at once.
+    /// `max_connections`, `max_udp_connections`, `max_inbound_udp_connections` and
+    /// `max_icmp_connections` may be lowered, and raised again up to what they were at the start,
+    /// for which memory was laid out; what `max_buffered_bytes` gave each connection stays.
+    /// Connections and pings that are too many go on, and new ones are refused until there are
+    /// fewer; of UDP flows those that were used least recently end at once.
     ///
     /// `tls` and `http` count for connections that are new. One that is intercepted stays so, under
     /// what it began with; one that is not is not from its middle on. QUIC that is refused now

@@ -10,20 +10,22 @@ use crate::policy_rules::config_of;
 use crate::reload::{close_ended, replace};
 use crate::{Error, assert_error_about, at, only};
 
-/// What allows everything, with so many flows of TCP, UDP and echo, and datagrams in pieces.
-fn limited([tcp, udp, echo, pieces]: [u32; 4]) -> Config {
+/// What allows everything, with so many flows of TCP, UDP and echo, datagrams in pieces, and UDP
+/// flows from outside.
+fn limited([tcp, udp, echo, pieces, inbound_udp]: [u32; 5]) -> Config {
     Config {
         tcp_flows_max: tcp,
         udp_flows_max: udp,
         icmp_flows_max: echo,
         fragment_sets: pieces,
+        inbound_udp_flows_max: inbound_udp,
         ..config_of("allow", &[])
     }
 }
 
-const ROOM: [u32; 4] = [4, 4, 2, 4];
+const ROOM: [u32; 5] = [4, 4, 2, 4, 4];
 
-fn limit(world: &mut World<'_>, limits: [u32; 4]) {
+fn limit(world: &mut World<'_>, limits: [u32; 5]) {
     replace(world, &limited(limits)).expect("because there is memory for it");
 }
 
@@ -51,7 +53,7 @@ fn connections_that_are_too_many_stay_and_new_ones_wait_until_there_are_fewer() 
     let mut room = Room::new(limited(ROOM));
     let mut world = room.world();
     let mut scripts: Vec<Script> = (0..3).map(|i| connect(&mut world, 40_000 + i)).collect();
-    limit(&mut world, [2, 4, 2, 4]);
+    limit(&mut world, [2, 4, 2, 4, 4]);
     for (script, bytes) in scripts.iter_mut().zip([b"one", b"two", b"six"]) {
         assert_passes(&mut world, script, bytes);
     }
@@ -74,7 +76,7 @@ fn as_many_that_only_linger_make_room_as_are_too_many() {
     let mut room = Room::new(limited(ROOM));
     let mut world = room.world();
     let mut scripts: Vec<Script> = (0..4).map(|i| connect(&mut world, 40_000 + i)).collect();
-    limit(&mut world, [2, 4, 2, 4]);
+    limit(&mut world, [2, 4, 2, 4, 4]);
     for script in scripts[1..].iter_mut().rev() {
         let index = *world.peers.streams.keys().next_back().expect("one that is open");
         world.peers.stream(index).finishes = true;
@@ -92,13 +94,18 @@ fn as_many_that_only_linger_make_room_as_are_too_many() {
 fn a_limit_is_raised_again_as_far_as_it_was_at_the_start_and_no_further() {
     let mut room = Room::new(limited(ROOM));
     let mut world = room.world();
-    limit(&mut world, [1, 1, 1, 1]);
+    limit(&mut world, [1, 1, 1, 1, 4]);
     let mut script = connect(&mut world, 40_000);
     assert_eq!(syn(&mut world, 50_000), Some(Drop::FlowsFull));
-    for (field, at) in
-        ["max_connections", "max_udp_connections", "max_icmp_connections", "fragment_sets"]
-            .into_iter()
-            .zip(0..)
+    for (field, at) in [
+        "max_connections",
+        "max_udp_connections",
+        "max_icmp_connections",
+        "fragment_sets",
+        "max_inbound_udp_connections",
+    ]
+    .into_iter()
+    .zip(0..)
     {
         // All that is asked for with it is refused, too.
         let mut limits = ROOM;
@@ -138,7 +145,7 @@ fn of_datagrams_those_flows_go_at_once_that_were_used_least_recently() {
     let before = ids(&world);
     send(&mut world, 1); // 2 and 3 are the oldest now
     world.inbox();
-    limit(&mut world, [1, 2, 2, 4]);
+    limit(&mut world, [1, 2, 2, 4, 4]);
     assert_eq!(ids(&world), [before[0], before[3]]);
     assert_eq!((world.counters().udp_evicted, world.inbox()), (2, vec![]), "as at the limit");
     world.deliver(before[3].index, b"answer");
@@ -157,20 +164,38 @@ fn of_datagrams_those_flows_go_at_once_that_were_used_least_recently() {
     assert!(!after.contains(&before[3]));
     let new = after.iter().find(|id| **id != before[0]).expect("one");
     assert_quoted(&mut world, new, 2);
-    send(&mut world, 2);
-    let inbound = Inbound {
-        protocol: Protocol::Udp,
-        peer: at(OUTSIDE_V4, 5000),
-        guest_port: 53,
-        is_ipv6: false,
-    };
-    let now = world.now();
-    world.engine.open_inbound(now, &inbound).expect("because the oldest makes room");
-    close_ended(&mut world);
-    assert_eq!(world.engine.flow_counts()[1], 2);
     limit(&mut world, ROOM);
     (11..=14).for_each(|port| send(&mut world, port));
-    assert_eq!((world.engine.flow_counts()[1], world.counters().udp_evicted), (4, 6));
+    assert_eq!((world.engine.flow_counts()[1], world.counters().udp_evicted), (4, 5));
+}
+
+#[test]
+fn of_peers_of_published_ports_those_go_at_once_that_were_used_least_recently() {
+    let mut room = Room::new(limited(ROOM));
+    let mut world = room.world();
+    let open = |world: &mut World<'_>, port: u16| {
+        let now = world.now();
+        let peer = at(OUTSIDE_V4, port);
+        let inbound = Inbound { protocol: Protocol::Udp, peer, guest_port: 53, is_ipv6: false };
+        world.advance(10);
+        world.engine.open_inbound(now, &inbound).expect("because the oldest makes room")
+    };
+    let live = |world: &World<'_>, flows: &[FlowId]| -> Vec<bool> {
+        flows.iter().map(|flow| world.engine.is_live(*flow)).collect()
+    };
+    world.send(&frame::udp(1, at(OUTSIDE_V4, 7), b"own"));
+    let own = world.peers.datagrams.values().map(|flow| flow.id).collect::<Vec<_>>();
+    let mut flows: Vec<FlowId> = (1..=4).map(|port| open(&mut world, port)).collect();
+    let now = world.now();
+    world.engine.deliver(now, flows[0], b"more");
+    limit(&mut world, [4, 4, 2, 4, 2]);
+    assert_eq!(live(&world, &flows), [true, false, false, true]);
+    flows.push(open(&mut world, 5));
+    assert_eq!(live(&world, &flows), [true, false, false, false, true]);
+    assert_eq!(live(&world, &own), [true]);
+    limit(&mut world, ROOM);
+    flows.extend([6, 7].map(|port| open(&mut world, port)));
+    assert_eq!(live(&world, &flows), [true, false, false, false, true, true, true]);
 }
 
 #[test]
@@ -180,7 +205,7 @@ fn pings_that_are_too_many_go_on_and_new_ones_are_refused() {
     let ask = |ident| frame::echo(OUTSIDE_V4, ident, 1, b"data");
     world.send(&ask(1));
     world.send(&ask(2));
-    limit(&mut world, [1, 4, 1, 4]);
+    limit(&mut world, [1, 4, 1, 4, 4]);
     world.inbox();
     assert_eq!([1, 2].map(|ident| world.dropped(&ask(ident))), [None, None]);
     assert_eq!(world.dropped(&ask(3)), Some(Drop::FlowsFull));
@@ -204,7 +229,7 @@ fn a_datagram_that_is_begun_becomes_whole_and_new_ones_share_what_is_left() {
     let whole = |world: &World<'_>| world.engine.flow_counts()[1];
     let begun = [1, 2, 3, 4].map(cut);
     begun.iter().for_each(|pieces| send(&mut world, &pieces[0]));
-    limit(&mut world, [4, 4, 2, 1]);
+    limit(&mut world, [4, 4, 2, 1, 4]);
     // The place of the first is that of all who are new.
     let new = [5, 6].map(cut);
     new.iter().for_each(|pieces| send(&mut world, &pieces[0]));
@@ -230,12 +255,12 @@ fn who_comes_from_outside_meets_the_limit_of_all_connections_too() {
         world.engine.open_inbound(now, &inbound)
     };
     let flows = [1, 2].map(|port| open(&mut world, port).expect("because there is room"));
-    limit(&mut world, [1, 4, 2, 4]);
+    limit(&mut world, [1, 4, 2, 4, 4]);
     assert_eq!(open(&mut world, 3), Err(Refusal::Exhausted));
     assert!(flows.iter().all(|flow| world.engine.is_live(*flow)));
     let now = world.now();
     assert!(world.engine.end(now, flows[1]) && !world.engine.is_live(flows[1]));
     close_ended(&mut world);
-    limit(&mut world, [3, 4, 2, 4]);
+    limit(&mut world, [3, 4, 2, 4, 4]);
     open(&mut world, 3).expect("because there is room again");
 }

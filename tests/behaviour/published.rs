@@ -319,6 +319,72 @@ fn datagrams_come_and_are_answered_as_long_as_there_are_some() {
     }
 }
 
+/// A datagram from the peer `number` to port 53.
+fn ask(world: &mut World<'_>, number: u32) -> FlowId {
+    let address = core::net::Ipv4Addr::from_bits(0xcb00_7100 + number / 60_000);
+    let peer = at(address.into(), 1 + (number % 60_000) as u16);
+    let asked = Inbound { protocol: Protocol::Udp, peer, guest_port: 53, is_ipv6: false };
+    let now = world.now();
+    let flow = world.engine.open_inbound(now, &asked).expect("because another makes room");
+    world.engine.deliver(now, flow, &number.to_be_bytes());
+    world.run();
+    flow
+}
+
+/// Who the guest hears from, by port, and what.
+fn heard(world: &mut World<'_>) -> Vec<(u16, Vec<u8>)> {
+    let datagrams = world.inbox().into_iter().map(|seen| match seen.message {
+        Message::Udp { ports, payload, .. } => (ports.0, payload),
+        other => panic!("a datagram: {other:?}"),
+    });
+    datagrams.collect()
+}
+
+#[test]
+fn an_army_of_peers_ends_no_flow_of_the_guests_and_the_guest_ends_none_of_theirs() {
+    let mut room = Room::with(|config| {
+        (config.udp_flows_max, config.inbound_udp_flows_max) = (4, 3);
+    });
+    let mut world = room.world();
+    let send = |world: &mut World<'_>, port: u16| {
+        world.send(&frame::udp(port, at(ip("1.1.1.1"), 7), &port.to_be_bytes()));
+    };
+    (1..=4).for_each(|port| send(&mut world, port));
+    let own: Vec<FlowId> = world.peers.datagrams.values().map(|flow| flow.id).collect();
+    for number in 0..20_000 {
+        ask(&mut world, number);
+        world.inbox.clear();
+        world.raw.clear();
+    }
+    assert_eq!(world.engine.flow_counts()[1], 4 + 3);
+    for flow in &own {
+        world.deliver(flow.index, b"answer");
+    }
+    assert_eq!(heard(&mut world).len(), own.len(), "each of the guest's goes on");
+    // Among themselves, whoever was heard least recently makes room.
+    let peers = [200_000, 200_001, 200_002].map(|number| ask(&mut world, number));
+    let ports: Vec<u16> = heard(&mut world).iter().map(|(port, _)| *port).collect();
+    world.send(&frame::udp(53, at(gateway(ip(PEERS[0])), ports[0]), b"answer"));
+    let last = ask(&mut world, 200_003);
+    let is_live = peers.map(|flow| world.engine.is_live(flow));
+    assert_eq!(is_live, [true, false, true]);
+    // The guest's army meets its own bound.
+    for port in 1000..10_000 {
+        send(&mut world, port);
+        world.peers.log.clear();
+    }
+    assert_eq!(world.engine.flow_counts()[1], 4 + 3);
+    for flow in [peers[0], peers[2], last] {
+        let now = world.now();
+        assert!(world.engine.is_live(flow));
+        world.engine.deliver(now, flow, b"still here");
+    }
+    world.run();
+    assert_eq!(heard(&mut world).iter().filter(|(_, text)| text == b"still here").count(), 3);
+    world.send(&frame::udp(53, at(gateway(ip(PEERS[0])), ports[2]), b"an answer"));
+    assert_eq!(world.peers.datagrams[&peers[2].index].sent.last().unwrap(), b"an answer");
+}
+
 #[test]
 fn what_answers_no_call_is_dropped_while_one_is_made() {
     let mut room = Room::plain();

@@ -195,6 +195,11 @@ impl Guest {
         found.unwrap_or_else(|| panic!("there is no counter {name}")).1
     }
 
+    /// One in `namespace` that `engine` serves as the guest of `slot`.
+    pub(crate) fn served(engine: Process, namespace: Namespace, slot: u16) -> Self {
+        Self { engine: Engine::Command(engine), namespace, slot, _config: None }
+    }
+
     /// Its two parts: the command, and the namespace that it serves.
     pub(crate) fn into_parts(self) -> (Process, Namespace) {
         match self.engine {
@@ -220,7 +225,12 @@ impl Guest {
 
     /// The guest's own address.
     pub(crate) fn address(&self, family: Family) -> IpAddr {
-        match self.gateway(family) {
+        Self::address_in(self.slot, family)
+    }
+
+    /// The address of the guest in `slot`.
+    pub(crate) fn address_in(slot: u16, family: Family) -> IpAddr {
+        match gateway(slot, family) {
             IpAddr::V4(gateway) => Ipv4Addr::from_bits(gateway.to_bits() + 1).into(),
             IpAddr::V6(gateway) => Ipv6Addr::from_bits(gateway.to_bits() + 1).into(),
         }

@@ -10,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod card;
 mod frames;
 mod guest;
 mod held;

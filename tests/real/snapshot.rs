@@ -1,7 +1,8 @@
 //! A network takes the place of another, under a guest that goes on.
 
+use std::ffi::OsStr;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::card::Card;
 use crate::guest::{ConfigFile, Guest, Setup, free_slot, sluicegate};
 use crate::names::{A, query, record};
 use crate::namespace::Namespace;
@@ -84,6 +86,15 @@ fn is_reset(stream: &mut TcpStream) -> bool {
     heard.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
+/// `sluicegate serve` at `socket`, with `more` arguments.
+fn serve(socket: &Path, config: &ConfigFile, more: &[&OsStr]) -> Process {
+    let mut command = sluicegate();
+    command.arg("serve").arg("--socket").arg(socket).arg("--config").arg(config.path());
+    let mut engine = Process::start(command.args(more));
+    engine.wait_for("ready\n");
+    engine
+}
+
 /// A guest with a name that it resolved and two connections, one each way.
 struct Before {
     guest: Guest,
@@ -95,17 +106,36 @@ struct Before {
 }
 
 impl Before {
+    /// One of a network behind a TAP.
     fn new() -> Self {
-        let scratch = Scratch::new("snapshot");
+        let (scratch, names) = (Scratch::new("snapshot"), name_server());
         let socket = scratch.0.join("control");
+        let config = Some(config(names.0));
+        let setup = Setup { config, control: Some(socket.clone()), ..Setup::default() };
+        Self::of(Guest::with(&setup), socket, names, scratch)
+    }
+
+    /// One of a network behind a socket, and its card.
+    fn served() -> (Self, Card) {
+        let (scratch, names) = (Scratch::new("snapshot"), name_server());
+        let [socket, card] = ["control", "card"].map(|name| scratch.0.join(name));
+        let (namespace, slot) = (Namespace::new(), free_slot());
+        namespace.set("ipv6/conf/default/router_solicitations", "0");
+        let more = ["--control".as_ref(), socket.as_os_str(), "--slot".as_ref()];
+        let number = slot.to_string();
+        let more = [&more[..], &[number.as_ref()]].concat();
+        let engine = serve(&card, &ConfigFile::new(&config(names.0)), &more);
+        let mut plug = Card::new(&namespace, slot);
+        plug.connect(&card);
+        let guest = Guest::served(engine, namespace, slot);
+        (Self::of(guest, socket, names, scratch), plug)
+    }
+
+    fn of(guest: Guest, socket: PathBuf, names: (u16, Arc<Names>), scratch: Scratch) -> Self {
         let server = servers::echo(servers::listener(Family::V4));
-        let (port, names) = name_server();
-        let setup =
-            Setup { config: Some(config(port)), control: Some(socket.clone()), ..Setup::default() };
-        let guest = Guest::with(&setup);
         let gateway = guest.gateway(Family::V4);
         let IpAddr::V4(address) = gateway else { panic!("of IPv4") };
-        names.address.store(address.to_bits(), Ordering::Relaxed);
+        names.1.address.store(address.to_bits(), Ordering::Relaxed);
         let resolver = guest.datagrams((gateway, 53));
         resolver.send(&query(7, "box.test", A)).unwrap();
         assert!(resolver.recv(&mut [0; 512]).unwrap() > 40, "an address");
@@ -122,7 +152,76 @@ impl Before {
         let streams = [out, accept(&inside)];
         // It lives as long as the test, as a peer would.
         std::mem::forget(caller);
-        Self { guest, socket, names: (port, names), server, streams, scratch }
+        Self { guest, socket, names, server, streams, scratch }
+    }
+
+    /// Writes down what the guest knows, and ends its network, of which the guest hears nothing.
+    fn end(self) -> Ended {
+        let Self { guest, socket, names: (names, told), server, streams, scratch } = self;
+        let gateway = guest.gateway(Family::V4);
+        let text = ctl(&socket, "snapshot");
+        let snapshot: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(snapshot["names"][0]["name"], "box.test", "{text}");
+        let ports = ctl(&socket, "ports");
+        let (first, namespace) = guest.into_parts();
+        first.signal(Signal::TERM);
+        assert_eq!(first.finish().code, 0);
+        for stream in &streams {
+            stream.set_nonblocking(true).unwrap();
+            let waits = stream.peek(&mut [0; 1]).unwrap_err();
+            assert_eq!(waits.kind(), ErrorKind::WouldBlock, "the guest has heard of nothing");
+            stream.set_nonblocking(false).unwrap();
+        }
+        let file = scratch.0.join("snapshot.json");
+        std::fs::write(&file, &text).unwrap();
+        let config = ConfigFile::new(&config(names));
+        let to = (gateway, server).into();
+        Ended { namespace, to, socket, config, told, streams, snapshot, ports, file, scratch }
+    }
+}
+
+/// A guest whose network has gone.
+struct Ended {
+    namespace: Namespace,
+    /// A server that the guest reaches by the name that it resolved.
+    to: SocketAddr,
+    socket: PathBuf,
+    config: ConfigFile,
+    told: Arc<Names>,
+    streams: [TcpStream; 2],
+    snapshot: Value,
+    ports: String,
+    file: PathBuf,
+    scratch: Scratch,
+}
+
+impl Ended {
+    /// The gateway's MAC address, as the guest has it in its cache.
+    fn gateway_mac(&self) -> &str {
+        self.snapshot["interface"]["gateway_mac"].as_str().unwrap()
+    }
+
+    /// What the guest's kernel says of its gateway.
+    fn neighbour(&self) -> String {
+        let show = ["-n", self.namespace.name(), "neigh", "show", "dev", "eth0"];
+        process::succeed(Command::new("ip").args(show).arg(self.to.ip().to_string()))
+    }
+
+    /// The guest goes on with what it knew, and what it knew is true.
+    fn goes_on(&mut self) {
+        for stream in &mut self.streams {
+            assert!(is_reset(stream), "{:?}", stream.local_addr());
+        }
+        assert_eq!(ctl(&self.socket, "ports"), self.ports);
+        let again: Value = serde_json::from_str(&ctl(&self.socket, "snapshot")).unwrap();
+        assert_eq!(again["interface"], self.snapshot["interface"]);
+        let to = self.to;
+        self.namespace.inside(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        assert_eq!(self.told.asked.load(Ordering::Relaxed), 1, "nobody had to ask again");
+        // A change finds the link as it is, whatever the slot.
+        let mut put = sluicegate();
+        put.arg("ctl").arg("--control").arg(&self.socket).arg("put").arg(self.config.path());
+        process::succeed(&mut put);
     }
 }
 
@@ -131,44 +230,39 @@ fn another_network_takes_the_place_and_connections_of_old_are_reset_at_once() {
     if !needs::are_met(&[]) {
         return;
     }
-    let Before { guest, socket, names: (names, told), server, mut streams, scratch } =
-        Before::new();
-    let gateway = guest.gateway(Family::V4);
-    let text = ctl(&socket, "snapshot");
-    let snapshot: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(snapshot["names"][0]["name"], "box.test", "{text}");
-    let ports = ctl(&socket, "ports");
-    let (first, namespace) = guest.into_parts();
-    first.signal(Signal::TERM);
-    assert_eq!(first.finish().code, 0);
-    for stream in &streams {
-        stream.set_nonblocking(true).unwrap();
-        let waits = stream.peek(&mut [0; 1]).unwrap_err();
-        assert_eq!(waits.kind(), ErrorKind::WouldBlock, "the guest has heard of nothing");
-        stream.set_nonblocking(false).unwrap();
-    }
-    let file = scratch.0.join("snapshot.json");
-    std::fs::write(&file, &text).unwrap();
-    let config = ConfigFile::new(&config(names));
-    let mut second = attach(&namespace, &config, Some(&file));
-    let mut second = Process::start(second.arg("--control").arg(&socket));
+    let mut ended = Before::new().end();
+    let mut second = attach(&ended.namespace, &ended.config, Some(&ended.file));
+    let mut second = Process::start(second.arg("--control").arg(&ended.socket));
     second.wait_for("ready\n");
     // As in the cache of a guest that has not noticed.
-    let mac = snapshot["interface"]["gateway_mac"].as_str().unwrap();
-    namespace.ip(&format!("neigh replace {gateway} lladdr {mac} dev eth0 nud permanent"));
-    for stream in &mut streams {
-        assert!(is_reset(stream), "{:?}", stream.local_addr());
+    let (gateway, mac) = (ended.to.ip(), ended.gateway_mac());
+    ended.namespace.ip(&format!("neigh replace {gateway} lladdr {mac} dev eth0 nud permanent"));
+    ended.goes_on();
+}
+
+#[test]
+fn a_machine_whose_card_is_a_socket_finds_another_network_there_and_goes_on() {
+    if !needs::are_met(&["python3"]) {
+        return;
     }
-    assert_eq!(ctl(&socket, "ports"), ports);
-    let again: Value = serde_json::from_str(&ctl(&socket, "snapshot")).unwrap();
-    assert_eq!(again["interface"], snapshot["interface"]);
-    let to = (gateway, server).into();
-    namespace.inside(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
-    assert_eq!(told.asked.load(Ordering::Relaxed), 1, "nobody had to ask again");
-    // A change finds the link as it is, whatever the slot.
-    let mut put = sluicegate();
-    put.arg("ctl").arg("--control").arg(&socket).arg("put").arg(config.path());
-    process::succeed(&mut put);
+    let (before, mut card) = Before::served();
+    let mut ended = before.end();
+    card.is_alone();
+    let slot = free_slot().to_string();
+    let more = ["--slot".as_ref(), slot.as_ref(), "--restore".as_ref(), ended.file.as_os_str()];
+    let more = [&more[..], &["--control".as_ref(), ended.socket.as_os_str()]].concat();
+    let path = ended.scratch.0.join("card");
+    let _second = serve(&path, &ended.config, &more);
+    card.connect(&path);
+    let known = ended.neighbour();
+    assert!(known.contains(ended.gateway_mac()), "{known}");
+    ended.goes_on();
+    // Who asks is told the same.
+    ended.namespace.ip("neigh flush all");
+    let to = ended.to;
+    ended.namespace.inside(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+    let known = ended.neighbour();
+    assert!(known.contains(ended.gateway_mac()), "{known}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub fn default_config() -> Config {
         tcp_flows_max: 16,
         udp_flows_max: 16,
         icmp_flows_max: 8,
+        inbound_udp_flows_max: 16,
         inbound_tcp_flows_max: u32::MAX,
         tcp_receive_bytes: 64 * 1024,
         tcp_send_bytes: 64 * 1024,

@@ -56,13 +56,15 @@ impl Link {
 pub struct Config {
     /// The link.
     pub link: Link,
-    /// TCP flows at a time. While the engine runs this, and the next two, and `fragment_sets` may
+    /// TCP flows at a time. While the engine runs this, and the next three, and `fragment_sets` may
     /// be changed up to what they were at the start.
     pub tcp_flows_max: u32,
-    /// UDP flows at a time.
+    /// UDP flows at a time that the guest opened.
     pub udp_flows_max: u32,
     /// Echo flows at a time.
     pub icmp_flows_max: u32,
+    /// UDP flows at a time that somebody outside opened, beside the guest's.
+    pub inbound_udp_flows_max: u32,
     /// TCP flows at a time that somebody outside opened, of all.
     pub inbound_tcp_flows_max: u32,
     /// Bytes of each TCP flow's receive buffer, a power of two.
@@ -115,6 +117,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Flows at a time of those that share their slots: TCP, UDP, echo, UDP from outside.
+    pub(crate) const fn flows_max(&self) -> [u32; 4] {
+        [self.tcp_flows_max, self.udp_flows_max, self.icmp_flows_max, self.inbound_udp_flows_max]
+    }
+
     /// Checks that `new` differs in no field that an engine can't change while it runs.
     ///
     /// # Errors
@@ -155,6 +162,7 @@ impl Config {
             ("max_connections", self.tcp_flows_max, limits::TCP_FLOWS_MAX),
             ("max_udp_connections", self.udp_flows_max, limits::UDP_FLOWS_MAX),
             ("max_icmp_connections", self.icmp_flows_max, limits::ICMP_FLOWS_MAX),
+            ("max_inbound_udp_connections", self.inbound_udp_flows_max, limits::UDP_FLOWS_MAX),
         ] {
             if value == 0 || value > max {
                 return Err(ConfigError::new(field, value, "between 1 and 65536"));

@@ -4,7 +4,8 @@
 ///
 /// `index` is a slot, reused after the flow ends; `generation` tells the uses of a slot apart, so
 /// that an event of an ended flow never reaches its successor. Indices are dense: TCP flows have
-/// `0..tcp_flows_max`, as that was at the start, then UDP, then echo flows.
+/// `0..tcp_flows_max`, as that was at the start, then the guest's UDP flows, then echo, then UDP
+/// flows from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct FlowId {

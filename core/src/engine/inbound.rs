@@ -16,7 +16,7 @@ use crate::limits::{self, GATEWAY_PORTS};
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict};
 use crate::stack::datagram::DatagramSlot;
 use crate::stack::tcp;
-use crate::store::flows::{FlowKey, FlowKind};
+use crate::store::flows::{FlowKey, FlowKind, Share};
 use crate::store::ring::RingHandle;
 use crate::store::slots::Slot;
 use crate::wire::classify::Segment;
@@ -44,8 +44,9 @@ impl<R: RingHandle> Engine<'_, R> {
     /// [`Outside::HostLoopback`](crate::Outside::HostLoopback).
     ///
     /// # Errors
-    /// `Forbidden`: policy denies it, which is told as a denial; `Exhausted`: as many flows are
-    /// open as may be.
+    /// `Forbidden`: policy denies it, which is told as a denial; `Exhausted`: as many connections
+    /// are open as may be, or the gateway's ports are in use. Who sends datagrams takes the place
+    /// of whoever else did least recently, and never that of a flow of the guest's.
     ///
     /// # Cost
     /// That of a verdict.
@@ -60,8 +61,8 @@ impl<R: RingHandle> Engine<'_, R> {
             kind == FlowKind::Tcp && self.inbound_tcp >= self.config.inbound_tcp_flows_max;
         let key = self.inbound_key(kind, inbound).filter(|_| !is_full).ok_or(Refusal::Exhausted)?;
         let slot = match kind {
-            FlowKind::Tcp => self.flows.insert(key).or_else(|| self.take_lingering(key)),
-            FlowKind::Udp | FlowKind::Echo => self.insert_or_evict(key),
+            FlowKind::Tcp => self.insert_tcp(key),
+            FlowKind::Udp | FlowKind::Echo => self.insert_or_evict(Share::InboundUdp, key),
         };
         let slot = slot.ok_or(Refusal::Exhausted)?;
         if kind == FlowKind::Tcp {

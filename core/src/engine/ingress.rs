@@ -10,7 +10,7 @@ use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Outside, Ref
 use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn};
-use crate::store::flows::{FlowKey, FlowKind};
+use crate::store::flows::{FlowKey, FlowKind, Share};
 use crate::store::fragments::HEADROOM_BYTES;
 use crate::store::ring::{Record, RingHandle};
 use crate::wire::classify::{self, Ip, Network, Segment, Transport, protocol};
@@ -274,7 +274,7 @@ impl<R: RingHandle> Engine<'_, R> {
             self.answer_reset(&key, &segment);
             return Err(Drop::Denied);
         };
-        let Some(slot) = self.flows.insert(key).or_else(|| self.take_lingering(key)) else {
+        let Some(slot) = self.insert_tcp(key) else {
             self.answer_reset(&key, &segment);
             return Err(Drop::FlowsFull);
         };
@@ -290,16 +290,17 @@ impl<R: RingHandle> Engine<'_, R> {
         Ok(action.map(Step::Plain))
     }
 
-    /// At the cap, the flow that is oldest makes room if it only lingers: one, or as many as there
-    /// are too many since the cap was lowered, each of which goes but once.
-    pub(super) fn take_lingering(&mut self, key: FlowKey) -> Option<u32> {
-        while self.flows.is_full(FlowKind::Tcp) {
-            let oldest = self.flows.oldest(FlowKind::Tcp);
+    /// A slot for a new TCP flow. At the cap, the flow that is oldest makes room if it only
+    /// lingers: one, or as many as there are too many since the cap was lowered, each of which goes
+    /// but once.
+    pub(super) fn insert_tcp(&mut self, key: FlowKey) -> Option<u32> {
+        while self.flows.is_full(Share::Tcp) {
+            let oldest = self.flows.oldest(Share::Tcp);
             let oldest = oldest.filter(|&slot| self.tcp.is_lingering(slot))?;
             self.tcp.forget(oldest);
             self.remove(oldest);
         }
-        self.flows.insert(key)
+        self.flows.insert(Share::Tcp, key)
     }
 
     fn answer_reset(&mut self, key: &FlowKey, segment: &Segment) {
@@ -403,24 +404,25 @@ impl<R: RingHandle> Engine<'_, R> {
         Ok(Some(Step::Datagram { slot, kind, to, payload, segment_bytes }))
     }
 
-    /// A slot for a new UDP flow: a free one, or that of the one that was used least recently.
-    pub(super) fn insert_or_evict(&mut self, key: FlowKey) -> Option<u32> {
-        self.flows.insert(key).or_else(|| {
-            self.evict_oldest(key.kind)?;
-            self.flows.insert(key)
+    /// A slot of `share` for a new UDP flow: a free one, or that of the one that was used least
+    /// recently.
+    pub(super) fn insert_or_evict(&mut self, share: Share, key: FlowKey) -> Option<u32> {
+        self.flows.insert(share, key).or_else(|| {
+            self.evict_oldest(share)?;
+            self.flows.insert(share, key)
         })
     }
 
-    /// Ends the flow of `kind` that was used least recently, without a word to anybody.
-    pub(super) fn evict_oldest(&mut self, kind: FlowKind) -> Option<()> {
-        let oldest = self.flows.oldest(kind)?;
+    /// Ends the UDP flow of `share` that was used least recently, without a word to anybody.
+    pub(super) fn evict_oldest(&mut self, share: Share) -> Option<()> {
+        let oldest = self.flows.oldest(share)?;
         self.remove(oldest);
         self.out.counters.udp_evicted += 1;
         Some(())
     }
 
-    /// A slot for a new datagram flow, if policy allows it: a free one, or that of the UDP flow
-    /// which was used least recently.
+    /// A slot for a new datagram flow of the guest's, if policy allows it: a free one, or that of
+    /// its UDP flow which was used least recently.
     fn admit(
         &mut self,
         now: Instant,
@@ -429,8 +431,8 @@ impl<R: RingHandle> Engine<'_, R> {
     ) -> Result<u32, (Drop, Refusal)> {
         let by = self.admit_datagrams(now, &key).map_err(|refusal| (Drop::Denied, refusal))?;
         let slot = match kind {
-            DatagramKind::Udp => self.insert_or_evict(key),
-            DatagramKind::Echo => self.flows.insert(key),
+            DatagramKind::Udp => self.insert_or_evict(Share::Udp, key),
+            DatagramKind::Echo => self.flows.insert(Share::Echo, key),
         };
         let slot = slot.ok_or((Drop::FlowsFull, Refusal::Exhausted))?;
         match kind {

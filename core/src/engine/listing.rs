@@ -24,7 +24,8 @@ impl<R: RingHandle> Engine<'_, R> {
     /// How many flows there are now: TCP, UDP, echo.
     #[must_use]
     pub fn flow_counts(&self) -> [u32; 3] {
-        self.flows.counts()
+        let [tcp, udp, echo, inbound_udp] = self.flows.counts();
+        [tcp, udp + inbound_udp, echo]
     }
 
     /// Bytes that wait in the buffers of TCP flows now: those of the guest that the host has yet to

@@ -73,8 +73,8 @@ impl MemoryLen {
     /// What `config` needs.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        let tcp = config.tcp_flows_max as usize;
-        let datagrams = config.udp_flows_max as usize + config.icmp_flows_max as usize;
+        let [tcp, datagrams @ ..] = config.flows_max().map(|flows| flows as usize);
+        let datagrams = datagrams.iter().sum::<usize>();
         let fragments = config.fragment_sets as usize;
         let keeps_names = config.keeps_names || has_names(&config.policy);
         let names = if keeps_names { limits::BINDINGS_MAX as usize } else { 0 };

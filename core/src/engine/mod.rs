@@ -157,7 +157,6 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             low ^ high.rotate_left(32),
             now,
         );
-        let counts = [config.tcp_flows_max, config.udp_flows_max, config.icmp_flows_max];
         Ok(Self {
             ends: Ends::of(&link, config.autoconf.is_some()),
             from_guest,
@@ -165,7 +164,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             flows: FlowTable::new(
                 (memory.flows, memory.flow_names),
                 memory.index,
-                counts,
+                config.flows_max(),
                 &config.seed,
             ),
             timers: Timers::new(memory.timers, now),

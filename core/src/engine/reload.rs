@@ -22,7 +22,7 @@ use crate::contract::{By, Config, ConfigError, DatagramKind, Event, FlowId, Inst
 use crate::rule::name::has_names;
 use crate::rule::policy::{Decision, Names, Said};
 use crate::stack::tcp::Held;
-use crate::store::flows::{FlowKey, FlowKind};
+use crate::store::flows::{FlowKey, FlowKind, Share};
 use crate::store::pace::Pace;
 use crate::store::ring::RingHandle;
 
@@ -56,9 +56,8 @@ impl<R: RingHandle> Engine<'_, R> {
         let own_addresses = core::mem::take(&mut self.config.own_addresses);
         let (seed, keeps_names) = (self.config.seed, self.config.keeps_names);
         self.config = Config { own_addresses, seed, keeps_names, ..config.clone() };
-        let Config { tcp_flows_max, udp_flows_max, icmp_flows_max, fragment_sets, .. } = *config;
-        self.flows.set_max([tcp_flows_max, udp_flows_max, icmp_flows_max]);
-        self.fragments.set_max(fragment_sets as usize);
+        self.flows.set_max(config.flows_max());
+        self.fragments.set_max(config.fragment_sets as usize);
         for slot in self.flows.all() {
             let Some(key) = self.flows.key(slot) else { continue };
             match self.allows_still(now, slot, &key) {
@@ -66,18 +65,21 @@ impl<R: RingHandle> Engine<'_, R> {
                 None => self.end_denied(now, slot, &key),
             }
         }
-        while self.flows.is_over(FlowKind::Udp) && self.evict_oldest(FlowKind::Udp).is_some() {}
+        for share in [Share::Udp, Share::InboundUdp] {
+            while self.flows.is_over(share) && self.evict_oldest(share).is_some() {}
+        }
         Ok(())
     }
 
     /// Checks that `config` asks for no more than memory was lent for.
     fn check_room(&self, config: &Config) -> Result<(), ConfigError> {
-        let [tcp, udp, echo] = self.flows.lens();
+        let [tcp, udp, echo, inbound_udp] = self.flows.lens();
         let sets = self.fragments.len() as u64;
         for (field, value, lent) in [
             ("max_connections", config.tcp_flows_max, u64::from(tcp)),
             ("max_udp_connections", config.udp_flows_max, u64::from(udp)),
             ("max_icmp_connections", config.icmp_flows_max, u64::from(echo)),
+            ("max_inbound_udp_connections", config.inbound_udp_flows_max, u64::from(inbound_udp)),
             ("fragment_sets", config.fragment_sets, sets),
         ] {
             if u64::from(value) > lent {

@@ -1,7 +1,7 @@
 //! Which flow a packet belongs to: a keyed hash from the flow's ends to its slot.
 //!
-//! Slots are dense and grouped by kind (TCP, then UDP, then echo), so that a slot's number tells
-//! its kind. The index is open addressing with linear probing, at most half full, and deletes by
+//! Slots are dense and grouped by who shares them ([`Share`]), so that a slot's number tells that,
+//! and nobody takes the place of another's. The index is open addressing with linear probing, at most half full, and deletes by
 //! moving back, so that no tombstones pile up. The hash is SipHash-1-3 under a secret key: a guest
 //! that picks its ports and destinations can't pick its collisions.
 
@@ -27,6 +27,20 @@ pub(crate) enum FlowKind {
     Echo,
 }
 
+/// Flows that share a number of slots, of which one takes the place of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    Tcp,
+    /// Those that the guest opened.
+    Udp,
+    Echo,
+    /// Those that somebody outside opened.
+    InboundUdp,
+}
+
+/// How many shares there are.
+pub(crate) const SHARES: usize = 4;
+
 /// The ends of a flow. The guest's address is not in it: there is one in each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowKey {
@@ -45,7 +59,7 @@ pub struct FlowSlot {
     account: Account,
     generation: u32,
     hash: u32,
-    /// The free list while free, then the list of flows of its kind by age of use.
+    /// The free list while free, then the list of flows of its share by age of use.
     age: Link,
     attention: Link,
     egress: Link,
@@ -85,7 +99,7 @@ impl<const LIST: u8> Links for By<'_, '_, LIST> {
     }
 }
 
-/// The slots of one kind.
+/// The slots of one share.
 #[derive(Debug)]
 struct Pool {
     slots: Range<u32>,
@@ -117,8 +131,8 @@ pub(crate) struct FlowTable<'a> {
     names: &'a mut [NameText],
     index: &'a mut [u32],
     hasher: SipHasher13,
-    /// By [`FlowKind`].
-    pools: [Pool; 3],
+    /// By [`Share`].
+    pools: [Pool; SHARES],
     attention: List,
     egress: List,
     unused: List,
@@ -130,18 +144,22 @@ impl<'a> FlowTable<'a> {
         (2 * flows).next_power_of_two()
     }
 
-    /// `slots` and `names` have one for each flow of `counts` (TCP, UDP, echo), `index` has
+    /// `slots` and `names` have one for each flow of `counts`, by [`Share`], `index` has
     /// [`index_len`](Self::index_len) entries.
     pub(crate) fn new(
         (slots, names): (SlotMemory<'a, FlowSlot>, &'a mut [NameText]),
         index: &'a mut [u32],
-        counts: [u32; 3],
+        counts: [u32; SHARES],
         key: &[u8; 16],
     ) -> Self {
-        let [tcp, udp, echo] = counts;
         let slots = Slots::new(slots);
-        assert!(slots.len() >= (tcp + udp + echo) as usize, "a slot for each flow");
-        assert!(names.len() >= (tcp + udp + echo) as usize, "a name for each flow");
+        let mut end = 0;
+        let pools = counts.map(|count| {
+            end += count;
+            Pool::new(end - count..end)
+        });
+        assert!(slots.len() >= end as usize, "a slot for each flow");
+        assert!(names.len() >= end as usize, "a name for each flow");
         assert!(
             index.len().is_power_of_two() && index.len() >= 2 * names.len(),
             "half full at most"
@@ -152,7 +170,7 @@ impl<'a> FlowTable<'a> {
             names,
             index,
             hasher: SipHasher13::new_with_key(key),
-            pools: [0..tcp, tcp..tcp + udp, tcp + udp..tcp + udp + echo].map(Pool::new),
+            pools,
             attention: List::EMPTY,
             egress: List::EMPTY,
             unused: List::EMPTY,
@@ -201,8 +219,8 @@ impl<'a> FlowTable<'a> {
         }
     }
 
-    /// Slots of each kind: TCP, UDP, echo.
-    pub(crate) fn lens(&self) -> [u32; 3] {
+    /// Slots of each share.
+    pub(crate) fn lens(&self) -> [u32; SHARES] {
         self.pools.each_ref().map(|pool| pool.slots.end - pool.slots.start)
     }
 
@@ -213,35 +231,35 @@ impl<'a> FlowTable<'a> {
 
     /// Where the slots of datagram flows begin, behind those of TCP flows.
     pub(crate) const fn datagrams_start(&self) -> u32 {
-        self.pools[FlowKind::Tcp as usize].slots.end
+        self.pools[Share::Tcp as usize].slots.end
     }
 
-    /// Lets there be so many flows of each kind from now on, of as many as there are slots. Those
+    /// Lets there be so many flows of each share from now on, of as many as there are slots. Those
     /// that are there stay.
-    pub(crate) fn set_max(&mut self, max: [u32; 3]) {
+    pub(crate) fn set_max(&mut self, max: [u32; SHARES]) {
         for (pool, max) in self.pools.iter_mut().zip(max) {
             pool.max = max;
         }
     }
 
-    /// Whether there are as many flows of `kind` as may be, or more.
-    pub(crate) const fn is_full(&self, kind: FlowKind) -> bool {
-        self.pools[kind as usize].is_full()
+    /// Whether there are as many flows of `share` as may be, or more.
+    pub(crate) const fn is_full(&self, share: Share) -> bool {
+        self.pools[share as usize].is_full()
     }
 
-    /// Whether there are more flows of `kind` than may be.
-    pub(crate) const fn is_over(&self, kind: FlowKind) -> bool {
-        let pool = &self.pools[kind as usize];
+    /// Whether there are more flows of `share` than may be.
+    pub(crate) const fn is_over(&self, share: Share) -> bool {
+        let pool = &self.pools[share as usize];
         pool.count > pool.max
     }
 
-    /// Takes a free slot for a flow with these ends, which has none yet. `None`: there are as many
-    /// flows as may be.
+    /// Takes a free slot of `share` for a flow with these ends, which has none yet. `None`: there
+    /// are as many flows as may be.
     ///
     /// # Cost
     /// Constant.
-    pub(crate) fn insert(&mut self, key: FlowKey) -> Option<u32> {
-        let pool = &mut self.pools[key.kind as usize];
+    pub(crate) fn insert(&mut self, share: Share, key: FlowKey) -> Option<u32> {
+        let pool = &mut self.pools[share as usize];
         if pool.is_full() {
             return None;
         }
@@ -274,7 +292,9 @@ impl<'a> FlowTable<'a> {
     /// Constant.
     pub(crate) fn remove(&mut self, slot: u32) {
         let flow = &mut self.slots[slot];
-        let Some(key) = flow.key.take() else { return };
+        if flow.key.take().is_none() {
+            return;
+        }
         let hash = flow.hash;
         if flow.attention.is_on() {
             self.attention.remove(&mut By::<ATTENTION>(&mut self.slots), slot);
@@ -282,7 +302,7 @@ impl<'a> FlowTable<'a> {
         if self.slots[slot].egress.is_on() {
             self.egress.remove(&mut By::<EGRESS>(&mut self.slots), slot);
         }
-        let pool = &mut self.pools[key.kind as usize];
+        let pool = &mut self.pools[self.share(slot) as usize];
         pool.by_age.remove(&mut By::<AGE>(&mut self.slots), slot);
         pool.count -= 1;
         // The slot that was used last is the next to be used: its memory is in the caches.
@@ -348,8 +368,8 @@ impl<'a> FlowTable<'a> {
         self.account_mut(slot).name_bytes = u8::try_from(name.len()).unwrap_or(0);
     }
 
-    /// How many flows there are: TCP, UDP, echo.
-    pub(crate) fn counts(&self) -> [u32; 3] {
+    /// How many flows there are of each share.
+    pub(crate) fn counts(&self) -> [u32; SHARES] {
         self.pools.each_ref().map(|pool| pool.count)
     }
 
@@ -373,7 +393,7 @@ impl<'a> FlowTable<'a> {
         (flow.key.is_some() && flow.generation == id.generation).then_some(id.index)
     }
 
-    /// Marks the flow as the one used last of its kind.
+    /// Marks the flow as the one used last of its share.
     ///
     /// # Cost
     /// Constant.
@@ -386,7 +406,7 @@ impl<'a> FlowTable<'a> {
         }
     }
 
-    /// Marks the flow as the first of its kind to give way.
+    /// Marks the flow as the first of its share to give way.
     ///
     /// # Cost
     /// Constant.
@@ -398,13 +418,23 @@ impl<'a> FlowTable<'a> {
 
     /// The pool of the flow in `slot`, and the slots of all.
     fn pool_of(&mut self, slot: u32) -> Option<(&mut Pool, &mut Slots<'a, FlowSlot>)> {
-        let kind = self.slots.used(slot)?.key.as_ref()?.kind;
-        Some((&mut self.pools[kind as usize], &mut self.slots))
+        self.slots.used(slot)?.key.as_ref()?;
+        let share = self.share(slot);
+        Some((&mut self.pools[share as usize], &mut self.slots))
     }
 
-    /// The flow of `kind` that was used least recently.
-    pub(crate) fn oldest(&self, kind: FlowKind) -> Option<u32> {
-        self.pools[kind as usize].by_age.front()
+    /// Whose `slot` is.
+    fn share(&self, slot: u32) -> Share {
+        let ends_behind = |share: &Share| slot < self.pools[*share as usize].slots.end;
+        [Share::Tcp, Share::Udp, Share::Echo]
+            .into_iter()
+            .find(ends_behind)
+            .unwrap_or(Share::InboundUdp)
+    }
+
+    /// The flow of `share` that was used least recently.
+    pub(crate) fn oldest(&self, share: Share) -> Option<u32> {
+        self.pools[share as usize].by_age.front()
     }
 
     /// Puts `slot` in the queue of flows that have something to say to the host.
@@ -479,7 +509,7 @@ mod tests {
         let mut names = vec![[0; 253]; 64];
         let mut index = vec![0; FlowTable::index_len(64)];
         let lent = (memory(64), names.as_mut_slice());
-        let mut table = FlowTable::new(lent, &mut index, [0, 64, 0], &[7; 16]);
+        let mut table = FlowTable::new(lent, &mut index, [0, 64, 0, 0], &[7; 16]);
         let mut model: HashMap<u16, u32> = HashMap::new();
         let mut seed = 1u32;
         for _ in 0..1_000_000 {
@@ -488,7 +518,7 @@ mod tests {
             assert_eq!(table.find(&key(port)), model.get(&port).copied());
             match model.remove(&port) {
                 Some(slot) => table.remove(slot),
-                None => match table.insert(key(port)) {
+                None => match table.insert(Share::Udp, key(port)) {
                     Some(slot) => assert!(model.insert(port, slot).is_none()),
                     None => assert_eq!(model.len(), 64),
                 },
@@ -500,13 +530,13 @@ mod tests {
     fn an_id_dies_with_its_flow() {
         let mut names = [[0; 253]];
         let mut index = vec![0; 2];
-        let mut table = FlowTable::new((memory(1), &mut names), &mut index, [0, 1, 0], &[0; 16]);
-        let slot = table.insert(key(1)).unwrap();
+        let mut table = FlowTable::new((memory(1), &mut names), &mut index, [0, 1, 0, 0], &[0; 16]);
+        let slot = table.insert(Share::Udp, key(1)).unwrap();
         let id = table.id(slot);
         table.needs_egress(slot);
         table.remove(slot);
         assert_eq!((table.slot(id), table.egress()), (None, None));
-        let again = table.insert(key(1)).unwrap();
+        let again = table.insert(Share::Udp, key(1)).unwrap();
         assert_eq!((again, table.slot(id)), (slot, None));
     }
 
@@ -514,10 +544,10 @@ mod tests {
     fn the_least_recently_used_is_the_oldest() {
         let mut names = [[0; 253]; 2];
         let mut index = vec![0; 4];
-        let mut table = FlowTable::new((memory(2), &mut names), &mut index, [0, 2, 0], &[0; 16]);
-        let a = table.insert(key(1)).unwrap();
-        let b = table.insert(key(2)).unwrap();
+        let mut table = FlowTable::new((memory(2), &mut names), &mut index, [0, 2, 0, 0], &[0; 16]);
+        let a = table.insert(Share::Udp, key(1)).unwrap();
+        let b = table.insert(Share::Udp, key(2)).unwrap();
         table.touch(a);
-        assert_eq!((table.oldest(FlowKind::Udp), table.insert(key(3))), (Some(b), None));
+        assert_eq!((table.oldest(Share::Udp), table.insert(Share::Udp, key(3))), (Some(b), None));
     }
 }

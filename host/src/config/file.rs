@@ -32,6 +32,7 @@ pub(super) struct File {
     #[serde(deserialize_with = "super::ports::read")]
     ports: Vec<PortConfig>,
     max_inbound_tcp_connections: Option<u32>,
+    max_inbound_udp_connections: Option<u32>,
     tcp_accept_queue_size: Option<u32>,
     policy: Option<PolicyFile>,
     #[serde(deserialize_with = "nat64")]
@@ -63,6 +64,7 @@ impl File {
             max_buffered_bytes: self.max_buffered_bytes,
             ports: self.ports,
             max_inbound_tcp_connections: self.max_inbound_tcp_connections,
+            max_inbound_udp_connections: self.max_inbound_udp_connections,
             tcp_accept_queue_size: self.tcp_accept_queue_size.unwrap_or(ACCEPT_QUEUE_DEFAULT),
             policy: match self.policy {
                 Some(policy) => policy.into_policy(),

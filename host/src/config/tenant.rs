@@ -11,7 +11,7 @@ use super::{
     DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, SecretsConfig, TlsConfig,
 };
 
-/// TCP and UDP flows of a tenant who asks for no number.
+/// TCP flows, and UDP flows either way, of a tenant who asks for no number.
 const TENANT_FLOWS_DEFAULT: u32 = 1024;
 
 impl NetworkConfig {
@@ -24,8 +24,8 @@ impl NetworkConfig {
     ///   the platform's name servers are asked, and rebinding is looked at.
     /// - Of `tls` the files are dropped, as they are this host's; and so are `secrets`, which are
     ///   held against a tenant, not by one.
-    /// - There are 1024 TCP and 1024 UDP flows where the tenant says no other number; `0`, as many
-    ///   as can be, is none.
+    /// - There are 1024 TCP flows, 1024 UDP flows and as many of those from outside, where the
+    ///   tenant says no other number; `0`, as many as can be, is none.
     #[must_use]
     pub fn for_tenant(self) -> Self {
         // All fields, so that a new one is decided on here.
@@ -38,6 +38,7 @@ impl NetworkConfig {
             max_buffered_bytes,
             ports: _,
             max_inbound_tcp_connections,
+            max_inbound_udp_connections,
             tcp_accept_queue_size,
             policy,
             dns: _,
@@ -62,6 +63,8 @@ impl NetworkConfig {
             max_buffered_bytes,
             ports: vec![],
             max_inbound_tcp_connections,
+            max_inbound_udp_connections: asked(max_inbound_udp_connections)
+                .or(Some(TENANT_FLOWS_DEFAULT)),
             tcp_accept_queue_size,
             policy,
             dns: DnsConfig::default(),
@@ -106,6 +109,7 @@ mod tests {
             "interface": {"mac": "02:00:00:00:00:09", "mtu": 9000, "ipv4_address": "10.0.0.2",
                 "ipv6_pool": "fd00::/48", "receive_frame_bytes": 9014},
             "max_connections": 7, "max_udp_connections": 0, "max_icmp_connections": 0,
+            "max_inbound_udp_connections": 0,
             "policy": {"default_egress": "allow"}, "nat64_prefixes": ["fd00:64::/96"],
             "dns": {"nameservers": ["10.0.0.53"], "rebind_protection": false}}"#;
         assert_eq!(of_tenant(written).dns, DnsConfig::default());
@@ -116,6 +120,7 @@ mod tests {
         assert_eq!(core.nat64_prefixes, [""; 0].map(|_| core.link.guest_ipv6));
         let flows = (core.tcp_flows_max, core.udp_flows_max, core.icmp_flows_max);
         assert_eq!(flows, (7, 1024, limits::ICMP_FLOWS_DEFAULT));
+        assert_eq!(core.inbound_udp_flows_max, 1024);
         assert_eq!(core.policy.default_egress, Permission::Allow);
         assert_eq!(core.policy.profile, Profile::MultiTenant);
         let core = of_tenant("{}").to_core(3, [0; 16]).unwrap();

@@ -399,8 +399,6 @@ impl Flows {
                         continue;
                     };
                     ports.remember(flow, (index, caller));
-                    // Its slot may be that of a flow which gave way, whose socket is of no use.
-                    self.slots.get_mut(flow.index as usize).and_then(Option::take);
                     flow
                 }
             };

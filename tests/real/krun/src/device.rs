@@ -97,17 +97,47 @@ impl Device {
     pub fn new(backend: Box<dyn NetBackend + Send>) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])
             .expect("memory for the guest");
+        let line = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd"));
+        let mut device = Self::plugged(memory, line, backend);
+        device.bring_up();
+        device
+    }
+
+    /// The device as nobody has brought it up yet.
+    fn plugged(
+        memory: GuestMemoryMmap,
+        line: Arc<OwnedFd>,
+        backend: Box<dyn NetBackend + Send>,
+    ) -> Self {
         let mac = [2, 0x6d, 0x73, 0, 0, 2];
         let net = Net::new("net0".into(), VirtioNetBackend::Custom(backend), mac, 0)
             .expect("nothing of it can fail");
-        let line = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd"));
         let chip = IrqChipDevice::new(Box::new(Chip(Arc::clone(&line))));
         let chip = Arc::new(Mutex::new(chip));
         let transport = MmioTransport::new(memory.clone(), chip, Arc::new(Mutex::new(net)))
             .expect("an eventfd");
-        let mut device = Self { transport, memory, line };
-        device.bring_up();
-        device
+        Self { transport, memory, line }
+    }
+
+    /// Another device over `backend` in the place of this, which was stopped: the guest's memory is
+    /// the same, and so is where both are with its queues. Its worker runs from
+    /// [`resume`](Self::resume) on.
+    ///
+    /// # Panics
+    /// If this was not stopped.
+    #[must_use]
+    pub fn restored(&self, backend: Box<dyn NetBackend + Send>) -> Self {
+        let state = self.transport.capture_state().expect("the worker was stopped");
+        let mut next = Self::plugged(self.memory.clone(), Arc::clone(&self.line), backend);
+        next.transport.restore_state(&state).expect("it is the same device");
+        next
+    }
+
+    /// Lets the guest's halves tell this device of what they post, in the place of another.
+    pub fn rewire(&self, sender: &mut Sender, receiver: &mut Receiver) {
+        let [receive, transmit] = [RECEIVE, TRANSMIT].map(|queue| self.kick(queue));
+        receiver.queue.rewire(receive);
+        sender.queue.rewire(transmit);
     }
 
     fn bring_up(&mut self) {
@@ -148,9 +178,12 @@ impl Device {
     }
 
     fn queue(&self, queue: u64) -> Virtqueue {
+        Virtqueue::new(self.memory.clone(), place(queue), QUEUE_SIZE, self.kick(queue))
+    }
+
+    fn kick(&self, queue: u64) -> Arc<EventFd> {
         let index = usize::try_from(queue).expect("0 or 1");
-        let kick = Arc::clone(&self.transport.queue_evts()[index]);
-        Virtqueue::new(self.memory.clone(), place(queue), QUEUE_SIZE, kick)
+        Arc::clone(&self.transport.queue_evts()[index])
     }
 
     /// The guest's halves of both queues, which are empty, and the interrupt line. To be called

@@ -120,7 +120,7 @@ impl Sender {
 /// The guest's receive half.
 pub struct Receiver {
     memory: GuestMemoryMmap,
-    queue: Virtqueue,
+    pub(crate) queue: Virtqueue,
     frame: Vec<u8>,
     /// Takes a header that counts no buffers, as Linux does without mergeable buffers.
     pub is_lenient: bool,

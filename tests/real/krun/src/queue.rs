@@ -85,6 +85,11 @@ impl Virtqueue {
         }
     }
 
+    /// Tells another device of new chains from now on, which knows the queue as it is.
+    pub(crate) fn rewire(&mut self, kick: Arc<EventFd>) {
+        self.kick = kick;
+    }
+
     /// Descriptors that are free.
     #[must_use]
     pub fn free(&self) -> usize {

@@ -71,6 +71,21 @@ impl Stack {
         }
     }
 
+    /// Sends what there is, and takes what is answered first: no timer of the stack's has the time
+    /// to say anything again.
+    ///
+    /// # Panics
+    /// When nothing is answered within `longest`.
+    pub fn round(&mut self, longest: Duration) {
+        self.turn();
+        let start = now();
+        while !self.card.receiver.is_ready() {
+            assert!(start.elapsed() < longest, "nothing is answered");
+            self.card.wait(longest);
+        }
+        self.turn();
+    }
+
     /// Receives, answers and sends what there is.
     fn turn(&mut self) -> smoltcp::time::Instant {
         let micros = i64::try_from(self.start.elapsed().as_micros()).expect("a short test");

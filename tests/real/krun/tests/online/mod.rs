@@ -48,7 +48,8 @@ pub(crate) struct Guest {
     pub(crate) device: Device,
     /// What is under test.
     pub(crate) network: SmoltcpNetwork,
-    _runtime: tokio::runtime::Runtime,
+    /// Where names are resolved.
+    pub(crate) runtime: tokio::runtime::Runtime,
 }
 
 impl Guest {
@@ -57,14 +58,19 @@ impl Guest {
         let config = format!(
             r#"{{"interface": {{"mtu": {mtu}}}, "policy": {{"default_egress": "allow"}}}}"#
         );
-        let config = NetworkConfig::from_json(&config).expect("a configuration");
+        Self::with(NetworkConfig::from_json(&config).expect("a configuration"))
+    }
+
+    /// A guest in slot 0 whose network is as `config` says.
+    pub(crate) fn with(config: NetworkConfig) -> Self {
         let mut network = SmoltcpNetwork::new(config, 0);
         let device = Device::new(network.take_backend());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
         network.start(runtime.handle().clone());
-        let card = Card::new(device.guest(), mtu);
+        let card = Card::new(device.guest(), network.addresses().mtu);
         let stack = Stack::new(card, network.guest_mac(), &GUESTS);
-        Self { stack, device, network, _runtime: runtime }
+        Self { stack, device, network, runtime }
     }
 
     /// Lets the guest's stack run until `done` says so.
@@ -76,7 +82,8 @@ impl Guest {
         self.stack.run(what, STEP_MAX, |_, sockets| done(sockets))
     }
 
-    fn connect(&mut self, to: SocketAddr) -> SocketHandle {
+    /// Connects to `to`.
+    pub(crate) fn connect(&mut self, to: SocketAddr) -> SocketHandle {
         let handle = self.stack.open(to, 40_000 + to.port() % 10_000, 1 << 18);
         self.stack.connect(handle, STEP_MAX);
         handle
@@ -118,14 +125,19 @@ impl Guest {
         self.stack.sockets.remove(handle);
     }
 
-    /// Ends it all, when every frame that the guest sent was accepted, and counted without its
-    /// virtio header.
-    pub(crate) fn end(mut self) {
+    /// Waits until the device has every frame that the guest sent.
+    pub(crate) fn settle(&mut self) {
         let start = now();
         while self.stack.card.sender.queue.in_flight() != 0 {
             self.stack.card.sender.reclaim();
             assert!(start.elapsed() < STEP_MAX, "the device keeps the guest's last frames");
         }
+    }
+
+    /// Ends it all, when every frame that the guest sent was accepted, and counted without its
+    /// virtio header.
+    pub(crate) fn end(mut self) {
+        self.settle();
         let metrics = self.network.metrics_handle();
         assert_eq!(metrics.tx_bytes(), self.stack.card.sent.bytes);
         for (name, count) in metrics.counters() {
