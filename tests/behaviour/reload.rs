@@ -18,12 +18,12 @@ use crate::{Error, assert_error_about, at, only};
 /// What any flow is listed as: protocol, other end, name, state, and what allows it.
 type Listed = (Protocol, SocketAddr, Option<String>, FlowState, By);
 
-fn room<'a>(default: &str, lines: &[&str]) -> Room<'a> {
+pub(crate) fn room<'a>(default: &str, lines: &[&str]) -> Room<'a> {
     Room::new(Config { keeps_names: true, ..config_of(default, lines) })
 }
 
 /// Lets `lines` over `default` hold, as the host does it.
-fn reload(world: &mut World<'_>, default: &str, lines: &[&str]) {
+pub(crate) fn reload(world: &mut World<'_>, default: &str, lines: &[&str]) {
     replace(world, &config_of(default, lines)).expect("because only the policy is another");
 }
 

@@ -170,7 +170,7 @@ impl<R: RingHandle> Engine<'_, R> {
 
     fn is_to_be_heard(&self, slot: u32) -> bool {
         match self.tcp.held(slot) {
-            Held::Unknown | Held::Dialled => true,
+            Held::Unknown | Held::Dialled | Held::Greeted => true,
             Held::No | Held::Dialling | Held::Answered => false,
         }
     }

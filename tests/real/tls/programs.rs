@@ -10,10 +10,10 @@ use crate::needs;
 use crate::process::{Finished, Process};
 
 /// Debian's own, whose packages these programs use.
-pub(super) const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 /// Whether [`PYTHON`] has `module`.
-pub(super) fn has_module(module: &str) -> bool {
+pub(crate) fn has_module(module: &str) -> bool {
     let mut probe = Command::new(PYTHON);
     let has_it = probe.args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
     let has_it = has_it.is_ok_and(|status| status.success());
