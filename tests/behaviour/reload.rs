@@ -270,7 +270,11 @@ fn tls_is_intercepted_from_now_on_or_no_longer_for_who_has_yet_to_say_hello() {
         replace(&mut world, &intercepting(begins)).unwrap();
         assert_eq!(world.peers.datagrams.len(), 0, "QUIC ends where it would be refused");
         if begins {
-            assert_error_about(&only(&mut world), Error::PROHIBITED.of(to.ip()), &quic);
+            // As by a closed port, before and after, so that clients take TCP at once.
+            let refused = Error::PORT_UNREACHABLE.of(to.ip());
+            assert_error_about(&only(&mut world), refused, &quic);
+            world.send(&quic);
+            assert_error_about(&only(&mut world), refused, &quic);
         }
         // What is open is as it was, and so is who was connected to the server already.
         open.send(&mut world, b"more");
