@@ -39,6 +39,9 @@ pub const ICMP_FLOWS_MAX: u32 = 65_536;
 pub const GATEWAY_PORTS: core::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// How long a connection may take to say whom it is for.
 pub const TCP_LOOK_MS_MAX: u64 = 5_000;
+/// Who has greeted in a protocol in which the outside may have to speak first, and is silent for so
+/// long, waits for that.
+pub const TCP_GREETING_MS: u64 = 100;
 /// The port of HTTP.
 pub const HTTP_PORT: u16 = 80;
 /// The port of HTTPS, and of QUIC.

@@ -17,7 +17,7 @@ use crate::policy_rules::{ip, push};
 const BOUND: [&str; 2] = ["1.1.1.1", "2600::2"];
 
 /// A room whose policy has `default` and `lines`.
-fn room<'a>(default: Permission, lines: &[&str]) -> Room<'a> {
+pub(crate) fn room<'a>(default: Permission, lines: &[&str]) -> Room<'a> {
     Room::with(|config| {
         config.policy = Policy::new(default, Permission::Deny);
         lines.iter().for_each(|line| push(&mut config.policy, line));
@@ -41,7 +41,7 @@ pub(crate) fn bind(world: &mut World<'_>, name: &str, to: IpAddr) {
 }
 
 /// Whether the host was told to connect.
-fn is_connected(world: &World<'_>) -> bool {
+pub(crate) fn is_connected(world: &World<'_>) -> bool {
     world.peers.log.iter().any(|did| matches!(did, Did::Connect { .. }))
 }
 
@@ -98,7 +98,7 @@ fn http2_in(flags: u8, head: &[u8]) -> Vec<u8> {
 }
 
 /// A field whose name has `index` in the static table, or is `name`.
-fn field(index: u8, name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn field(index: u8, name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| {
         [&[u8::try_from(text.len()).expect("because it is short")], text.as_bytes()].concat()
     };
@@ -154,7 +154,7 @@ fn http_2_by_prior_knowledge_says_its_name_as_http_1_does() {
     }
 }
 
-const BY_NAME: (Permission, &[&str]) =
+pub(crate) const BY_NAME: (Permission, &[&str]) =
     (Permission::Deny, &["allow any all host", "allow any all good.test"]);
 
 #[test]

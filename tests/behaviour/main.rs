@@ -11,6 +11,7 @@ mod capture;
 mod denials;
 mod drops;
 mod fragments;
+mod greeting;
 mod hop_limit;
 mod http_denied;
 mod inspection;

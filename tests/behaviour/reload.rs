@@ -18,12 +18,12 @@ use crate::{Error, assert_error_about, at, only};
 /// What any flow is listed as: protocol, other end, name, state, and what allows it.
 type Listed = (Protocol, SocketAddr, Option<String>, FlowState, By);
 
-fn room<'a>(default: &str, lines: &[&str]) -> Room<'a> {
+pub(crate) fn room<'a>(default: &str, lines: &[&str]) -> Room<'a> {
     Room::new(Config { keeps_names: true, ..config_of(default, lines) })
 }
 
 /// Lets `lines` over `default` hold, as the host does it.
-fn reload(world: &mut World<'_>, default: &str, lines: &[&str]) {
+pub(crate) fn reload(world: &mut World<'_>, default: &str, lines: &[&str]) {
     replace(world, &config_of(default, lines)).expect("because only the policy is another");
 }
 
@@ -270,7 +270,11 @@ fn tls_is_intercepted_from_now_on_or_no_longer_for_who_has_yet_to_say_hello() {
         replace(&mut world, &intercepting(begins)).unwrap();
         assert_eq!(world.peers.datagrams.len(), 0, "QUIC ends where it would be refused");
         if begins {
-            assert_error_about(&only(&mut world), Error::PROHIBITED.of(to.ip()), &quic);
+            // As by a closed port, before and after, so that clients take TCP at once.
+            let refused = Error::PORT_UNREACHABLE.of(to.ip());
+            assert_error_about(&only(&mut world), refused, &quic);
+            world.send(&quic);
+            assert_error_about(&only(&mut world), refused, &quic);
         }
         // What is open is as it was, and so is who was connected to the server already.
         open.send(&mut world, b"more");

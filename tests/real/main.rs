@@ -42,6 +42,7 @@ mod offload;
 mod pings;
 mod policy;
 mod pool;
+mod prior_knowledge;
 mod proxies;
 mod published;
 mod qemu;

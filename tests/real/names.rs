@@ -21,7 +21,7 @@ pub(crate) const A: u16 = 1;
 const TXT: u16 = 16;
 
 /// The neighbour, who serves example.test.
-const SERVER: &str = "11.0.0.2";
+pub(crate) const SERVER: &str = "11.0.0.2";
 
 /// Records of every kind that resolvers know, and one that nobody does.
 const ZONE: &str = "\
@@ -49,13 +49,13 @@ hinted HTTPS 1 . ipv4hint=10.0.0.1
 ";
 
 /// A name server with [`ZONE`], in a directory that goes with it.
-struct NameServer {
+pub(crate) struct NameServer {
     directory: PathBuf,
     process: Option<Process>,
 }
 
 impl NameServer {
-    fn start(namespace: &Namespace) -> Self {
+    pub(crate) fn start(namespace: &Namespace) -> Self {
         let directory = std::env::temp_dir().join(namespace.name());
         std::fs::create_dir_all(&directory).unwrap();
         let text = |long: &str, count: usize, len: usize| -> String {
@@ -102,7 +102,7 @@ impl Drop for NameServer {
 }
 
 /// A configuration whose name servers are `servers`, and whose guest may go to public addresses.
-fn asking(servers: &[&str]) -> Value {
+pub(crate) fn asking(servers: &[&str]) -> Value {
     json!({ "dns": { "nameservers": servers } })
 }
 

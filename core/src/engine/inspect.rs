@@ -16,6 +16,11 @@
 //! A flow waits for at most [`limits::TCP_LOOK_MS_MAX`](crate::limits::TCP_LOOK_MS_MAX), and its
 //! bytes in its own buffer; those of a protocol that is not known do not wait at all. Only the
 //! first request of a connection is read.
+//!
+//! A client of HTTP/2 may say no name before the server has spoken (RFC 9113 3.4). So if it has
+//! greeted and is silent, the host connects where a name that leads there is allowed, and from then
+//! on it is a flow of the second kind: the server speaks, and what the guest says waits for the
+//! verdict. A guest gains nothing by that; it could as well have said that name.
 
 use super::judge::{Admission, is_for_names_over_tls};
 use super::{Engine, Interception, Step};
@@ -73,6 +78,9 @@ impl<R: RingHandle> Engine<'_, R> {
             && !is_all
             && self.tcp.wait_for(now, slot, wanted)
         {
+            if opening.is_greeting {
+                self.tcp.note_greeting(now, slot);
+            }
             let deadline = self.tcp.deadline(now, slot);
             self.timers.set(slot, deadline);
             return None;
@@ -80,10 +88,34 @@ impl<R: RingHandle> Engine<'_, R> {
         self.conclude(now, slot, &opening)
     }
 
-    /// The guest has had its time to say a name.
+    /// The guest has had its time to say a name, or to go on behind a greeting.
     pub(super) fn give_up_looking(&mut self, now: Instant, slot: u32) -> Option<Step> {
-        let opening = Opening { heard: Heard::More(0), http: None, is_hello: false };
-        self.conclude(now, slot, &opening)
+        if self.tcp.is_left_waiting(now, slot) {
+            return self.answer_greeting(now, slot);
+        }
+        self.conclude(now, slot, &Opening::of(Heard::More(0)))
+    }
+
+    /// The guest has greeted on the flow in `slot`, and may wait for the outside to speak.
+    fn answer_greeting(&mut self, now: Instant, slot: u32) -> Option<Step> {
+        let key = self.flows.key(slot)?;
+        let (opening, _) = self.tcp.look(slot, said::read)?;
+        if opening.is_greeting && !is_for_names_over_tls(&key) {
+            let decision = |said| self.judge(now, &key, said).decision;
+            if decision(Said::Awaited) == Decision::Deny {
+                return self.conclude(now, slot, &opening);
+            }
+            if decision(Said::Never) == Decision::Allow && !self.is_relayed(&key) {
+                self.tcp.hold(now, slot, Held::Greeted);
+                self.flows.needs_attention(slot);
+                self.flows.needs_egress(slot);
+                let flow = self.flows.id(slot);
+                return Some(Action::Connect { flow, to: self.outside(&key) }.into());
+            }
+        }
+        let deadline = self.tcp.deadline(now, slot);
+        self.timers.set(slot, deadline);
+        None
     }
 
     /// Does with the flow in `slot` what policy says to its first bytes.
@@ -125,7 +157,8 @@ impl<R: RingHandle> Engine<'_, R> {
                 let flow = self.flows.id(slot);
                 return Some(Action::Connect { flow, to: self.outside(&key) }.into());
             }
-            self.tcp.hold(now, slot, Held::No);
+            let is_connecting = held == Held::Greeted;
+            self.tcp.hold(now, slot, if is_connecting { Held::Dialling } else { Held::No });
             return None;
         }
         let name = name.map(SaidName::as_str);
@@ -152,7 +185,7 @@ impl<R: RingHandle> Engine<'_, R> {
         self.out.counters.tcp_reset += 1;
         let flow = self.flows.id(slot);
         self.abort(slot);
-        (held == Held::Dialled).then_some(Action::Reset { flow }.into())
+        (!waited).then_some(Action::Reset { flow }.into())
     }
 
     /// Does the same with a flow on which names are to be asked over TLS. Each query is judged by

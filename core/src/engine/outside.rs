@@ -31,6 +31,10 @@ impl<R: RingHandle> Engine<'_, R> {
                 self.tcp.hold(now, slot, Held::No);
                 self.flows.needs_attention(slot);
             }
+            (Event::Connected { .. }, FlowKind::Tcp) if self.tcp.held(slot) == Held::Greeted => {
+                self.tcp.hold(now, slot, Held::Dialled);
+                self.flows.needs_attention(slot);
+            }
             (Event::Connected { .. }, FlowKind::Tcp) => self.answer_syn(now, slot, &key),
             (Event::ConnectFailed { refusal, .. }, FlowKind::Tcp) => {
                 self.refuse(now, slot, &key, refusal);
@@ -71,12 +75,13 @@ impl<R: RingHandle> Engine<'_, R> {
     /// The host could not connect: the guest sees why.
     fn refuse(&mut self, now: Instant, slot: u32, key: &FlowKey, refusal: Refusal) {
         let syn = self.tcp.connecting(slot);
-        if syn.is_some() || self.tcp.held(slot) == Held::Dialling {
+        let is_answered = matches!(self.tcp.held(slot), Held::Dialling | Held::Greeted);
+        if syn.is_some() || is_answered {
             self.out.counters.tcp_refused += 1;
         }
         // What is accepted already, as a name was to be heard, can only be reset.
         let Some(syn) = syn else {
-            if self.tcp.held(slot) == Held::Dialling {
+            if is_answered {
                 self.abort(slot);
             }
             return;

@@ -20,7 +20,7 @@ use super::Engine;
 use super::judge::{is_for_names, is_for_names_over_tls, protocol};
 use crate::contract::{By, Config, ConfigError, DatagramKind, Event, FlowId, Instant, Refusal};
 use crate::rule::name::has_names;
-use crate::rule::policy::{Decision, Names, Said};
+use crate::rule::policy::{Decision, Names, Said, Verdict};
 use crate::stack::tcp::Held;
 use crate::store::flows::{FlowKey, FlowKind, Share};
 use crate::store::pace::Pace;
@@ -61,8 +61,8 @@ impl<R: RingHandle> Engine<'_, R> {
         for slot in self.flows.all() {
             let Some(key) = self.flows.key(slot) else { continue };
             match self.allows_still(now, slot, &key) {
-                Some(by) => self.flows.account_mut(slot).by = by,
-                None => self.end_denied(now, slot, &key),
+                Ok(by) => self.flows.account_mut(slot).by = by,
+                Err(refusal) => self.end_refused(now, slot, &key, refusal),
             }
         }
         for share in [Share::Udp, Share::InboundUdp] {
@@ -97,7 +97,7 @@ impl<R: RingHandle> Engine<'_, R> {
     pub fn end(&mut self, now: Instant, flow: FlowId) -> bool {
         let ends = self.flows.slot(flow).and_then(|slot| Some((slot, self.flows.key(slot)?)));
         let Some((slot, key)) = ends.filter(|_| self.is_live(flow)) else { return false };
-        self.end_denied(now, slot, &key);
+        self.end_refused(now, slot, &key, Refusal::Forbidden);
         true
     }
 
@@ -121,33 +121,37 @@ impl<R: RingHandle> Engine<'_, R> {
                 && self.site().is_own(key.outside)
                 && self.judge(now, &key, Said::Never).decision != Decision::Allow
             {
-                self.end_denied(now, slot, &key);
+                self.end_refused(now, slot, &key, Refusal::Forbidden);
             }
         }
     }
 
-    /// What allows the flow in `slot` now; `None`: nothing does.
-    fn allows_still(&self, now: Instant, slot: u32, key: &FlowKey) -> Option<By> {
+    /// What allows the flow in `slot` now.
+    ///
+    /// # Errors
+    /// How it would be refused, if it were new.
+    fn allows_still(&self, now: Instant, slot: u32, key: &FlowKey) -> Result<By, Refusal> {
         let account = self.flows.account(slot);
         if let Some(peer) = account.peer {
             let ends = (peer.ip(), key.guest_port);
             let verdict = self.judge_inbound(now, protocol(key), ends);
-            return (verdict.decision == Decision::Allow).then_some(verdict.by);
+            return allowing(verdict);
         }
         if is_for_names(key) {
-            return Some(By::Gateway);
+            return Ok(By::Gateway);
         }
         if is_for_names_over_tls(key) {
-            return (!self.config.intercepted_ports.is_empty()).then_some(By::Gateway);
+            let is_answered = !self.config.intercepted_ports.is_empty();
+            return if is_answered { Ok(By::Gateway) } else { Err(Refusal::Forbidden) };
         }
         if self.tcp.held(slot) == Held::Answered {
-            return Some(account.by); // it was denied, and is just being told so
+            return Ok(account.by); // it was denied, and is just being told so
         }
         let name = self.flows.name(slot);
         let bound = name.filter(|_| account.is_bound);
         let bound = bound.as_slice();
         if key.kind != FlowKind::Tcp {
-            return self.judge_datagrams(now, key, bound).ok();
+            return self.judge_datagrams(now, key, bound).map_err(|(refusal, _)| refusal);
         }
         let awaited = self.judge_named(now, key, Names { bound, said: Said::Awaited });
         let verdict = match awaited.decision {
@@ -155,7 +159,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Decision::WaitForName if self.is_to_be_heard(slot) => {
                 let otherwise = self.judge_named(now, key, Names { bound, said: self.unsaid() });
                 let is_allowed = otherwise.decision == Decision::Allow;
-                return Some(if is_allowed { otherwise.by } else { awaited.by });
+                return Ok(if is_allowed { otherwise.by } else { awaited.by });
             }
             Decision::WaitForName => {
                 let said = name.filter(|_| account.is_said).map_or(self.unsaid(), Said::Name);
@@ -163,21 +167,22 @@ impl<R: RingHandle> Engine<'_, R> {
             }
             // It is denied as it was, and waits to be told so.
             Decision::Deny if self.is_to_be_heard(slot) && self.has_page_for(key, awaited.by) => {
-                return Some(awaited.by);
+                return Ok(awaited.by);
             }
             Decision::Allow | Decision::Deny => awaited,
         };
-        (verdict.decision == Decision::Allow).then_some(verdict.by)
+        allowing(verdict)
     }
 
     fn is_to_be_heard(&self, slot: u32) -> bool {
         match self.tcp.held(slot) {
-            Held::Unknown | Held::Dialled => true,
+            Held::Unknown | Held::Dialled | Held::Greeted => true,
             Held::No | Held::Dialling | Held::Answered => false,
         }
     }
 
-    fn end_denied(&mut self, now: Instant, slot: u32, key: &FlowKey) {
+    /// Ends the flow in `slot`; of datagrams the guest is told by `refusal`.
+    fn end_refused(&mut self, now: Instant, slot: u32, key: &FlowKey, refusal: Refusal) {
         let kind = match key.kind {
             FlowKind::Tcp => {
                 let flow = self.flows.id(slot);
@@ -186,7 +191,15 @@ impl<R: RingHandle> Engine<'_, R> {
             FlowKind::Udp => DatagramKind::Udp,
             FlowKind::Echo => DatagramKind::Echo,
         };
-        self.fail_datagram(now, slot, key, (kind, Refusal::Forbidden));
+        self.fail_datagram(now, slot, key, (kind, refusal));
         self.remove(slot);
+    }
+}
+
+/// What allows a flow, if `verdict` does.
+fn allowing(verdict: Verdict) -> Result<By, Refusal> {
+    match verdict.decision {
+        Decision::Allow => Ok(verdict.by),
+        Decision::Deny | Decision::WaitForName => Err(Refusal::Forbidden),
     }
 }

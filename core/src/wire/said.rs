@@ -44,6 +44,15 @@ pub(crate) struct Opening {
     pub(crate) http: Option<Method>,
     /// It begins as TLS does.
     pub(crate) is_hello: bool,
+    /// More is to come, but who speaks may wait for the outside's first words before.
+    pub(crate) is_greeting: bool,
+}
+
+impl Opening {
+    /// One that is neither HTTP/1 nor TLS.
+    pub(crate) fn of(heard: Heard) -> Self {
+        Self { heard, http: None, is_hello: false, is_greeting: false }
+    }
 }
 
 /// What matters of a request's method: an answer to HEAD has no body (RFC 9110 9.3.2).
@@ -61,10 +70,8 @@ pub(crate) enum Method {
 /// that ends there, until the end of all is there.
 pub(crate) fn read(bytes: &[u8], seen: usize) -> Opening {
     match bytes.first() {
-        None => Opening { heard: Heard::More(1), http: None, is_hello: false },
-        Some(&hello::HANDSHAKE) => {
-            Opening { heard: hello::read(bytes), http: None, is_hello: true }
-        }
+        None => Opening::of(Heard::More(1)),
+        Some(&hello::HANDSHAKE) => Opening { is_hello: true, ..Opening::of(hello::read(bytes)) },
         Some(_) if frames::is_in(bytes) => frames::read(bytes),
         Some(_) => request::read(bytes, seen),
     }

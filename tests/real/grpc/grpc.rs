@@ -100,13 +100,20 @@ impl Calls {
         let mut response = Response::new(request.get_ref().clone());
         let timeout = timeout.map_err(|_| Status::internal("the field is one"))?;
         response.metadata_mut().insert("x-timeout", timeout);
+        if let Some(key) = request.metadata().get_bin("x-key-bin") {
+            response.metadata_mut().insert_bin("x-back-bin", key.clone());
+        }
         Ok(response)
     }
 
-    async fn fail(self, _: Request<Bytes>) -> Result<Response<Bytes>, Status> {
+    async fn fail(self, request: Request<Bytes>) -> Result<Response<Bytes>, Status> {
         let mut metadata = MetadataMap::new();
         metadata.insert("x-last", MetadataValue::from_static("word"));
-        let details = Bytes::from_static(b"\x00details\xff");
+        let mut details = Bytes::from_static(b"\x00details\xff");
+        if let Some(key) = request.metadata().get_bin("x-key-bin") {
+            metadata.insert_bin("x-back-bin", key.clone());
+            details = key.to_bytes().unwrap_or_default();
+        }
         let code = tonic::Code::FailedPrecondition;
         Err(Status::with_details_and_metadata(code, "it is not so: 100 %", details, metadata))
     }
@@ -320,7 +327,22 @@ async fn keys(good: &mut Grpc<Channel>, other: &mut Grpc<Channel>) -> Outcome<()
         let said = unary(other, "/t.T/Unary", word("next")).await?;
         println!("{:?}", said.get_ref());
     }
+    // What the server has comes back as what the guest has: in the head, and in trailers.
+    let said = unary(good, "/t.T/Unary", keyed("x-key-bin")?).await?;
+    println!("back {:?}", binary(said.metadata()));
+    if let Err(status) = unary(good, "/t.T/Fail", keyed("x-key-bin")?).await {
+        println!(
+            "back {:?} {:?}",
+            binary(status.metadata()),
+            String::from_utf8_lossy(status.details())
+        );
+    }
     Ok(())
+}
+
+/// The binary metadata that came back.
+fn binary(metadata: &MetadataMap) -> Option<Bytes> {
+    metadata.get_bin("x-back-bin")?.to_bytes().ok()
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use crate::guest::{ConfigFile, free_slot, open_config, sluicegate};
 use crate::needs;
 use crate::process::{self, Finished};
+pub(crate) use programs::{PYTHON, has_module};
 use site::EVIL;
 pub(crate) use site::{Flaw, GOOD, Site, files};
 

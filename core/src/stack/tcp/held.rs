@@ -15,6 +15,8 @@ pub(crate) enum Held {
     Unknown,
     /// A verdict; the host connects, or is connected, and the outside may speak first.
     Dialled,
+    /// The same, where the host connects and the guest's SYN was answered before.
+    Greeted,
     /// The host's connect, after the verdict.
     Dialling,
     /// Nothing: we have answered in the outside's place, and what still comes is nobody's.
@@ -31,14 +33,17 @@ pub(super) struct Look {
     wanted: u32,
     /// Since when somebody waits for the guest to say more.
     since: Option<Instant>,
+    /// Since when the guest is silent, which may wait for the outside to speak.
+    greeted: Option<Instant>,
 }
 
 impl Look {
-    pub(super) const NONE: Self = Self { held: Held::No, seen: 0, wanted: 1, since: None };
+    pub(super) const NONE: Self =
+        Self { held: Held::No, seen: 0, wanted: 1, since: None, greeted: None };
 
     /// Whether `waiting` bytes are worth a look, or all that will come are there.
     pub(super) fn is_due(&self, waiting: usize, has_finished: bool) -> bool {
-        let is_held = matches!(self.held, Held::Unknown | Held::Dialled);
+        let is_held = matches!(self.held, Held::Unknown | Held::Dialled | Held::Greeted);
         is_held && (waiting >= self.wanted as usize || has_finished)
     }
 }
@@ -48,9 +53,13 @@ impl TcpSlot<'_> {
     pub(super) fn look_until(&self) -> Option<Instant> {
         match self.look.held {
             Held::Unknown | Held::Dialled => {
-                Some(self.look.since?.plus_millis(limits::TCP_LOOK_MS_MAX))
+                let greeted = self.look.greeted.map(|at| at.plus_millis(limits::TCP_GREETING_MS));
+                let until = self.look.since?.plus_millis(limits::TCP_LOOK_MS_MAX);
+                Some(greeted.unwrap_or(until).min(until))
             }
-            Held::Dialling => Some(self.since.plus_millis(limits::TCP_CONNECT_MS_MAX)),
+            Held::Dialling | Held::Greeted => {
+                Some(self.since.plus_millis(limits::TCP_CONNECT_MS_MAX))
+            }
             Held::No | Held::Answered => None,
         }
     }
@@ -67,7 +76,9 @@ impl Tcp<'_> {
         let Some(flow) = self.slots.used(slot) else { return FlowState::Closing };
         match (flow.phase, flow.look.held) {
             (Phase::Open, Held::Unknown) => FlowState::Hearing,
-            (Phase::Connecting(_), _) | (Phase::Open, Held::Dialling) => FlowState::Connecting,
+            (Phase::Connecting(_), _) | (Phase::Open, Held::Dialling | Held::Greeted) => {
+                FlowState::Connecting
+            }
             (Phase::Open, _) if flow.is_calling => FlowState::Connecting,
             (Phase::Open, Held::No | Held::Dialled)
                 if !flow.guest_finished && !flow.outside_finished =>
@@ -90,9 +101,25 @@ impl Tcp<'_> {
         let flow = self.slot(slot);
         let since = (held == Held::Unknown).then_some(now);
         flow.look = Look { held, since, ..Look::NONE };
-        if held == Held::Dialling {
+        if matches!(held, Held::Dialling | Held::Greeted) {
             flow.since = now;
         }
+    }
+
+    /// The guest, which nobody outside knows of, has greeted at `now`, and may wait for an answer.
+    pub(crate) fn note_greeting(&mut self, now: Instant, slot: u32) {
+        let look = &mut self.slot(slot).look;
+        look.greeted = (look.held == Held::Unknown).then_some(now);
+    }
+
+    /// Whether the guest has been silent behind its greeting for as long as it is left alone then;
+    /// once.
+    pub(crate) fn is_left_waiting(&mut self, now: Instant, slot: u32) -> bool {
+        let look = &mut self.slot(slot).look;
+        let until = look.greeted.map(|at| at.plus_millis(limits::TCP_GREETING_MS));
+        let is_left = until.is_some_and(|until| until <= now);
+        look.greeted = look.greeted.filter(|_| !is_left);
+        is_left
     }
 
     /// Lets `look` see what the guest has sent, and how much of it was seen before; true beside its

@@ -3,6 +3,9 @@
 //! Read are the frames up to the first with a head (RFC 9113 6.2), and of its fields (HPACK, RFC
 //! 7541) the authority and the host. What a first head of a connection has no need of (entries that
 //! it has just made, a head in several frames) is malformed here: a server may read a name in it.
+//!
+//! A client may send its first head at once, or wait for the server's settings before (RFC 9113
+//! 3.4): then the preface and settings of its own are all there is of it, a greeting.
 
 use super::request::of_text;
 use super::{Heard, Opening};
@@ -12,9 +15,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes up to the end of the first head.
 const BYTES_MAX: usize = 16 * 1024;
 const FRAME_HEADER_BYTES: usize = 9;
+/// Where the type of the first frame is.
+const KIND_AT: usize = PREFACE.len() + 3;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
@@ -39,18 +45,24 @@ pub(super) fn is_in(bytes: &[u8]) -> bool {
 }
 
 pub(super) fn read(bytes: &[u8]) -> Opening {
-    let heard = match head(bytes) {
+    let head = head(bytes);
+    let is_greeting = matches!(head, Err(Unread::Between(_)));
+    let heard = match head {
         Ok(block) => authority(block).unwrap_or(Heard::Malformed),
-        Err(Unread::Before(wanted)) if wanted <= BYTES_MAX => Heard::More(wanted),
-        Err(Unread::Before(_) | Unread::Never) => Heard::Malformed,
+        Err(Unread::Before(wanted) | Unread::Between(wanted)) if wanted <= BYTES_MAX => {
+            Heard::More(wanted)
+        }
+        Err(Unread::Before(_) | Unread::Between(_) | Unread::Never) => Heard::Malformed,
     };
-    Opening { heard, http: None, is_hello: false }
+    Opening { is_greeting, ..Opening::of(heard) }
 }
 
 /// Why there is no head yet.
 enum Unread {
     /// So many bytes must be there before another look tells more.
     Before(usize),
+    /// The same where all frames are whole, and settings the first of them.
+    Between(usize),
     Never,
 }
 
@@ -62,7 +74,9 @@ fn head(bytes: &[u8]) -> Result<&[u8], Unread> {
     }
     loop {
         let Some([a, b, c, kind, flags, ..]) = bytes.get(at..at + FRAME_HEADER_BYTES) else {
-            return Err(Unread::Before(at + FRAME_HEADER_BYTES));
+            let wanted = at + FRAME_HEADER_BYTES;
+            let is_between = bytes.len() == at && bytes.get(KIND_AT) == Some(&SETTINGS);
+            return Err(if is_between { Unread::Between } else { Unread::Before }(wanted));
         };
         let len = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
         let end = at + FRAME_HEADER_BYTES + len;

@@ -15,26 +15,25 @@ const BLANK_BYTES_MAX: usize = 8;
 const METHOD_BYTES_MAX: usize = 20;
 
 pub(super) fn read(bytes: &[u8], seen: usize) -> Opening {
-    let not_yet = |heard| Opening { heard, http: None, is_hello: false };
     // Empty lines before a request are ignored (RFC 9112 2.2), by some servers any number of them.
     let is_blank = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
     let blank = bytes.iter().take(BLANK_BYTES_MAX + 1).take_while(is_blank).count();
     if blank > BLANK_BYTES_MAX {
-        return not_yet(Heard::Malformed);
+        return Opening::of(Heard::Malformed);
     }
     let head = bytes.get(blank..).unwrap_or(&[]);
     // What ends no line tells no more than the line's begin did.
     let ends_line = bytes.get(seen.max(blank)..).is_some_and(|new| new.contains(&b'\n'));
     match line(head, ends_line) {
-        Line::Other => return not_yet(Heard::Unknown),
+        Line::Other => return Opening::of(Heard::Unknown),
         Line::Request => {}
-        Line::Partial => return not_yet(more(bytes.len())),
+        Line::Partial => return Opening::of(more(bytes.len())),
     }
     // The end may lie across what was seen and what is new.
     let from = seen.saturating_sub(blank + 3);
     match find(head, from, b"\r\n\r\n") {
         Some(end) => whole(head.get(..end + 4).unwrap_or(&[])),
-        None => not_yet(more(bytes.len())),
+        None => Opening::of(more(bytes.len())),
     }
 }
 
@@ -82,11 +81,11 @@ fn whole(head: &[u8]) -> Opening {
     let ends = head.windows(2).filter(|pair| pair == b"\r\n").count();
     let returns = head.iter().filter(|byte| **byte == b'\r').count();
     if !is_whole || lines != ends || returns != ends {
-        return Opening { heard: Heard::Malformed, http: None, is_hello: false };
+        return Opening::of(Heard::Malformed);
     }
     let method = if request.method == Some("HEAD") { Method::Head } else { Method::Other };
     let connects = request.method == Some("CONNECT");
-    Opening { heard: authority(&request, connects), http: Some(method), is_hello: false }
+    Opening { http: Some(method), ..Opening::of(authority(&request, connects)) }
 }
 
 /// Whom the request is for (RFC 9112 3.2).

@@ -12,8 +12,8 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use super::codec::Codec;
 use super::head::InPlace;
 use super::messages::{self, Compressed, Messages, Part};
-use super::pattern::Found;
-use super::stream::{Replace, Rewriter, StreamScan, TooLong};
+use super::redact::{Mask, Redaction};
+use super::stream::{Rewriter, StreamScan, TooLong};
 use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
 /// An encoded body may be this many times longer than it is on the way, beside the first MiB: more
@@ -43,25 +43,6 @@ struct Stage {
     keeps_lengths: bool,
     /// Where in its messages it is; `None`: it is all one.
     messages: Option<Messages>,
-}
-
-/// Placeholders for the values of a response.
-struct Redaction<'s>(&'s Scope);
-
-/// The same, as long as what they stand for.
-struct Mask<'s>(&'s Scope);
-
-impl Replace for Mask<'_> {
-    fn replace(&self, found: &Found) -> Option<&[u8]> {
-        self.0.snapshot.masks.get(found.index).map(Vec::as_slice)
-    }
-}
-
-impl Replace for Redaction<'_> {
-    fn replace(&self, found: &Found) -> Option<&[u8]> {
-        let secret = self.0.secret(*self.0.snapshot.value_of.get(found.index)?)?;
-        Some(secret.placeholder.as_bytes())
-    }
 }
 
 impl Stage {
@@ -190,19 +171,7 @@ impl Scope {
         self: &Arc<Self>,
         headers: &mut HeaderMap,
     ) -> Result<BodyFilter, Violation> {
-        for value in headers.values_mut() {
-            let values = &self.snapshot.values;
-            if values.find(value.as_bytes(), 0).is_none() {
-                continue;
-            }
-            let redaction = Redaction(self);
-            let all = (values, true);
-            let new = super::stream::rewrite(value.as_bytes(), Codec::Raw, all, &redaction);
-            let (new, _) = new.map_err(|TooLong| unreadable())?;
-            // A placeholder may hold what a header may not.
-            *value = HeaderValue::from_bytes(&new)
-                .unwrap_or_else(|_| HeaderValue::from_static("redacted"));
-        }
+        self.redact(headers).map_err(|TooLong| unreadable())?;
         let stage = Stage {
             scope: Arc::clone(self),
             scan: None,

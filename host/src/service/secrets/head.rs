@@ -5,7 +5,9 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use base64::prelude::{
+    BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD,
+};
 use hyper::HeaderMap;
 use hyper::Uri;
 use hyper::ext::Protocol;
@@ -15,7 +17,7 @@ use hyper::http::uri::PathAndQuery;
 use zeroize::Zeroizing;
 
 use super::codec::Codec;
-use super::pattern::Found;
+use super::pattern::{Found, Patterns};
 use super::stream::{Piece, Replace, TooLong, rewrite};
 use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
@@ -107,7 +109,7 @@ impl Scope {
             }
         }
         if is_binary(name)
-            && let Some(new) = self.binary(value, replace)?
+            && let Some(new) = binary(value, patterns, replace)?
         {
             return Ok(Some(new));
         }
@@ -116,33 +118,6 @@ impl Scope {
         }
         let (new, _) = rewrite(value, Codec::Raw, (patterns, true), replace)?;
         Ok(Some(Zeroizing::new(new)).filter(|new| new.as_slice() != value))
-    }
-
-    /// Binary metadata with values in it; `None`: as it is.
-    fn binary(
-        &self,
-        value: &[u8],
-        replace: &impl Replace,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
-        let mut all = Zeroizing::new(Vec::new());
-        let mut is_changed = false;
-        for (index, text) in value.split(|byte| *byte == b',').enumerate() {
-            if index > 0 {
-                all.push(b',');
-            }
-            if let Some(bytes) = decoded(text) {
-                let patterns = (&self.snapshot.placeholders, true);
-                let new = Zeroizing::new(rewrite(&bytes, Codec::Raw, patterns, replace)?.0);
-                if *new != bytes {
-                    let text = Zeroizing::new(BASE64_STANDARD_NO_PAD.encode(&*new));
-                    all.extend_from_slice(text.as_bytes());
-                    is_changed = true;
-                    continue;
-                }
-            }
-            all.extend_from_slice(text);
-        }
-        Ok(is_changed.then_some(all))
     }
 
     /// Looks at the field `name` for placeholders that must not pass.
@@ -195,12 +170,49 @@ fn basic<'v>(name: &HeaderName, value: &'v [u8]) -> Option<(&'v [u8], Vec<u8>)> 
 
 /// Whether the field `name` is binary metadata of gRPC (PROTOCOL-HTTP2, Custom-Metadata): a list of
 /// values in base64.
-fn is_binary(name: &HeaderName) -> bool {
+pub(super) fn is_binary(name: &HeaderName) -> bool {
     name.as_str().ends_with("-bin")
+}
+
+/// Binary metadata with `patterns` in it replaced; `None`: as it is.
+pub(super) fn binary(
+    value: &[u8],
+    patterns: &Patterns,
+    replace: &impl Replace,
+) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
+    let mut all = Zeroizing::new(Vec::new());
+    let mut is_changed = false;
+    for (index, text) in value.split(|byte| *byte == b',').enumerate() {
+        if index > 0 {
+            all.push(b',');
+        }
+        if let Some(bytes) = decoded(text).map(Zeroizing::new) {
+            let new = Zeroizing::new(rewrite(&bytes, Codec::Raw, (patterns, true), replace)?.0);
+            if new != bytes {
+                all.extend_from_slice(Zeroizing::new(encoded(&new, text)).as_bytes());
+                is_changed = true;
+                continue;
+            }
+        }
+        all.extend_from_slice(text);
+    }
+    Ok(is_changed.then_some(all))
 }
 
 /// What `text` is in base64 of either alphabet, whatever blanks are in it.
 fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     let text: Vec<u8> = text.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect();
     ALPHABETS.iter().find_map(|alphabet| alphabet.decode(&text).ok())
+}
+
+/// `bytes` in base64 of the same alphabet as `like`, and padded if that is.
+fn encoded(bytes: &[u8], like: &[u8]) -> String {
+    let is_url_safe = memchr::memchr2(b'-', b'_', like).is_some();
+    let is_padded = like.trim_ascii_end().ends_with(b"=");
+    match (is_url_safe, is_padded) {
+        (false, false) => BASE64_STANDARD_NO_PAD.encode(bytes),
+        (false, true) => BASE64_STANDARD.encode(bytes),
+        (true, false) => BASE64_URL_SAFE_NO_PAD.encode(bytes),
+        (true, true) => BASE64_URL_SAFE.encode(bytes),
+    }
 }

@@ -17,6 +17,7 @@ mod codec;
 mod head;
 mod messages;
 mod pattern;
+mod redact;
 mod stream;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue};
 
+mod back;
 mod hidden;
 mod messages;
 

@@ -1,0 +1,185 @@
+//! HTTP/2 in the clear by prior knowledge (RFC 9113 3.3), where policy is by name: curl and nghttp
+//! inside, nghttpd outside; and gRPC's own library, which waits for its server before it asks.
+
+use serde_json::{Value, json};
+
+use crate::guest::{self, ConfigFile, free_slot};
+use crate::names::{NameServer, SERVER, asking};
+use crate::needs;
+use crate::policy::Outside;
+use crate::process::{self, Finished, Process};
+use crate::tls::{PYTHON, Scratch, has_module};
+use crate::waiting::until;
+
+/// In a namespace of its own, so that nobody else has it.
+const PORT: u16 = 8080;
+/// Both lead to the server's address.
+const GOOD: &str = "www.example.test";
+const EVIL: &str = "other.example.test";
+
+/// A server that says whom each request was for, and who asks it.
+struct Web {
+    outside: Outside,
+    _names: NameServer,
+    server: Process,
+    files: Scratch,
+}
+
+impl Web {
+    fn new() -> Self {
+        let (outside, files) = (Outside::new(), Scratch::new("prior"));
+        let names = NameServer::start(&outside.neighbour);
+        std::fs::write(files.0.join("page"), "a page").unwrap();
+        let mut nghttpd = outside.neighbour.command("nghttpd");
+        nghttpd.args(["--no-tls", "--verbose", "--address", SERVER, "--htdocs"]).arg(&files.0);
+        let mut server = Process::start(nghttpd.arg(PORT.to_string()));
+        server.wait_for("listen");
+        Self { outside, _names: names, server, files }
+    }
+
+    /// What becomes of `program`, a shell's words, for the authority `name` at the address of the
+    /// server, under `policy`. The guest has asked for the address of `asked`.
+    fn ask(&self, policy: &Value, (program, name): (&str, &str), asked: &str) -> Finished {
+        let program = program.replace("URL", &format!("http://{SERVER}:{PORT}/page"));
+        let script = format!("getent ahostsv4 {asked} >&2; {}", program.replace("NAME", name));
+        self.run(policy, &script)
+    }
+
+    /// What becomes of `script`, a shell's, in a guest under `policy`.
+    fn run(&self, policy: &Value, script: &str) -> Finished {
+        let mut config = asking(&[SERVER]);
+        config["policy"] = policy.clone();
+        let file = ConfigFile::new(&config);
+        let sluicegate = guest::sluicegate();
+        let mut command = self.outside.host.command(sluicegate.get_program().to_str().unwrap());
+        command.args(["run", "--log=json", "--slot", &free_slot().to_string(), "--config"]);
+        process::run(command.arg(file.path()).args(["--", "sh", "-c", script]))
+    }
+
+    /// How many requests for `name` the server has had.
+    fn heard(&self, name: &str) -> usize {
+        let said = self.server.output();
+        said.lines().filter(|line| line.ends_with(&format!(":authority: {name}"))).count()
+    }
+}
+
+/// Clients that speak HTTP/2 at once: one asks in its first frames, the other behind PRIORITY.
+const CLIENTS: [&str; 2] = [
+    "curl -sS -m 20 --http2-prior-knowledge -H 'Host: NAME' URL",
+    "nghttp -t 20 -H ':authority: NAME' URL",
+];
+
+/// The names of the flows that `finished` was told are denied.
+fn denied(finished: &Finished) -> Vec<Value> {
+    let lines = finished.errors.lines();
+    let told = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    told.filter(|event| event["protocol"] == "tcp").map(|event| event["name"].clone()).collect()
+}
+
+fn rule(action: &str, name: &str) -> Value {
+    json!({"direction": "egress", "action": action, "destination": {"domain": name}})
+}
+
+#[test]
+fn whom_http_2_in_the_clear_is_for_decides_and_nothing_leaves_for_another() {
+    if !needs::are_met(&["curl", "nghttp", "nghttpd", "knotd"]) {
+        return;
+    }
+    let web = Web::new();
+    let allows = json!({"rules": [rule("allow", GOOD)]});
+    let denies = json!({"default_egress": "allow", "rules": [rule("deny", EVIL)]});
+    let both = json!({"rules": [rule("deny", EVIL), rule("allow", GOOD)]});
+    let mut passed = 0;
+    for client in CLIENTS {
+        // What the guest says, what it has asked for, and of which name a denial tells.
+        for (policy, name, asked, denied) in [
+            (&allows, GOOD, GOOD, None),
+            // The address is an allowed name's, what is said there is not.
+            (&allows, EVIL, GOOD, Some(json!(EVIL))),
+            // The name is allowed, and nobody was told that it leads there.
+            (&allows, GOOD, "nothing.example.test", Some(Value::Null)),
+            (&denies, GOOD, GOOD, None),
+            (&denies, EVIL, GOOD, Some(json!(EVIL))),
+            (&both, EVIL, GOOD, Some(json!(EVIL))),
+            (&both, GOOD, GOOD, None),
+        ] {
+            let finished = web.ask(policy, (client, name), asked);
+            let what = format!("{client} of {name} after {asked} under {policy}: {finished:?}");
+            let page = if denied.is_none() { "a page" } else { "" };
+            assert_eq!(finished.output, page, "{what}");
+            passed += usize::from(denied.is_none());
+            // It may yet say what it has heard, but in the order in which it has.
+            until("the server says so", || web.heard(GOOD) >= passed);
+            assert_eq!([GOOD, EVIL].map(|name| web.heard(name)), [passed, 0], "{what}");
+            assert_eq!(self::denied(&finished), Vec::from_iter(denied), "{what}");
+        }
+    }
+}
+
+const GRPC_SERVER: &str = r#"
+import grpc, sys
+from concurrent import futures
+class Handler(grpc.GenericRpcHandler):
+    def service(self, call):
+        print("asked", dict(call.invocation_metadata)["x-name"], flush=True)
+        return grpc.unary_unary_rpc_method_handler(lambda request, _: b"heard " + request)
+server = grpc.server(futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers((Handler(),))
+server.add_insecure_port(sys.argv[1])
+server.start()
+print("listens", flush=True)
+server.wait_for_termination()
+"#;
+
+/// Asks at an address under a name.
+const GRPC_CLIENT: &str = r#"
+import grpc, sys
+address, name = sys.argv[1:3]
+channel = grpc.insecure_channel(address, [("grpc.default_authority", name)])
+call = channel.unary_unary("/t.T/Unary")
+try:
+    print(call(b"word", metadata=(("x-name", name),), timeout=20).decode())
+except grpc.RpcError as error:
+    print(error.code().name)
+"#;
+
+#[test]
+fn a_client_that_waits_for_its_server_is_served_and_judged_by_the_name_it_then_says() {
+    if !needs::are_met(&["curl", "nghttpd", "knotd"]) || !has_module("grpc") {
+        return;
+    }
+    let web = Web::new();
+    let end = format!("{SERVER}:50051");
+    let mut python = web.outside.neighbour.command(PYTHON);
+    let mut server = Process::start(python.args(["-c", GRPC_SERVER, &end]));
+    server.wait_for("listens");
+    let client = web.files.0.join("client.py");
+    std::fs::write(&client, GRPC_CLIENT).unwrap();
+    let allows = json!({"rules": [rule("allow", GOOD)]});
+    let open = json!({"default_egress": "allow"});
+    let denies = json!({"default_egress": "allow", "rules": [rule("deny", EVIL)]});
+    let mut asked = vec!["listens\n".to_owned()];
+    for (policy, name, passes) in [
+        (&open, EVIL, true),
+        (&allows, GOOD, true),
+        (&allows, EVIL, false),
+        (&denies, EVIL, false),
+        (&denies, GOOD, true),
+    ] {
+        let client = format!("exec {PYTHON} {} {end} {name}", client.display());
+        let finished = web.run(policy, &format!("getent ahostsv4 {GOOD} >&2; {client}"));
+        let what = format!("{name} under {policy}: {finished:?}");
+        assert_eq!(
+            finished.output,
+            if passes { "heard word\n" } else { "UNAVAILABLE\n" },
+            "{what}"
+        );
+        // A client that is reset may come again.
+        let denied = denied(&finished);
+        assert_eq!(denied.is_empty(), passes, "{what}");
+        assert!(denied.iter().all(|denied| denied == name), "{what}");
+        asked.extend(passes.then(|| format!("asked {name}\n")));
+        until("the server says so", || server.output().len() >= asked.concat().len());
+        assert_eq!(server.output(), asked.concat(), "{what}");
+    }
+}
