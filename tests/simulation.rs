@@ -9,6 +9,7 @@
 
 mod simulation {
     pub(crate) mod app;
+    pub(crate) mod callers;
     pub(crate) mod lie;
     pub(crate) mod names;
     pub(crate) mod run;
@@ -89,6 +90,8 @@ fn every_fault_is_among_the_seeds() {
         Ending::ResetEarly,
         Ending::Unanswered,
         Ending::Stuck,
+        Ending::NotListening,
+        Ending::Deaf,
     ];
     for ending in all.into_iter().chain(REFUSALS.map(Ending::Refused)) {
         let count = plans.iter().filter(|plan| plan.endings().any(|one| one == ending)).count();

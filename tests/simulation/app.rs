@@ -6,6 +6,8 @@ use core::net::SocketAddr;
 use sim::core::{Instant, Refusal};
 use sim::{Dice, Pattern};
 
+use super::callers::Call;
+
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -25,6 +27,10 @@ pub(crate) enum Ending {
     Unanswered,
     /// The outside reads no more, for ever, and the guest finishes.
     Stuck,
+    /// The guest refuses who calls it: nobody listens.
+    NotListening,
+    /// The guest never answers who calls it.
+    Deaf,
 }
 
 /// All that a host's connect may fail with.
@@ -39,6 +45,8 @@ pub(crate) const REFUSALS: [Refusal; 8] = [
     Refusal::Exhausted,
 ];
 
+/// The port outside of the first connection; each has its own.
+pub(crate) const OUTSIDE: u16 = 1000;
 /// Bytes of the guest that fit the least buffer of an engine, so that it can finish while nobody
 /// reads.
 const STUCK_BYTES_MAX: u64 = 2000;
@@ -103,7 +111,10 @@ impl Way {
 /// Both ends of one connection.
 #[derive(Debug)]
 pub(crate) struct App {
+    /// The other end, which the guest calls, or by which it is called.
     pub(crate) to: SocketAddr,
+    /// The outside calls.
+    pub(crate) call: Option<Call>,
     pub(crate) up: Way,
     pub(crate) down: Way,
     pub(crate) ending: Ending,
@@ -144,7 +155,8 @@ impl App {
         let order = dice.below(3);
         let rarely = |dice: &mut Dice, ms| if dice.one_of(50) { dice.below(ms) } else { 0 };
         Self {
-            to: SocketAddr::new(outside, 1000 + index),
+            to: SocketAddr::new(outside, OUTSIDE + index),
+            call: None,
             reset_after: dice.below(total / 2 + 1),
             answer_ms: rarely(dice, ANSWER_MS_MAX),
             pause: (dice.below(up.len + 1), rarely(dice, PAUSE_MS_MAX)),
@@ -156,6 +168,30 @@ impl App {
             outside_last: order == 2,
             was_reset: false,
         }
+    }
+
+    /// The same for a connection from outside.
+    pub(crate) fn called(index: u16, dice: &mut Dice) -> Self {
+        let app = Self::new(index, dice);
+        let (call, to) = Call::new(index, dice);
+        let ending = match app.ending {
+            Ending::Refused(_) => Ending::NotListening,
+            Ending::Unanswered => Ending::Deaf,
+            Ending::Close
+            | Ending::OutsideReset
+            | Ending::FinishThenReset
+            | Ending::GuestReset
+            | Ending::ResetEarly
+            | Ending::Stuck
+            | Ending::NotListening
+            | Ending::Deaf => app.ending,
+        };
+        Self { to, call: Some(call), ending, ..app }
+    }
+
+    /// Whether the guest has yet to answer who calls it.
+    pub(crate) fn rings(&self) -> bool {
+        self.call.as_ref().is_some_and(Call::rings)
     }
 
     /// Whether a reset is due.
@@ -173,7 +209,9 @@ impl App {
             | Ending::GuestReset
             | Ending::Refused(_)
             | Ending::ResetEarly
-            | Ending::Unanswered => false,
+            | Ending::Unanswered
+            | Ending::NotListening
+            | Ending::Deaf => false,
         }
     }
 
@@ -187,7 +225,9 @@ impl App {
             | Ending::Refused(_)
             | Ending::ResetEarly
             | Ending::Unanswered
-            | Ending::Stuck => false,
+            | Ending::Stuck
+            | Ending::NotListening
+            | Ending::Deaf => false,
         }
     }
 
