@@ -12,6 +12,7 @@ mod simulation {
     pub(crate) mod callers;
     pub(crate) mod lie;
     pub(crate) mod names;
+    pub(crate) mod policies;
     pub(crate) mod run;
     pub(crate) mod signs;
 }

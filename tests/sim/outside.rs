@@ -135,7 +135,7 @@ pub struct Stream {
 }
 
 /// The socket of a UDP or echo flow.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Datagrams {
     /// The flow's name.
     pub id: FlowId,
@@ -337,6 +337,15 @@ impl Peers {
         let stream = self.live(flow);
         assert!(stream.guest_finished && stream.finish_told, "{flow:?} closes before both ends");
         self.end(flow, End::Close);
+    }
+
+    /// Closes the sockets of what `engine` has ended without an action.
+    pub fn close_ended<R: RingHandle>(&mut self, engine: &Engine<'_, R>) {
+        let ended = self.streams.extract_if(.., |_, stream| !engine.is_live(stream.id));
+        self.ended.extend(ended.map(|(_, stream)| Stream { end: Some(End::Reset), ..stream }));
+        let closed = self.datagrams.extract_if(.., |_, socket| !engine.is_live(socket.id));
+        self.closed.extend(closed.map(|(_, socket)| socket));
+        self.unanswered.retain(|flow| engine.is_live(*flow));
     }
 
     fn send_datagram(&mut self, id: FlowId, what: (DatagramKind, Outside), payload: Vec<u8>) {

@@ -33,6 +33,18 @@ pub(crate) enum Ending {
     Deaf,
 }
 
+/// How policy has denied a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// It was ended, which had begun.
+    Ended,
+    /// The guest was refused, or will be.
+    Refused {
+        /// It was refused already, as it was meant to be.
+        before: bool,
+    },
+}
+
 /// All that a host's connect may fail with.
 pub(crate) const REFUSALS: [Refusal; 8] = [
     Refusal::Refused,
@@ -50,6 +62,8 @@ pub(crate) const OUTSIDE: u16 = 1000;
 /// Bytes of the guest that fit the least buffer of an engine, so that it can finish while nobody
 /// reads.
 const STUCK_BYTES_MAX: u64 = 2000;
+/// When a connection of the guest begins at the latest.
+const START_MS_MAX: u64 = 3000;
 /// How long a host may take to answer a connect.
 const ANSWER_MS_MAX: u64 = 20_000;
 /// How long a host may take no byte: less than what the engine gives a finished direction.
@@ -129,6 +143,10 @@ pub(crate) struct App {
     pub(crate) guest_last: bool,
     /// The outside waits for the guest's end before it finishes.
     pub(crate) outside_last: bool,
+    /// When the guest begins, in milliseconds from the start.
+    pub(crate) start_ms: u64,
+    /// Policy has denied it.
+    pub(crate) denied: Option<Denied>,
     /// The guest has reset, or was told that the connection is no more.
     pub(crate) was_reset: bool,
 }
@@ -166,6 +184,8 @@ impl App {
             ending,
             guest_last: order == 1,
             outside_last: order == 2,
+            start_ms: if dice.one_of(300) { dice.below(START_MS_MAX) } else { 0 },
+            denied: None,
             was_reset: false,
         }
     }
@@ -186,7 +206,7 @@ impl App {
             | Ending::NotListening
             | Ending::Deaf => app.ending,
         };
-        Self { to, call: Some(call), ending, ..app }
+        Self { to, call: Some(call), ending, start_ms: 0, ..app }
     }
 
     /// Whether the guest has yet to answer who calls it.

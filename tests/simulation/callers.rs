@@ -9,8 +9,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 
 use sim::core::{
-    Cidr, Config, Destination, Direction, Engine, FlowId, Inbound, Instant, Permission, PortRange,
-    Protocol, Protocols, Refusal, RingHandle, Rule, limits,
+    Engine, FlowId, Inbound, Instant, PortRange, Protocol, Refusal, RingHandle, limits,
 };
 use sim::frame::flag::{ACK, RST, SYN};
 use sim::frame::{gateway, guest};
@@ -19,33 +18,19 @@ use sim::{Datagrams, Dice, End, Message, Pattern, Seen, Stream, Tcp, World};
 use smoltcp::iface::SocketHandle;
 
 use super::app::OUTSIDE;
+use super::policies::Rules;
 use super::signs::timer_at;
 
 /// The guest's first port for connections; each call has its own.
 pub(crate) const PUBLISHED: u16 = 3000;
 /// The guest's port for datagrams.
 const PUBLISHED_UDP: u16 = 3900;
-const PORTS: [PortRange; 1] = [PortRange { start: PUBLISHED, end: PUBLISHED_UDP }];
-/// Where those come from who may, and who may not.
-const MAY: [&str; 2] = ["198.51.100.9", "2001:db8:5::9"];
+pub(crate) const PORTS: [PortRange; 1] = [PortRange { start: PUBLISHED, end: PUBLISHED_UDP }];
+/// Where those come from who may, if policy does not change, and who may not.
+pub(crate) const MAY: [&str; 2] = ["198.51.100.9", "2001:db8:5::9"];
 const MAY_NOT: [&str; 2] = ["198.51.101.9", "2001:db8:6::9"];
 /// When somebody calls at the latest.
 const AT_MS_MAX: u64 = 2000;
-
-/// Lets those come who may.
-pub(crate) fn configure(config: &mut Config) {
-    for (peer, bits) in MAY.iter().zip([24, 64]) {
-        let network = Cidr::new(ip(peer), bits).expect("because it has so many bits");
-        let rule = Rule {
-            direction: Some(Direction::Ingress),
-            destination: Destination::Cidr(network),
-            protocols: Protocols::ALL,
-            ports: &PORTS,
-            action: Permission::Allow,
-        };
-        config.policy.push(&rule).expect("because it is a rule");
-    }
-}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("because it is one")
@@ -76,6 +61,8 @@ enum State {
     Answered,
     /// The guest has not answered in time.
     GivenUp,
+    /// Policy forbids it since it was made. Whether the guest had answered.
+    Expelled { was_answered: bool },
 }
 
 /// A connection from outside.
@@ -113,7 +100,7 @@ impl Call {
     pub(crate) fn make<R: RingHandle>(
         &mut self,
         (now, began): (Instant, Instant),
-        peer: SocketAddr,
+        (peer, rules): (SocketAddr, &Rules),
         engine: &mut Engine<'_, R>,
     ) -> Option<FlowId> {
         if self.state != State::Due || now < began.plus_millis(self.at_ms) {
@@ -122,7 +109,7 @@ impl Call {
         let (guest_port, is_ipv6) = (self.guest_port, self.is_ipv6);
         let inbound = Inbound { protocol: Protocol::Tcp, peer, guest_port, is_ipv6 };
         let opened = engine.open_inbound(now, &inbound);
-        if may_come(peer) {
+        if rules.may_come(peer.ip()) {
             self.state = State::Rings { since: now };
             self.flow = Some(opened.expect("because it may come"));
         } else {
@@ -134,7 +121,17 @@ impl Call {
 
     /// Whether nothing is to be expected of it any more, whatever it was meant for.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.state, State::Forbidden | State::GivenUp)
+        matches!(self.state, State::Forbidden | State::GivenUp | State::Expelled { .. })
+    }
+
+    /// Policy forbids it from now on.
+    pub(crate) fn expel(&mut self) {
+        self.state = State::Expelled { was_answered: self.state == State::Answered };
+    }
+
+    /// Whether policy forbids it since the guest has answered.
+    pub(crate) fn is_expelled(&self) -> bool {
+        self.state == State::Expelled { was_answered: true }
     }
 
     pub(crate) fn is_forbidden(&self) -> bool {
@@ -198,15 +195,11 @@ impl Call {
                 }
             }
             (State::Refused, end) => matches!(end, Some(End::Reset | End::Outside)),
-            (State::Answered | State::GivenUp, _) => true,
+            (State::Answered | State::GivenUp | State::Expelled { .. }, _) => true,
             (State::Due | State::Forbidden, _) => false,
         };
         assert!(is_meant, "{self:?} at {now:?}: {:?}", stream.end);
     }
-}
-
-fn may_come(peer: SocketAddr) -> bool {
-    MAY.iter().any(|may| ip(may) == peer.ip())
 }
 
 /// What the guest makes of a datagram.
@@ -223,6 +216,31 @@ struct Writer {
     flow: Option<FlowId>,
     sent: Vec<Vec<u8>>,
     answered: usize,
+    /// Policy has ended a flow of its, on which an answer may have been under way.
+    is_cut: bool,
+}
+
+impl Writer {
+    /// Opens a flow, if `rules` allow that.
+    fn open<R: RingHandle>(
+        &self,
+        now: Instant,
+        rules: &Rules,
+        engine: &mut Engine<'_, R>,
+    ) -> Option<FlowId> {
+        let (peer, is_ipv6) = (self.peer, self.is_ipv6);
+        let (protocol, guest_port) = (Protocol::Udp, PUBLISHED_UDP);
+        let opened = engine.open_inbound(now, &Inbound { protocol, peer, guest_port, is_ipv6 });
+        if !rules.may_come(peer.ip()) {
+            assert_eq!(opened, Err(Refusal::Forbidden), "{peer} may not come");
+            return None;
+        }
+        Some(opened.expect("because it may come"))
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == 0 && (self.is_cut || self.answered == self.sent.len())
+    }
 }
 
 /// All who send datagrams to the guest, and the guest's server.
@@ -243,6 +261,7 @@ impl Writers {
             flow: None,
             sent: vec![],
             answered: 0,
+            is_cut: false,
         };
         let count = dice.below(3) as u16;
         Self {
@@ -254,26 +273,33 @@ impl Writers {
     }
 
     /// Sends a datagram now and then; each flow that has ended is opened anew.
-    pub(crate) fn write(&mut self, world: &mut World<'_>) {
+    pub(crate) fn write(&mut self, world: &mut World<'_>, rules: &Rules) {
         let (now, engine, peers) = (world.now(), &mut world.engine, &mut world.peers);
         for writer in self.all.iter_mut().filter(|writer| writer.left > 0) {
             if !self.dice.one_of(30) || !engine.can_deliver(now) {
                 continue;
             }
             writer.left -= 1;
-            let flow = writer.flow.filter(|flow| engine.is_live(*flow)).unwrap_or_else(|| {
-                let (peer, is_ipv6) = (writer.peer, writer.is_ipv6);
-                let (protocol, guest_port) = (Protocol::Udp, PUBLISHED_UDP);
-                let inbound = Inbound { protocol, peer, guest_port, is_ipv6 };
-                let flow = engine.open_inbound(now, &inbound).expect("because it may come");
+            let live = writer.flow.filter(|flow| engine.is_live(*flow));
+            let Some(flow) = live.or_else(|| writer.open(now, rules, engine)) else { continue };
+            if live.is_none() {
                 peers.came_without_connection(flow);
-                flow
-            });
+            }
             writer.flow = Some(flow);
             let len = self.dice.between(1, 1200) as usize;
             let data = Pattern::new(self.dice.draw()).take(len);
             engine.deliver(now, flow, &data);
             writer.sent.push(data);
+        }
+    }
+
+    /// `rules` hold from now on.
+    pub(crate) fn change<R: RingHandle>(&mut self, rules: &Rules, engine: &Engine<'_, R>) {
+        for writer in &mut self.all {
+            let is_live = writer.flow.is_some_and(|flow| engine.is_live(flow));
+            let may = rules.may_come(writer.peer.ip());
+            assert!(may || !is_live, "{} may come no more", writer.peer);
+            writer.is_cut |= !may;
         }
     }
 
@@ -316,6 +342,6 @@ impl Writers {
 
     /// Whether every datagram was sent, and answered.
     pub(crate) fn are_done(&self) -> bool {
-        self.all.iter().all(|writer| writer.left == 0 && writer.answered == writer.sent.len())
+        self.all.iter().all(|writer| writer.is_done())
     }
 }

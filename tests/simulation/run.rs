@@ -1,20 +1,23 @@
 //! One run: the plan that follows from a seed, and its execution.
 
 use core::net::SocketAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use sim::core::{Drop, Event, FlowId, Instant, Outside, Refusal, limits};
+use sim::core::{Config, Drop, Event, FlowId, Instant, Outside, Refusal, limits};
 use sim::frame::flag::ACK;
 use sim::frame::{OUTSIDES, gateway, protocol};
 use sim::guest::{Guest, Plain};
 use sim::link::{Link, Weather};
-use sim::{Answer, Dice, End, Message, Pattern, Room, Seen, Stream, Tcp, World, default_config};
+use sim::{
+    Answer, Datagrams, Dice, End, Message, Pattern, Room, Seen, Stream, Tcp, World, default_config,
+};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
-use super::app::{App, Ending, OUTSIDE, REFUSALS};
-use super::callers::{self, Call, PUBLISHED, Writers, is_published};
+use super::app::{App, Denied, Ending, OUTSIDE, REFUSALS};
+use super::callers::{Call, PUBLISHED, Writers, is_published};
 use super::names::{self, Names, is_own, is_visited};
+use super::policies::{self, Rules};
 use super::signs::{Signs, quoted, timer_at};
 
 /// Virtual time that a run may take.
@@ -40,6 +43,8 @@ pub(crate) struct Plan {
     apps: Vec<App>,
     datagrams: u32,
     stalls: u64,
+    /// What policy says, and from when on.
+    policies: Vec<(u64, Rules)>,
 }
 
 impl Plan {
@@ -59,13 +64,19 @@ impl Plan {
         let mtu = [1280, 1500, 1500, 9000][dice.below(4) as usize];
         let receive = [1514, u32::from(mtu).max(1500) + 14][dice.below(2) as usize];
         let size = |dice: &mut Dice| 4096 << dice.below(6);
+        let apps = apps(&mut dice);
+        // Who is called is so at the end of those who call.
+        let own = apps.iter().filter(|app| app.call.is_none());
+        let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
+        let policies = policies::plan(&starts, &mut dice);
         Self {
             seed,
+            policies,
             weather,
             mtu,
             receive_frame_bytes: receive,
             buffers: (size(&mut dice), size(&mut dice)),
-            apps: apps(&mut dice),
+            apps,
             datagrams: dice.below(20) as u32,
             stalls: if dice.one_of(500) { dice.below(50) } else { 0 },
             dice,
@@ -82,16 +93,21 @@ impl Plan {
         self.apps.iter().map(|app| app.ending)
     }
 
+    /// What the engine is told where `rules` hold.
+    fn config(&self, rules: &Rules) -> Config {
+        let mut config = default_config();
+        names::configure(&mut config);
+        rules.configure(&mut config);
+        config.tcp_flows_max = 32;
+        config.keeps_names = self.policies.len() > 1;
+        config.link.mtu = self.mtu;
+        config.link.receive_frame_bytes = self.receive_frame_bytes;
+        (config.tcp_receive_bytes, config.tcp_send_bytes) = self.buffers;
+        config
+    }
+
     pub(crate) fn room<'r>(&self) -> Room<'r> {
-        Room::with(|c| {
-            names::configure(c);
-            callers::configure(c);
-            c.tcp_flows_max = 32;
-            c.link.mtu = self.mtu;
-            c.link.receive_frame_bytes = self.receive_frame_bytes;
-            (c.tcp_receive_bytes, c.tcp_send_bytes) = self.buffers;
-        })
-        .with_rings(1 << 18)
+        Room::new(self.config(&self.policies[0].1)).with_rings(1 << 18)
     }
 }
 
@@ -113,6 +129,8 @@ enum Client {
     Nobody,
     /// What comes is lost.
     Silence,
+    /// It has yet to begin.
+    Due,
 }
 
 impl Client {
@@ -162,6 +180,10 @@ pub(crate) struct Run<'a> {
     names: Names,
     is_calm: bool,
     began: Instant,
+    /// What policy says.
+    rules: Rules,
+    /// What it is going to say, and when.
+    changes: VecDeque<(u64, Rules, Config)>,
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
@@ -189,10 +211,9 @@ impl<'a> Run<'a> {
         let mut link = default_config().link;
         link.mtu = plan.mtu.min(1500);
         let mut guest = Guest::new(&link, plan.seed, world.now());
-        let mut clients = vec![];
-        for (index, app) in (0u16..).zip(&plan.apps) {
-            clients.push(Client::new(index, app, &mut guest, &mut plan.dice));
-        }
+        let clients = plan.apps.iter().map(|_| Client::Due).collect();
+        let changes = plan.policies[1..].iter();
+        let changes = changes.map(|(at, rules)| (*at, rules.clone(), plan.config(rules))).collect();
         let writers = Writers::new(&mut guest, Dice::new(plan.dice.draw()));
         let socket = guest.bind();
         let link = |dice: &mut Dice| Link::new(plan.weather, Dice::new(dice.draw()));
@@ -204,6 +225,8 @@ impl<'a> Run<'a> {
             is_calm: plan.is_calm(),
             began: world.now(),
             names: Names::new(Dice::new(plan.dice.draw())),
+            rules: Rules::first(),
+            changes,
             stalls: plan.stalls,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
@@ -226,6 +249,7 @@ impl<'a> Run<'a> {
                 assert!(self.has_guest_forgotten(), "an hour: {:#?}", self.unfinished());
                 return self.digest;
             }
+            self.change(now);
             self.inside(now);
             self.call(now);
             self.deliver_up(now);
@@ -238,7 +262,8 @@ impl<'a> Run<'a> {
             // A SYN that comes twice may have begun a connection once more.
             let connects = self.world.peers.streams.values().any(|stream| !stream.open);
             let is_answered = !self.is_calm || self.writers.are_done();
-            if self.unfinished().is_empty() && !connects && is_answered {
+            let is_over = is_answered && self.changes.is_empty();
+            if self.unfinished().is_empty() && !connects && is_over {
                 return self.conclude();
             }
             // Applications look about them every ten milliseconds.
@@ -251,7 +276,14 @@ impl<'a> Run<'a> {
 
     /// What the guest does: its applications, then its stacks.
     fn inside(&mut self, now: Instant) {
-        for (app, client) in self.apps.iter_mut().zip(&mut self.clients) {
+        let began = self.began;
+        for (index, app) in (0..).zip(&mut self.apps) {
+            let client = &mut self.clients[usize::from(index)];
+            if matches!(client, Client::Due) && now >= began.plus_millis(app.start_ms) {
+                let is_denied = self.rules.denied.contains(&index);
+                app.denied = is_denied.then_some(Denied::Refused { before: false });
+                *client = Client::new(index, app, &mut self.guest, &mut self.dice);
+            }
             match client {
                 Client::Smol(handle) => smol(app, self.guest.tcp(*handle), &mut self.dice),
                 Client::Plain(plain) => {
@@ -260,7 +292,7 @@ impl<'a> Run<'a> {
                     }
                     plain.poll(now).into_iter().for_each(|frame| self.up.send(now, frame));
                 }
-                Client::Nobody | Client::Silence => {}
+                Client::Nobody | Client::Silence | Client::Due => {}
             }
         }
         self.ask();
@@ -294,16 +326,69 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Policy changes, if it is time.
+    fn change(&mut self, now: Instant) {
+        let is_due = |(at, ..): &(u64, Rules, Config)| self.began.plus_millis(*at) <= now;
+        if !self.changes.front().is_some_and(is_due) {
+            return;
+        }
+        let Some((_, rules, config)) = self.changes.pop_front() else { return };
+        self.world.run();
+        let streams: Vec<(FlowId, SocketAddr)> =
+            self.world.peers.streams.values().map(|s| (s.id, address(s.to))).collect();
+        let sockets: Vec<Datagrams> = self.world.peers.datagrams.values().cloned().collect();
+        self.deny(&rules);
+        let engine = &mut self.world.engine;
+        engine.replace_config(now, &config).expect("because only the policy is another");
+        for (flow, to) in streams {
+            let app = &mut self.apps[usize::from(to.port() - OUTSIDE)];
+            let may = match &app.call {
+                Some(_) => rules.may_come(to.ip()),
+                None => app.denied.is_none(),
+            };
+            assert_eq!(engine.is_live(flow), may, "policy changes for {app:#?}");
+            if let Some(call) = app.call.as_mut().filter(|_| !may) {
+                call.expel();
+            }
+        }
+        let live = |socket: Datagrams| {
+            let is_live = engine.is_live(socket.id);
+            (socket, is_live)
+        };
+        let sockets: Vec<_> = sockets.into_iter().map(live).collect();
+        self.names.change(now, &rules, &sockets);
+        self.writers.change(&rules, engine);
+        self.rules = rules;
+        self.world.close_ended();
+    }
+
+    /// Says of each connection of the guest what `rules` make of it, before they hold.
+    fn deny(&mut self, rules: &Rules) {
+        let unfinished: Vec<u16> = self.unfinished().iter().map(|app| app.to.port()).collect();
+        let peers = &self.world.peers;
+        for number in &rules.denied {
+            let app = &mut self.apps[usize::from(*number)];
+            let is_due = matches!(self.clients[usize::from(*number)], Client::Due);
+            let is_its = |stream: &Stream| stream.to == Outside::Remote(app.to);
+            if peers.streams.values().any(is_its) {
+                app.denied = Some(Denied::Ended);
+            } else if !is_due && app.denied.is_none() && unfinished.contains(&app.to.port()) {
+                let before = peers.ended.iter().any(is_its);
+                app.denied = Some(Denied::Refused { before });
+            }
+        }
+    }
+
     /// Who wants something of the guest.
     fn call(&mut self, now: Instant) {
         let (world, when) = (&mut self.world, (now, self.began));
         for app in &mut self.apps {
             let Some(call) = &mut app.call else { continue };
-            if let Some(flow) = call.make(when, app.to, &mut world.engine) {
+            if let Some(flow) = call.make(when, (app.to, &self.rules), &mut world.engine) {
                 world.peers.came(flow, app.to);
             }
         }
-        self.writers.write(world);
+        self.writers.write(world, &self.rules);
     }
 
     /// The engine is about to hear `frame`, which may answer a call.
@@ -376,6 +461,7 @@ impl<'a> Run<'a> {
             return;
         }
         let app = &self.apps[usize::from(port(to) - OUTSIDE)];
+        assert!(app.denied.is_none(), "policy denies {app:#?}");
         let since = *self.connecting.entry(flow).or_insert(now);
         assert!(
             now < timer_at(since, limits::TCP_CONNECT_MS_MAX),
@@ -535,7 +621,7 @@ impl<'a> Run<'a> {
         match &mut self.clients[index] {
             Client::Smol(handle) => self.guest.tcp(*handle).abort(),
             Client::Plain(plain) => plain.reset = true,
-            Client::Nobody | Client::Silence => panic!("nobody has called {to}"),
+            Client::Nobody | Client::Silence | Client::Due => panic!("nobody has called {to}"),
         }
     }
 
@@ -566,7 +652,8 @@ impl<'a> Run<'a> {
         let is_over = |app: &App| app.call.as_ref().is_some_and(Call::is_over);
         let has_gone = |app: &App| app.call.is_some() && ended(app, End::Outside);
         let is_done = |app: &App| match app.ending {
-            _ if is_over(app) => true,
+            _ if is_over(app) || app.denied == Some(Denied::Ended) => true,
+            _ if app.denied.is_some() => app.was_reset,
             Ending::ResetEarly if app.call.is_some() => has_gone(app),
             Ending::Close => {
                 app.up.has_arrived() && app.down.has_arrived() && ended(app, End::Close)
@@ -589,7 +676,7 @@ impl<'a> Run<'a> {
         sleeps
             && self.apps.iter().zip(&self.clients).filter(|(app, _)| waiting.contains(&app.to)).all(
                 |(_, client)| match client {
-                    Client::Plain(_) | Client::Nobody | Client::Silence => false,
+                    Client::Plain(_) | Client::Nobody | Client::Silence | Client::Due => false,
                     Client::Smol(handle) => {
                         let socket = self.guest.tcp(*handle);
                         let fin = matches!(
@@ -639,7 +726,7 @@ impl<'a> Run<'a> {
                     self.guest.tcp(*handle).recv(|_| (0, ())) == Err(RecvError::Finished)
                 }
                 Client::Plain(plain) => plain.finished,
-                Client::Nobody | Client::Silence => false,
+                Client::Nobody | Client::Silence | Client::Due => false,
             };
             let may = matches!(app.ending, Ending::Close | Ending::FinishThenReset);
             assert!(!finished || may, "a reset that looks clean: {app:#?}");
@@ -683,8 +770,10 @@ fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice:
         socket.abort();
         app.was_reset = true;
     }
-    if socket.can_recv() && dice.one_of(app.down.appetite) {
-        let gulp = app.down.gulp as usize;
+    // smoltcp forgets at the end of TIME-WAIT what was not read.
+    let is_last = socket.state() == State::TimeWait;
+    if socket.can_recv() && (dice.one_of(app.down.appetite) || is_last) {
+        let gulp = if is_last { usize::MAX } else { app.down.gulp as usize };
         let arrived = &mut app.down.arrived;
         let read = socket.recv(|bytes| {
             let len = bytes.len().min(gulp);

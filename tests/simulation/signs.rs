@@ -11,7 +11,7 @@ use sim::frame::flag::{ACK, FIN, RST, SYN};
 use sim::frame::{gateway, guest, protocol};
 use sim::{Icmp, Message, Seen};
 
-use super::app::{App, Ending};
+use super::app::{App, Denied, Ending};
 use super::callers::{Call, is_published, outside_port};
 use super::names::is_visited;
 
@@ -173,6 +173,7 @@ impl Signs {
                 continue;
             }
             let is_right = match app.ending {
+                _ if app.denied.is_some() => said.is_denied(app.denied),
                 Ending::Close => {
                     said.answered && said.finished && !said.reset_first && said.errors.is_empty()
                 }
@@ -192,8 +193,21 @@ impl Signs {
 }
 
 impl Said {
+    /// Whether the guest was told of a connection that policy has `denied`.
+    fn is_denied(&self, denied: Option<Denied>) -> bool {
+        match denied {
+            Some(Denied::Ended) => self.reset && self.errors.is_empty(),
+            Some(Denied::Refused { before: true }) => !self.answered,
+            Some(Denied::Refused { before: false }) => self.is_refused(&Sign::Reset),
+            None => false,
+        }
+    }
+
     /// Whether the guest was told of `call` what is meant by `ending`.
     fn is_right_for(&self, ending: Ending, call: &Call) -> bool {
+        if call.is_expelled() {
+            return self.called && self.reset;
+        }
         if call.is_forbidden() {
             return *self == Self::default();
         }
