@@ -9,8 +9,10 @@
 
 mod simulation {
     pub(crate) mod app;
+    pub(crate) mod callers;
     pub(crate) mod lie;
     pub(crate) mod names;
+    pub(crate) mod policies;
     pub(crate) mod run;
     pub(crate) mod signs;
 }
@@ -89,6 +91,8 @@ fn every_fault_is_among_the_seeds() {
         Ending::ResetEarly,
         Ending::Unanswered,
         Ending::Stuck,
+        Ending::NotListening,
+        Ending::Deaf,
     ];
     for ending in all.into_iter().chain(REFUSALS.map(Ending::Refused)) {
         let count = plans.iter().filter(|plan| plan.endings().any(|one| one == ending)).count();

@@ -7,7 +7,6 @@ use sim::{Message, Pattern, Room, Seen, World};
 use sluicegate_core::{Config, Drop, FlowId, Inbound, Protocol, Refusal};
 
 use crate::policy_rules::config_of;
-use crate::reload::{close_ended, replace};
 use crate::{Error, assert_error_about, at, only};
 
 /// What allows everything, with so many flows of TCP, UDP and echo, datagrams in pieces, and UDP
@@ -26,7 +25,7 @@ fn limited([tcp, udp, echo, pieces, inbound_udp]: [u32; 5]) -> Config {
 const ROOM: [u32; 5] = [4, 4, 2, 4, 4];
 
 fn limit(world: &mut World<'_>, limits: [u32; 5]) {
-    replace(world, &limited(limits)).expect("because there is memory for it");
+    world.replace_config(&limited(limits)).expect("because there is memory for it");
 }
 
 fn syn(world: &mut World<'_>, port: u16) -> Option<Drop> {
@@ -110,7 +109,7 @@ fn a_limit_is_raised_again_as_far_as_it_was_at_the_start_and_no_further() {
         // All that is asked for with it is refused, too.
         let mut limits = ROOM;
         limits[at] += 1;
-        let error = replace(&mut world, &limited(limits)).unwrap_err();
+        let error = world.replace_config(&limited(limits)).unwrap_err();
         let text = error.to_string();
         let number = format!("{} ({} at the start)", ROOM[at] + 1, ROOM[at]);
         assert!(error.field == field && text.contains(&number), "{text}");
@@ -260,7 +259,7 @@ fn who_comes_from_outside_meets_the_limit_of_all_connections_too() {
     assert!(flows.iter().all(|flow| world.engine.is_live(*flow)));
     let now = world.now();
     assert!(world.engine.end(now, flows[1]) && !world.engine.is_live(flows[1]));
-    close_ended(&mut world);
+    world.close_ended();
     limit(&mut world, [3, 4, 2, 4, 4]);
     open(&mut world, 3).expect("because there is room again");
 }

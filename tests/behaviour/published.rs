@@ -108,9 +108,10 @@ impl Server {
 /// Somebody comes from `peer` to port 80.
 fn come(world: &mut World<'_>, peer: &str) -> Result<FlowId, Refusal> {
     let now = world.now();
-    let flow = world.engine.open_inbound(now, &inbound(Protocol::Tcp, peer, 80));
+    let inbound = inbound(Protocol::Tcp, peer, 80);
+    let flow = world.engine.open_inbound(now, &inbound);
     if let Ok(flow) = flow {
-        world.peers.came(flow);
+        world.peers.came(flow, inbound.peer);
     }
     world.run();
     flow
@@ -181,6 +182,27 @@ fn every_segment_of_a_connection_has_the_ends_of_its_first() {
         for segment in segments {
             assert_eq!((segment.ends, segment.ports), (syn.ends, syn.ports));
         }
+    }
+}
+
+#[test]
+fn a_peer_that_finishes_before_the_guest_has_answered_is_answered_all_the_same() {
+    for peer in PEERS {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        come(&mut world, peer).unwrap();
+        let (mut server, _) = Server::called(&mut world);
+        world.finish();
+        assert!(world.inbox().is_empty(), "nothing before the guest has answered");
+        server.answer(&mut world);
+        assert!(server.finished && !server.reset);
+        server.say(&mut world, flag::PSH, b"welcome");
+        server.say(&mut world, flag::FIN, &[]);
+        world.advance(limits::TCP_TIME_WAIT_MS + 1);
+        assert_eq!(
+            (world.peers.ended[0].end, &world.peers.ended[0].received[..]),
+            (Some(sim::End::Close), &b"welcome"[..])
+        );
     }
 }
 
@@ -333,9 +355,11 @@ fn ask(world: &mut World<'_>, number: u32) -> FlowId {
 
 /// Who the guest hears from, by port, and what.
 fn heard(world: &mut World<'_>) -> Vec<(u16, Vec<u8>)> {
-    let datagrams = world.inbox().into_iter().map(|seen| match seen.message {
-        Message::Udp { ports, payload, .. } => (ports.0, payload),
-        other => panic!("a datagram: {other:?}"),
+    let datagrams = world.inbox().into_iter().map(|seen| {
+        let Message::Udp { ports, payload, .. } = seen.message else {
+            panic!("a datagram: {:?}", seen.message)
+        };
+        (ports.0, payload)
     });
     datagrams.collect()
 }

@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 
 use sim::frame::{self, flag};
 use sim::guest::Script;
-use sim::{Did, Room, World, tls};
+use sim::{Did, Message, Room, World, tls};
 use sluicegate_core::{
     Bucket, By, Config, Direction, FlowId, FlowState, Inbound, Permission, Policy, Protocol, Rate,
 };
@@ -24,23 +24,7 @@ pub(crate) fn room<'a>(default: &str, lines: &[&str]) -> Room<'a> {
 
 /// Lets `lines` over `default` hold, as the host does it.
 pub(crate) fn reload(world: &mut World<'_>, default: &str, lines: &[&str]) {
-    replace(world, &config_of(default, lines)).expect("because only the policy is another");
-}
-
-pub(crate) fn replace(
-    world: &mut World<'_>,
-    config: &Config,
-) -> Result<(), sluicegate_core::ConfigError> {
-    let now = world.now();
-    world.engine.replace_config(now, config)?;
-    close_ended(world);
-    Ok(())
-}
-
-pub(crate) fn close_ended(world: &mut World<'_>) {
-    world.peers.streams.retain(|_, stream| world.engine.is_live(stream.id));
-    world.peers.datagrams.retain(|_, flow| world.engine.is_live(flow.id));
-    world.run();
+    world.replace_config(&config_of(default, lines)).expect("because only the policy is another");
 }
 
 /// All flows but those on which names are asked.
@@ -152,7 +136,7 @@ fn what_had_no_need_to_say_a_name_ends_where_it_would_need_to_now() {
         let named = Some("good.test".to_owned());
         assert_eq!(listed(&world)[0].2, named, "known by the name that was resolved");
         let config = Config { strict, ..config_of("deny", &BY_NAME) };
-        replace(&mut world, &config).unwrap();
+        world.replace_config(&config).unwrap();
         script.read(&mut world);
         // Without `strict` the names of its address are enough.
         assert_eq!(script.reset, strict);
@@ -216,6 +200,30 @@ fn who_came_from_outside_is_judged_by_who_it_is() {
 }
 
 #[test]
+fn who_came_by_datagram_ends_and_the_guest_hears_only_of_what_it_answered() {
+    for answers in [false, true] {
+        let mut room = room("allow", &["allow ingress all any"]);
+        let mut world = room.world();
+        let (peer, now) = (at(ip("203.0.113.9"), 5000), world.now());
+        let inbound = Inbound { protocol: Protocol::Udp, peer, guest_port: 53, is_ipv6: false };
+        let flow = world.engine.open_inbound(now, &inbound).expect("because it is allowed");
+        world.engine.deliver(now, flow, b"ask");
+        world.run();
+        let Message::Udp { ends, ports, .. } = only(&mut world).message else { panic!("asked") };
+        let answer = frame::udp(ports.1, at(ends.0, ports.0), b"answer");
+        if answers {
+            world.send(&answer);
+        }
+        reload(&mut world, "allow", &["deny ingress all any"]);
+        assert!(!world.engine.is_live(flow));
+        if answers {
+            assert_error_about(&only(&mut world), Error::PROHIBITED.of(ends.0), &answer);
+        }
+        assert!(world.inbox().is_empty(), "it can not be told of what it has not sent");
+    }
+}
+
+#[test]
 fn a_name_is_sure_where_it_was_said_and_leads_there_or_where_it_is_the_only_one() {
     let mut room = room("allow", &["deny any all bad.test"]);
     let mut world = room.world();
@@ -267,7 +275,7 @@ fn tls_is_intercepted_from_now_on_or_no_longer_for_who_has_yet_to_say_hello() {
         assert_eq!(world.peers.datagrams.len(), usize::from(begins), "QUIC");
         world.peers.log.clear();
         world.inbox();
-        replace(&mut world, &intercepting(begins)).unwrap();
+        world.replace_config(&intercepting(begins)).unwrap();
         assert_eq!(world.peers.datagrams.len(), 0, "QUIC ends where it would be refused");
         if begins {
             // As by a closed port, before and after, so that clients take TCP at once.
@@ -298,11 +306,11 @@ fn names_over_tls_end_where_tls_is_no_longer_intercepted() {
     asks.send(&mut world, &tls::hello("dns.test"));
     let mut config = intercepting(true);
     config.intercepted_ports.push(8443).unwrap();
-    replace(&mut world, &config).unwrap();
+    world.replace_config(&config).unwrap();
     [&mut silent, &mut asks].into_iter().for_each(|script| script.read(&mut world));
     assert!(!silent.reset && !asks.reset, "they are still answered");
     world.peers.log.clear();
-    replace(&mut world, &intercepting(false)).unwrap();
+    world.replace_config(&intercepting(false)).unwrap();
     world.advance(10_000);
     [&mut silent, &mut asks].into_iter().for_each(|script| script.read(&mut world));
     assert!(silent.reset && asks.reset && !is_intercepted(&world));
@@ -328,11 +336,11 @@ fn what_can_not_change_is_refused_and_nothing_has_changed() {
     for (field, change) in cases {
         let mut config = deny();
         change(&mut config);
-        let error = replace(&mut world, &config).unwrap_err();
+        let error = world.replace_config(&config).unwrap_err();
         assert_eq!(error.field, field);
         assert!(passes(&mut world, &mut script), "{field}: nothing has changed");
     }
-    replace(&mut world, &deny()).unwrap();
+    world.replace_config(&deny()).unwrap();
     script.read(&mut world);
     assert!(script.reset);
 }
@@ -356,15 +364,15 @@ fn a_rate_that_stays_goes_on_and_a_new_one_holds_at_once() {
         script.received.len() - before
     };
     assert_eq!(came(&mut world, &mut script), 20_000);
-    replace(&mut world, &config(1000)).unwrap();
+    world.replace_config(&config(1000)).unwrap();
     let few = came(&mut world, &mut script);
     assert!(few < 20_000, "{few} bytes at once");
     // The same again gives no new bucket.
-    replace(&mut world, &config(1000)).unwrap();
+    world.replace_config(&config(1000)).unwrap();
     world.run();
     script.read(&mut world);
     assert_eq!(came(&mut world, &mut script), 0);
-    replace(&mut world, &Config { to_guest_rate: None, ..config(1) }).unwrap();
+    world.replace_config(&Config { to_guest_rate: None, ..config(1) }).unwrap();
     world.run();
     script.read(&mut world);
     assert_eq!(script.received.len(), 3 * 20_000);
@@ -391,7 +399,7 @@ fn a_flow_ends_when_somebody_asks_for_it_and_its_bytes_are_counted() {
         let now = world.now();
         assert!(!world.engine.end(now, id), "once");
     }
-    close_ended(&mut world);
+    world.close_ended();
     script.read(&mut world);
     assert!(script.reset);
     assert_eq!(world.engine.flows().count(), 0);

@@ -5,6 +5,7 @@
 //! `Receive`. Checks the engine's side of it: no action for a flow that has ended, nothing said
 //! twice.
 
+use core::net::SocketAddr;
 use core::ops::Range;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -134,7 +135,7 @@ pub struct Stream {
 }
 
 /// The socket of a UDP or echo flow.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Datagrams {
     /// The flow's name.
     pub id: FlowId,
@@ -159,6 +160,8 @@ pub struct Peers {
     pub ended: Vec<Stream>,
     /// The live datagram sockets, by the flow's index.
     pub datagrams: BTreeMap<u32, Datagrams>,
+    /// The datagram flows of who came from outside and was not answered.
+    pub unanswered: Vec<FlowId>,
     /// The datagram flows that have ended, in order.
     pub closed: Vec<Datagrams>,
     /// Every action so far.
@@ -175,6 +178,7 @@ impl Peers {
             streams: BTreeMap::new(),
             ended: vec![],
             datagrams: BTreeMap::new(),
+            unanswered: vec![],
             closed: vec![],
             log: vec![],
         }
@@ -240,11 +244,16 @@ impl Peers {
         }
     }
 
-    /// Somebody came from outside, whose flow is `id`.
-    pub fn came(&mut self, id: FlowId) {
-        let nowhere = Outside::HostLoopback(([127, 0, 0, 1], 0).into());
-        self.begin(id, nowhere);
+    /// `peer` came from outside, whose flow is `id`: it stands where others have their destination.
+    pub fn came(&mut self, id: FlowId, peer: SocketAddr) {
+        self.begin(id, Outside::Remote(peer));
         self.stream(id.index).open = true;
+    }
+
+    /// The same for datagrams.
+    pub fn came_without_connection(&mut self, id: FlowId) {
+        self.closed.extend(self.datagrams.remove(&id.index));
+        self.unanswered.push(id);
     }
 
     fn begin(&mut self, id: FlowId, to: Outside) {
@@ -316,6 +325,10 @@ impl Peers {
     }
 
     fn close(&mut self, flow: FlowId) {
+        if let Some(at) = self.unanswered.iter().position(|id| *id == flow) {
+            self.unanswered.swap_remove(at);
+            return;
+        }
         if let Some(socket) = self.datagrams.remove(&flow.index) {
             assert_eq!(socket.id, flow, "an action names a flow that has ended");
             self.closed.push(socket);
@@ -326,6 +339,15 @@ impl Peers {
         self.end(flow, End::Close);
     }
 
+    /// Closes the sockets of what `engine` has ended without an action.
+    pub fn close_ended<R: RingHandle>(&mut self, engine: &Engine<'_, R>) {
+        let ended = self.streams.extract_if(.., |_, stream| !engine.is_live(stream.id));
+        self.ended.extend(ended.map(|(_, stream)| Stream { end: Some(End::Reset), ..stream }));
+        let closed = self.datagrams.extract_if(.., |_, socket| !engine.is_live(socket.id));
+        self.closed.extend(closed.map(|(_, socket)| socket));
+        self.unanswered.retain(|flow| engine.is_live(*flow));
+    }
+
     fn send_datagram(&mut self, id: FlowId, what: (DatagramKind, Outside), payload: Vec<u8>) {
         let (kind, to) = what;
         assert!(payload.len() <= 65_527, "no datagram has {} bytes", payload.len());
@@ -333,6 +355,7 @@ impl Peers {
         if self.datagrams.get(&id.index).is_some_and(|socket| socket.id != id) {
             self.closed.extend(self.datagrams.remove(&id.index));
         }
+        self.unanswered.retain(|unanswered| *unanswered != id);
         let socket = self.datagrams.entry(id.index);
         let socket = socket.or_insert_with(|| Datagrams { id, kind, to, sent: vec![] });
         assert_eq!((socket.kind, socket.to), what, "{id:?} changes its destination");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sluicegate_core::{
-    Action, Consumer, Counters, Cut, Denial, Drop, Engine, FrameRing, Instant, Offload, Producer,
-    WaitReason,
+    Action, Config, ConfigError, Consumer, Counters, Cut, Denial, Drop, Engine, FrameRing, Instant,
+    Offload, Producer, WaitReason,
 };
 
 use crate::oracle::drops;
@@ -214,6 +214,22 @@ impl<'a> World<'a> {
             "{flows} flows wait for ever"
         );
         assert_eq!(why == WaitReason::Idle, until.is_none() && why != WaitReason::GuestRingFull);
+    }
+
+    /// Lets `config` hold from now on, and closes the sockets of what it has ended, as the host does.
+    ///
+    /// # Errors
+    /// As the engine says: nothing has changed then.
+    pub fn replace_config(&mut self, config: &Config) -> Result<(), ConfigError> {
+        self.engine.replace_config(self.clock.now(), config)?;
+        self.close_ended();
+        Ok(())
+    }
+
+    /// Closes the sockets of what the engine has ended without an action.
+    pub fn close_ended(&mut self) {
+        self.peers.close_ended(&self.engine);
+        self.run();
     }
 
     /// Lets `ms` milliseconds pass, waking the engine whenever it wants.

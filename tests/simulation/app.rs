@@ -6,6 +6,8 @@ use core::net::SocketAddr;
 use sim::core::{Instant, Refusal};
 use sim::{Dice, Pattern};
 
+use super::callers::Call;
+
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -25,6 +27,22 @@ pub(crate) enum Ending {
     Unanswered,
     /// The outside reads no more, for ever, and the guest finishes.
     Stuck,
+    /// The guest refuses who calls it: nobody listens.
+    NotListening,
+    /// The guest never answers who calls it.
+    Deaf,
+}
+
+/// How policy has denied a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// It was ended, which had begun.
+    Ended,
+    /// The guest was refused, or will be.
+    Refused {
+        /// It was refused already, as it was meant to be.
+        before: bool,
+    },
 }
 
 /// All that a host's connect may fail with.
@@ -39,9 +57,13 @@ pub(crate) const REFUSALS: [Refusal; 8] = [
     Refusal::Exhausted,
 ];
 
+/// The port outside of the first connection; each has its own.
+pub(crate) const OUTSIDE: u16 = 1000;
 /// Bytes of the guest that fit the least buffer of an engine, so that it can finish while nobody
 /// reads.
 const STUCK_BYTES_MAX: u64 = 2000;
+/// When a connection of the guest begins at the latest.
+const START_MS_MAX: u64 = 3000;
 /// How long a host may take to answer a connect.
 const ANSWER_MS_MAX: u64 = 20_000;
 /// How long a host may take no byte: less than what the engine gives a finished direction.
@@ -103,7 +125,10 @@ impl Way {
 /// Both ends of one connection.
 #[derive(Debug)]
 pub(crate) struct App {
+    /// The other end, which the guest calls, or by which it is called.
     pub(crate) to: SocketAddr,
+    /// The outside calls.
+    pub(crate) call: Option<Call>,
     pub(crate) up: Way,
     pub(crate) down: Way,
     pub(crate) ending: Ending,
@@ -118,6 +143,10 @@ pub(crate) struct App {
     pub(crate) guest_last: bool,
     /// The outside waits for the guest's end before it finishes.
     pub(crate) outside_last: bool,
+    /// When the guest begins, in milliseconds from the start.
+    pub(crate) start_ms: u64,
+    /// Policy has denied it.
+    pub(crate) denied: Option<Denied>,
     /// The guest has reset, or was told that the connection is no more.
     pub(crate) was_reset: bool,
 }
@@ -144,7 +173,8 @@ impl App {
         let order = dice.below(3);
         let rarely = |dice: &mut Dice, ms| if dice.one_of(50) { dice.below(ms) } else { 0 };
         Self {
-            to: SocketAddr::new(outside, 1000 + index),
+            to: SocketAddr::new(outside, OUTSIDE + index),
+            call: None,
             reset_after: dice.below(total / 2 + 1),
             answer_ms: rarely(dice, ANSWER_MS_MAX),
             pause: (dice.below(up.len + 1), rarely(dice, PAUSE_MS_MAX)),
@@ -154,8 +184,34 @@ impl App {
             ending,
             guest_last: order == 1,
             outside_last: order == 2,
+            start_ms: if dice.one_of(300) { dice.below(START_MS_MAX) } else { 0 },
+            denied: None,
             was_reset: false,
         }
+    }
+
+    /// The same for a connection from outside.
+    pub(crate) fn called(index: u16, dice: &mut Dice) -> Self {
+        let app = Self::new(index, dice);
+        let (call, to) = Call::new(index, dice);
+        let ending = match app.ending {
+            Ending::Refused(_) => Ending::NotListening,
+            Ending::Unanswered => Ending::Deaf,
+            Ending::Close
+            | Ending::OutsideReset
+            | Ending::FinishThenReset
+            | Ending::GuestReset
+            | Ending::ResetEarly
+            | Ending::Stuck
+            | Ending::NotListening
+            | Ending::Deaf => app.ending,
+        };
+        Self { to, call: Some(call), ending, start_ms: 0, ..app }
+    }
+
+    /// Whether the guest has yet to answer who calls it.
+    pub(crate) fn rings(&self) -> bool {
+        self.call.as_ref().is_some_and(Call::rings)
     }
 
     /// Whether a reset is due.
@@ -173,7 +229,9 @@ impl App {
             | Ending::GuestReset
             | Ending::Refused(_)
             | Ending::ResetEarly
-            | Ending::Unanswered => false,
+            | Ending::Unanswered
+            | Ending::NotListening
+            | Ending::Deaf => false,
         }
     }
 
@@ -187,7 +245,9 @@ impl App {
             | Ending::Refused(_)
             | Ending::ResetEarly
             | Ending::Unanswered
-            | Ending::Stuck => false,
+            | Ending::Stuck
+            | Ending::NotListening
+            | Ending::Deaf => false,
         }
     }
 

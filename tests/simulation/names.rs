@@ -9,14 +9,14 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use sim::core::{
-    Cidr, Config, Destination, Engine, FlowId, Group, Instant, Permission, Policy, PortRange,
-    Protocols, QueryStep, Refusal, RingHandle, Rule, is_answer_to, limits,
+    Config, Engine, FlowId, Instant, QueryStep, Refusal, RingHandle, is_answer_to, limits,
 };
 use sim::dns::{self, kind};
 use sim::frame::{self, Segment, flag, protocol};
-use sim::{Dice, Did, Message, Seen};
+use sim::{Datagrams, Dice, Did, Message, Seen};
 
-use super::lie::{self, Answer, DATAGRAM_BYTES_MAX, Truth, any_address, is_meant, spelt};
+use super::lie::{self, Answer, DATAGRAM_BYTES_MAX, Truth, any_address, spelt};
+use super::policies::Rules;
 use super::run::address;
 use super::signs::{self, quoted};
 
@@ -43,38 +43,13 @@ const NAMES: [&str; 8] = [
     "good.test.evil.test",
 ];
 
-/// Whether the policy of a run allows `name`.
-fn is_allowed(name: &str) -> bool {
-    let is_wide = name == "wide.test" || name.ends_with(".wide.test");
-    matches!(name, "good.test" | "short.test") || (is_wide && name != "denied.wide.test")
-}
-
-/// Lets the guest reach the applications' servers, and by name what names lead to.
+/// Tells the engine what else it has to know to judge names.
 pub(crate) fn configure(config: &mut Config) {
     config.strict = false;
     config
         .own_addresses
         .push(lie::OWN.parse().expect("because it is one"))
         .expect("because 1 fits");
-    config.policy = Policy::new(Permission::Deny, Permission::Deny);
-    let networks = ["10.1.0.0", "203.0.113.7", "2001:db8::7"].map(|text| {
-        let address: IpAddr = text.parse().expect("because it is one");
-        let bits = [16, 32, 128][usize::from(text.len() > 8) + usize::from(address.is_ipv6())];
-        Cidr::new(address, bits).expect("because it has so many bits")
-    });
-    let echo = [PortRange { start: 7, end: 7 }];
-    let mut push = |destination, ports, action| {
-        let rule = Rule { direction: None, destination, protocols: Protocols::ALL, ports, action };
-        config.policy.push(&rule).expect("because it is a rule");
-    };
-    for network in networks {
-        push(Destination::Cidr(network), &[], Permission::Allow);
-    }
-    push(Destination::Group(Group::Host), &echo, Permission::Allow);
-    push(Destination::Domain("denied.wide.test"), &[], Permission::Deny);
-    push(Destination::Domain("good.test"), &[], Permission::Allow);
-    push(Destination::DomainSuffix("wide.test"), &[], Permission::Allow);
-    push(Destination::Domain("short.test"), &[], Permission::Allow);
 }
 
 /// A question of the guest, which every message has that is about it.
@@ -108,6 +83,7 @@ struct Visit {
 #[derive(Debug)]
 pub(crate) struct Names {
     dice: Dice,
+    rules: Rules,
     questions: u64,
     visits: u64,
     /// By the guest's port.
@@ -133,6 +109,7 @@ impl Names {
             questions: dice.below(30),
             visits: dice.below(40),
             dice,
+            rules: Rules::first(),
             asked: BTreeMap::new(),
             replies: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -200,12 +177,40 @@ impl Names {
     /// The guest's `frame` is in the ring.
     pub(crate) fn pushed(&mut self, now: Instant, frame: &[u8]) {
         let Some(&(to, is_tcp)) = self.frames.get(&unmarked(frame)) else { return };
-        let mut good = self.bound.iter().filter(|(_, until)| **until > now);
-        let may = is_meant(to.ip()) || good.any(|((address, _), _)| *address == to.ip());
+        let may = self.rules.allows_datagram(to.ip(), &self.names_of(to.ip(), now));
         if !may {
             self.denied.insert(to);
         }
         self.expected.push(Visit { to, is_tcp, may });
+    }
+
+    /// Names that lead to `address` after `now`.
+    fn names_of(&self, address: IpAddr, now: Instant) -> Vec<&str> {
+        let its = |((there, _), until): &(&(IpAddr, String), &Instant)| {
+            *there == address && **until > now
+        };
+        self.bound.iter().filter(its).map(|((_, name), _)| &name[..]).collect()
+    }
+
+    /// `rules` hold from `now` on, and the engine says which of its flows are live.
+    pub(crate) fn change(&mut self, now: Instant, rules: &Rules, sockets: &[(Datagrams, bool)]) {
+        self.rules = rules.clone();
+        for (socket, is_live) in sockets {
+            let to = address(socket.to);
+            if !is_visited(to) {
+                continue;
+            }
+            // A flow keeps the name that it was allowed by, which the guest may have forgotten.
+            let may = rules.allows_datagram(to.ip(), &self.names_of(to.ip(), now));
+            let ever = self.names_of(to.ip(), Instant::ZERO);
+            let could = may || ever.iter().any(|name| rules.allows_name(name));
+            assert!(*is_live || !may, "{to} is reached no more, where a name leads");
+            assert!(!is_live || could, "{to} is reached, where no name leads");
+            if !is_live {
+                self.open.remove(&to.port());
+                self.denied.insert(to);
+            }
+        }
     }
 
     /// The engine has seen all that was in the ring, and did `log`.
@@ -267,7 +272,7 @@ impl Names {
         let found = self.asked.values().find(|asked| asked.message == message);
         let asked = found.expect("because the guest asked this").clone();
         let step = engine.judge_query(now, (flow, message), &mut self.out);
-        let expected = match (is_allowed(asked.name), asked.kind) {
+        let expected = match (self.rules.allows_name(asked.name), asked.kind) {
             (false, _) => Some(NAME_ERROR),
             (true, kind::AXFR) => Some(REFUSED),
             (true, _) => None,
@@ -409,7 +414,7 @@ fn unmarked(frame: &[u8]) -> Vec<u8> {
 
 /// Whether `to` is where a visit goes.
 pub(crate) fn is_visited(to: SocketAddr) -> bool {
-    to.port() >= VISITED
+    (VISITED..VISITED + 1000).contains(&to.port())
 }
 
 /// Whether the guest's port `port` is one that no stack of it has.

@@ -1,20 +1,24 @@
 //! One run: the plan that follows from a seed, and its execution.
 
 use core::net::SocketAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use sim::core::{Drop, Event, FlowId, Instant, Outside, Refusal};
+use sim::core::{Config, Drop, Event, FlowId, Instant, Outside, Refusal, limits};
 use sim::frame::flag::ACK;
 use sim::frame::{OUTSIDES, gateway, protocol};
 use sim::guest::{Guest, Plain};
 use sim::link::{Link, Weather};
-use sim::{Answer, Dice, End, Message, Pattern, Room, Seen, Tcp, World, default_config};
+use sim::{
+    Answer, Datagrams, Dice, End, Message, Pattern, Room, Seen, Stream, Tcp, World, default_config,
+};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
-use super::app::{App, Ending, REFUSALS};
+use super::app::{App, Denied, Ending, OUTSIDE, REFUSALS};
+use super::callers::{Call, PUBLISHED, Writers, is_published};
 use super::names::{self, Names, is_own, is_visited};
-use super::signs::{Signs, connect_ends, quoted};
+use super::policies::{self, Rules};
+use super::signs::{Signs, quoted, timer_at};
 
 /// Virtual time that a run may take.
 const RUN_MS_MAX: u64 = 60 * 60 * 1000;
@@ -39,6 +43,8 @@ pub(crate) struct Plan {
     apps: Vec<App>,
     datagrams: u32,
     stalls: u64,
+    /// What policy says, and from when on.
+    policies: Vec<(u64, Rules)>,
 }
 
 impl Plan {
@@ -58,17 +64,28 @@ impl Plan {
         let mtu = [1280, 1500, 1500, 9000][dice.below(4) as usize];
         let receive = [1514, u32::from(mtu).max(1500) + 14][dice.below(2) as usize];
         let size = |dice: &mut Dice| 4096 << dice.below(6);
+        let apps = apps(&mut dice);
+        // Who is called is so at the end of those who call.
+        let own = apps.iter().filter(|app| app.call.is_none());
+        let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
+        let policies = policies::plan(&starts, &mut dice);
         Self {
             seed,
+            policies,
             weather,
             mtu,
             receive_frame_bytes: receive,
             buffers: (size(&mut dice), size(&mut dice)),
-            apps: (0..dice.between(1, 8)).map(|i| App::new(i as u16, &mut dice)).collect(),
+            apps,
             datagrams: dice.below(20) as u32,
             stalls: if dice.one_of(500) { dice.below(50) } else { 0 },
             dice,
         }
+    }
+
+    /// Whether no frame is lost.
+    fn is_calm(&self) -> bool {
+        self.weather.loss == 0 && self.stalls == 0
     }
 
     /// How its connections end.
@@ -76,21 +93,77 @@ impl Plan {
         self.apps.iter().map(|app| app.ending)
     }
 
-    pub(crate) fn room<'r>(&self) -> Room<'r> {
-        Room::with(|c| {
-            names::configure(c);
-            c.link.mtu = self.mtu;
-            c.link.receive_frame_bytes = self.receive_frame_bytes;
-            (c.tcp_receive_bytes, c.tcp_send_bytes) = self.buffers;
-        })
-        .with_rings(1 << 18)
+    /// What the engine is told where `rules` hold.
+    fn config(&self, rules: &Rules) -> Config {
+        let mut config = default_config();
+        names::configure(&mut config);
+        rules.configure(&mut config);
+        config.tcp_flows_max = 32;
+        config.keeps_names = self.policies.len() > 1;
+        config.link.mtu = self.mtu;
+        config.link.receive_frame_bytes = self.receive_frame_bytes;
+        (config.tcp_receive_bytes, config.tcp_send_bytes) = self.buffers;
+        config
     }
+
+    pub(crate) fn room<'r>(&self) -> Room<'r> {
+        Room::new(self.config(&self.policies[0].1)).with_rings(1 << 18)
+    }
+}
+
+/// Some connections that the guest opens, and some that are opened to it.
+fn apps(dice: &mut Dice) -> Vec<App> {
+    let (own, called) = (dice.between(1, 8), dice.below(4));
+    let app = |index: u64| {
+        let number = index as u16;
+        if index < own { App::new(number, dice) } else { App::called(number, dice) }
+    };
+    (0..own + called).map(app).collect()
 }
 
 /// The guest's end of one connection.
 enum Client {
     Smol(SocketHandle),
     Plain(Box<Plain>),
+    /// Nobody listens, which the guest's stack says by itself.
+    Nobody,
+    /// What comes is lost.
+    Silence,
+    /// It has yet to begin.
+    Due,
+}
+
+impl Client {
+    /// The guest's end of the connection of number `index`.
+    fn new(index: u16, app: &App, guest: &mut Guest, dice: &mut Dice) -> Self {
+        let called = app.call.as_ref().map(|_| PUBLISHED + index);
+        match app.ending {
+            Ending::NotListening => return Self::Nobody,
+            Ending::Deaf => return Self::Silence,
+            Ending::Close
+            | Ending::OutsideReset
+            | Ending::FinishThenReset
+            | Ending::GuestReset
+            | Ending::Refused(_)
+            | Ending::ResetEarly
+            | Ending::Unanswered
+            | Ending::Stuck => {}
+        }
+        if dice.one_of(500) {
+            let bytes = 1024 << dice.below(7);
+            return Self::Smol(match called {
+                Some(port) => guest.listen(port, bytes),
+                None => guest.connect(app.to, bytes),
+            });
+        }
+        let mss = [64, 100, 536, 1000, 1460, 8000][dice.below(6) as usize];
+        let shape = (mss, dice.between(500, 65_535) as usize);
+        let seq = dice.draw() as u32;
+        Self::Plain(Box::new(match called {
+            Some(port) => Plain::listen(port, seq, shape),
+            None => Plain::new(app.to, PLAIN_PORT + index, seq, shape),
+        }))
+    }
 }
 
 /// A run under way.
@@ -103,7 +176,14 @@ pub(crate) struct Run<'a> {
     up: Link,
     down: Link,
     udp: Udp,
+    writers: Writers,
     names: Names,
+    is_calm: bool,
+    began: Instant,
+    /// What policy says.
+    rules: Rules,
+    /// What it is going to say, and when.
+    changes: VecDeque<(u64, Rules, Config)>,
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
@@ -131,25 +211,22 @@ impl<'a> Run<'a> {
         let mut link = default_config().link;
         link.mtu = plan.mtu.min(1500);
         let mut guest = Guest::new(&link, plan.seed, world.now());
-        let mut clients = vec![];
-        for (index, app) in (0u16..).zip(&plan.apps) {
-            clients.push(if plan.dice.one_of(500) {
-                let bytes = 1024 << plan.dice.below(7);
-                Client::Smol(guest.connect(app.to, bytes))
-            } else {
-                let mss = [64, 100, 536, 1000, 1460, 8000][plan.dice.below(6) as usize];
-                let shape = (mss, plan.dice.between(500, 65_535) as usize);
-                let seq = plan.dice.draw() as u32;
-                Client::Plain(Box::new(Plain::new(app.to, PLAIN_PORT + index, seq, shape)))
-            });
-        }
+        let clients = plan.apps.iter().map(|_| Client::Due).collect();
+        let changes = plan.policies[1..].iter();
+        let changes = changes.map(|(at, rules)| (*at, rules.clone(), plan.config(rules))).collect();
+        let writers = Writers::new(&mut guest, Dice::new(plan.dice.draw()));
         let socket = guest.bind();
         let link = |dice: &mut Dice| Link::new(plan.weather, Dice::new(dice.draw()));
         Self {
             up: link(&mut plan.dice),
             down: link(&mut plan.dice),
             udp: Udp { socket, left: plan.datagrams, sent: vec![], answered: 0 },
+            writers,
+            is_calm: plan.is_calm(),
+            began: world.now(),
             names: Names::new(Dice::new(plan.dice.draw())),
+            rules: Rules::first(),
+            changes,
             stalls: plan.stalls,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
@@ -172,16 +249,21 @@ impl<'a> Run<'a> {
                 assert!(self.has_guest_forgotten(), "an hour: {:#?}", self.unfinished());
                 return self.digest;
             }
+            self.change(now);
             self.inside(now);
+            self.call(now);
             self.deliver_up(now);
             self.world.run();
+            self.check_calls(now);
             self.names.check_visits(&self.world.peers.log);
             self.outside();
             self.collect(now);
             self.deliver_down(now);
             // A SYN that comes twice may have begun a connection once more.
             let connects = self.world.peers.streams.values().any(|stream| !stream.open);
-            if self.unfinished().is_empty() && !connects {
+            let is_answered = !self.is_calm || self.writers.are_done();
+            let is_over = is_answered && self.changes.is_empty();
+            if self.unfinished().is_empty() && !connects && is_over {
                 return self.conclude();
             }
             // Applications look about them every ten milliseconds.
@@ -194,7 +276,14 @@ impl<'a> Run<'a> {
 
     /// What the guest does: its applications, then its stacks.
     fn inside(&mut self, now: Instant) {
-        for (app, client) in self.apps.iter_mut().zip(&mut self.clients) {
+        let began = self.began;
+        for (index, app) in (0..).zip(&mut self.apps) {
+            let client = &mut self.clients[usize::from(index)];
+            if matches!(client, Client::Due) && now >= began.plus_millis(app.start_ms) {
+                let is_denied = self.rules.denied.contains(&index);
+                app.denied = is_denied.then_some(Denied::Refused { before: false });
+                *client = Client::new(index, app, &mut self.guest, &mut self.dice);
+            }
             match client {
                 Client::Smol(handle) => smol(app, self.guest.tcp(*handle), &mut self.dice),
                 Client::Plain(plain) => {
@@ -203,9 +292,11 @@ impl<'a> Run<'a> {
                     }
                     plain.poll(now).into_iter().for_each(|frame| self.up.send(now, frame));
                 }
+                Client::Nobody | Client::Silence | Client::Due => {}
             }
         }
         self.ask();
+        self.writers.serve(&mut self.guest);
         if let Some(frame) = self.names.frame() {
             self.up.send(now, frame);
         }
@@ -235,6 +326,98 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Policy changes, if it is time.
+    fn change(&mut self, now: Instant) {
+        let is_due = |(at, ..): &(u64, Rules, Config)| self.began.plus_millis(*at) <= now;
+        if !self.changes.front().is_some_and(is_due) {
+            return;
+        }
+        let Some((_, rules, config)) = self.changes.pop_front() else { return };
+        self.world.run();
+        let streams: Vec<(FlowId, SocketAddr)> =
+            self.world.peers.streams.values().map(|s| (s.id, address(s.to))).collect();
+        let sockets: Vec<Datagrams> = self.world.peers.datagrams.values().cloned().collect();
+        self.deny(&rules);
+        let engine = &mut self.world.engine;
+        engine.replace_config(now, &config).expect("because only the policy is another");
+        for (flow, to) in streams {
+            let app = &mut self.apps[usize::from(to.port() - OUTSIDE)];
+            let may = match &app.call {
+                Some(_) => rules.may_come(to.ip()),
+                None => app.denied.is_none(),
+            };
+            assert_eq!(engine.is_live(flow), may, "policy changes for {app:#?}");
+            if let Some(call) = app.call.as_mut().filter(|_| !may) {
+                call.expel();
+            }
+        }
+        let live = |socket: Datagrams| {
+            let is_live = engine.is_live(socket.id);
+            (socket, is_live)
+        };
+        let sockets: Vec<_> = sockets.into_iter().map(live).collect();
+        self.names.change(now, &rules, &sockets);
+        self.writers.change(&rules, engine);
+        self.rules = rules;
+        self.world.close_ended();
+    }
+
+    /// Says of each connection of the guest what `rules` make of it, before they hold.
+    fn deny(&mut self, rules: &Rules) {
+        let unfinished: Vec<u16> = self.unfinished().iter().map(|app| app.to.port()).collect();
+        let peers = &self.world.peers;
+        for number in &rules.denied {
+            let app = &mut self.apps[usize::from(*number)];
+            let is_due = matches!(self.clients[usize::from(*number)], Client::Due);
+            let is_its = |stream: &Stream| stream.to == Outside::Remote(app.to);
+            if peers.streams.values().any(is_its) {
+                app.denied = Some(Denied::Ended);
+            } else if !is_due && app.denied.is_none() && unfinished.contains(&app.to.port()) {
+                let before = peers.ended.iter().any(is_its);
+                app.denied = Some(Denied::Refused { before });
+            }
+        }
+    }
+
+    /// Who wants something of the guest.
+    fn call(&mut self, now: Instant) {
+        let (world, when) = (&mut self.world, (now, self.began));
+        for app in &mut self.apps {
+            let Some(call) = &mut app.call else { continue };
+            if let Some(flow) = call.make(when, (app.to, &self.rules), &mut world.engine) {
+                world.peers.came(flow, app.to);
+            }
+        }
+        self.writers.write(world, &self.rules);
+    }
+
+    /// The engine is about to hear `frame`, which may answer a call.
+    fn hear(&mut self, frame: &[u8]) {
+        let mut calls: Vec<&mut Call> =
+            self.apps.iter_mut().filter_map(|a| a.call.as_mut()).collect();
+        calls.retain(|call| call.rings());
+        if !calls.is_empty()
+            && let Ok(seen) = Seen::read(frame)
+            && let Some(segment) = seen.tcp()
+        {
+            calls.into_iter().for_each(|call| call.hear(segment));
+        }
+    }
+
+    /// Every call is as far as it has to be.
+    fn check_calls(&mut self, now: Instant) {
+        let peers = &self.world.peers;
+        for app in &mut self.apps {
+            let is_its = |stream: &&Stream| stream.to == Outside::Remote(app.to);
+            let mut streams = peers.streams.values().chain(&peers.ended);
+            if let Some(call) = &mut app.call
+                && let Some(stream) = streams.find(is_its)
+            {
+                call.check(now, stream);
+            }
+        }
+    }
+
     /// Frames that arrive from the guest.
     fn deliver_up(&mut self, now: Instant) {
         while let Some(frame) = self.up.receive(now) {
@@ -243,6 +426,7 @@ impl<'a> Run<'a> {
                 break; // lost, as on a ring that stays full
             }
             self.names.pushed(now, &frame);
+            self.hear(&frame);
         }
     }
 
@@ -263,7 +447,7 @@ impl<'a> Run<'a> {
             if is_visited(address(stream.to)) {
                 continue;
             }
-            let app = &mut self.apps[usize::from(port(stream.to) - 1000)];
+            let app = &mut self.apps[usize::from(port(stream.to) - OUTSIDE)];
             app.up.arrived.check(&core::mem::take(&mut stream.received));
         }
     }
@@ -276,9 +460,13 @@ impl<'a> Run<'a> {
             self.world.peers.refuse(index, Refusal::Refused, &mut self.world.engine, now);
             return;
         }
-        let app = &self.apps[usize::from(port(to) - 1000)];
+        let app = &self.apps[usize::from(port(to) - OUTSIDE)];
+        assert!(app.denied.is_none(), "policy denies {app:#?}");
         let since = *self.connecting.entry(flow).or_insert(now);
-        assert!(now < connect_ends(since), "{flow:?} connects since {since:?}");
+        assert!(
+            now < timer_at(since, limits::TCP_CONNECT_MS_MAX),
+            "{flow:?} connects since {since:?}"
+        );
         if now < since.plus_millis(app.answer_ms) || !self.dice.one_of(300) {
             return;
         }
@@ -292,13 +480,14 @@ impl<'a> Run<'a> {
             | Ending::FinishThenReset
             | Ending::GuestReset
             | Ending::Stuck => peers.accept(index, engine, now),
+            Ending::NotListening | Ending::Deaf => panic!("the guest does not call {to:?}"),
         }
     }
 
     /// What the host's socket at `index` does, which is connected.
     fn serve(&mut self, index: u32, now: Instant) {
         let stream = self.world.peers.stream(index);
-        let app = &mut self.apps[usize::from(port(stream.to) - 1000)];
+        let app = &mut self.apps[usize::from(port(stream.to) - OUTSIDE)];
         app.up.arrived.check(&core::mem::take(&mut stream.received));
         if app.outside_takes(now) && self.dice.one_of(app.up.appetite) {
             stream.room = stream.room.max(app.up.gulp as usize);
@@ -307,15 +496,23 @@ impl<'a> Run<'a> {
             stream.to_give.extend(app.down.write(app.down.spurt as usize));
         }
         stream.finishes |= app.down.is_written() && app.outside_finishes(stream.guest_finished);
+        if app.rings() {
+            if app.ending == Ending::ResetEarly && self.dice.one_of(300) {
+                self.world.peers.reset(index, &mut self.world.engine, now);
+            }
+            return;
+        }
         let is_due = match app.ending {
             Ending::OutsideReset => true,
+            Ending::ResetEarly => app.call.is_some(),
             Ending::FinishThenReset => stream.finishes && stream.to_give.is_empty(),
             Ending::Close
             | Ending::GuestReset
             | Ending::Refused(_)
-            | Ending::ResetEarly
             | Ending::Unanswered
-            | Ending::Stuck => false,
+            | Ending::Stuck
+            | Ending::NotListening
+            | Ending::Deaf => false,
         };
         if is_due && app.is_at_reset() {
             self.world.peers.reset(index, &mut self.world.engine, now);
@@ -327,6 +524,9 @@ impl<'a> Run<'a> {
         let engine = &mut self.world.engine;
         let mut answers = self.names.answers(now, engine);
         for flow in self.world.peers.datagrams.values_mut() {
+            if self.writers.take(flow) {
+                continue;
+            }
             for data in flow.sent.drain(..) {
                 match flow.to {
                     Outside::Names(_) => {
@@ -371,7 +571,14 @@ impl<'a> Run<'a> {
 
     fn note_signs(&mut self) {
         for seen in self.world.inbox.drain(..) {
+            if let Some(segment) = seen.tcp()
+                && is_published(segment.ports.1)
+            {
+                let app = &mut self.apps[usize::from(segment.ports.1 - PUBLISHED)];
+                app.call.as_mut().expect("because it is called").note(segment);
+            }
             self.signs.note(&seen);
+            self.writers.note(&seen);
             self.names.note(&seen);
         }
     }
@@ -385,16 +592,20 @@ impl<'a> Run<'a> {
                 continue;
             }
             if let Message::Tcp(segment) = &seen.message
-                && let Some(index) = segment.ports.1.checked_sub(PLAIN_PORT)
-                && let Some(Client::Plain(plain)) = self.clients.get_mut(usize::from(index))
+                && let Some(index) = index(segment.ports.1)
+                && let Some(client @ (Client::Plain(_) | Client::Silence)) =
+                    self.clients.get_mut(index)
             {
-                if segment.ports.0 == plain.to.port() {
+                if let Client::Plain(plain) = client
+                    && (segment.ports.0 == plain.to.port() || plain.to.port() == 0)
+                {
                     plain.receive(now, segment);
                 }
             } else if let Message::Icmp(icmp) = &seen.message
                 && let Some(about) = quoted(icmp)
                 && about.protocol == protocol::TCP
                 && !is_visited(about.to)
+                && !limits::GATEWAY_PORTS.contains(&about.to.port())
             {
                 self.give_up(about.to);
             } else if !self.is_third(&seen) {
@@ -405,11 +616,12 @@ impl<'a> Run<'a> {
 
     /// The guest hears that its connect to `to` came to nothing.
     fn give_up(&mut self, to: SocketAddr) {
-        let index = usize::from(to.port() - 1000);
+        let index = usize::from(to.port() - OUTSIDE);
         self.apps[index].was_reset = true;
         match &mut self.clients[index] {
             Client::Smol(handle) => self.guest.tcp(*handle).abort(),
             Client::Plain(plain) => plain.reset = true,
+            Client::Nobody | Client::Silence | Client::Due => panic!("nobody has called {to}"),
         }
     }
 
@@ -437,12 +649,17 @@ impl<'a> Run<'a> {
             let mut all = self.world.peers.ended.iter();
             all.any(|s| s.to == Outside::Remote(app.to) && s.end == Some(end))
         };
+        let is_over = |app: &App| app.call.as_ref().is_some_and(Call::is_over);
+        let has_gone = |app: &App| app.call.is_some() && ended(app, End::Outside);
         let is_done = |app: &App| match app.ending {
+            _ if is_over(app) || app.denied == Some(Denied::Ended) => true,
+            _ if app.denied.is_some() => app.was_reset,
+            Ending::ResetEarly if app.call.is_some() => has_gone(app),
             Ending::Close => {
                 app.up.has_arrived() && app.down.has_arrived() && ended(app, End::Close)
             }
             Ending::OutsideReset | Ending::FinishThenReset => ended(app, End::Outside),
-            Ending::Stuck => ended(app, End::Reset),
+            Ending::Stuck | Ending::NotListening | Ending::Deaf => ended(app, End::Reset),
             Ending::GuestReset | Ending::Refused(_) | Ending::ResetEarly | Ending::Unanswered => {
                 app.was_reset
             }
@@ -459,7 +676,7 @@ impl<'a> Run<'a> {
         sleeps
             && self.apps.iter().zip(&self.clients).filter(|(app, _)| waiting.contains(&app.to)).all(
                 |(_, client)| match client {
-                    Client::Plain(_) => false,
+                    Client::Plain(_) | Client::Nobody | Client::Silence | Client::Due => false,
                     Client::Smol(handle) => {
                         let socket = self.guest.tcp(*handle);
                         let fin = matches!(
@@ -509,12 +726,19 @@ impl<'a> Run<'a> {
                     self.guest.tcp(*handle).recv(|_| (0, ())) == Err(RecvError::Finished)
                 }
                 Client::Plain(plain) => plain.finished,
+                Client::Nobody | Client::Silence | Client::Due => false,
             };
             let may = matches!(app.ending, Ending::Close | Ending::FinishThenReset);
             assert!(!finished || may, "a reset that looks clean: {app:#?}");
         }
         self.digest
     }
+}
+
+/// Which connection has the guest's `port`, unless smoltcp chose it.
+fn index(port: u16) -> Option<usize> {
+    let first = if is_published(port) { PUBLISHED } else { PLAIN_PORT };
+    port.checked_sub(first).map(usize::from)
 }
 
 /// Whether `seen` is for neither stack of the guest, but for who asks for names.
@@ -539,15 +763,17 @@ fn port(outside: Outside) -> u16 {
 
 /// The application over smoltcp.
 fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice: &mut Dice) {
-    if matches!(socket.state(), State::SynSent | State::SynReceived) {
+    if matches!(socket.state(), State::Listen | State::SynSent | State::SynReceived) {
         return;
     }
     if app.ending == Ending::GuestReset && app.is_at_reset() && !app.was_reset {
         socket.abort();
         app.was_reset = true;
     }
-    if socket.can_recv() && dice.one_of(app.down.appetite) {
-        let gulp = app.down.gulp as usize;
+    // smoltcp forgets at the end of TIME-WAIT what was not read.
+    let is_last = socket.state() == State::TimeWait;
+    if socket.can_recv() && (dice.one_of(app.down.appetite) || is_last) {
+        let gulp = if is_last { usize::MAX } else { app.down.gulp as usize };
         let arrived = &mut app.down.arrived;
         let read = socket.recv(|bytes| {
             let len = bytes.len().min(gulp);

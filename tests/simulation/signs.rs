@@ -11,7 +11,8 @@ use sim::frame::flag::{ACK, FIN, RST, SYN};
 use sim::frame::{gateway, guest, protocol};
 use sim::{Icmp, Message, Seen};
 
-use super::app::{App, Ending};
+use super::app::{App, Denied, Ending};
+use super::callers::{Call, is_published, outside_port};
 use super::names::is_visited;
 
 /// Type, code, and the word behind the checksum.
@@ -53,9 +54,10 @@ fn sign(refusal: Refusal, to: IpAddr) -> Sign {
 }
 
 /// What was sent to the guest on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Said {
     answered: bool,
+    called: bool,
     finished: bool,
     reset: bool,
     /// Reset, and not finished before.
@@ -68,6 +70,13 @@ struct Said {
 pub(crate) struct Quoted {
     pub(crate) protocol: u8,
     pub(crate) to: SocketAddr,
+}
+
+impl Quoted {
+    /// Whether it is an answer to who came from outside, and came too late.
+    fn is_late_answer(&self) -> bool {
+        self.to.ip() == gateway(self.to.ip()) && limits::GATEWAY_PORTS.contains(&self.to.port())
+    }
 }
 
 /// The packet that `icmp` is about, which is the guest's own; `None`: it is no error.
@@ -117,16 +126,18 @@ impl Signs {
     pub(crate) fn note(&mut self, seen: &Seen) {
         match &seen.message {
             Message::Tcp(segment) => {
-                let said = self.connections.entry(segment.ports.0).or_default();
+                let is_called = is_published(segment.ports.1);
+                let port = if is_called { outside_port(segment.ports.1) } else { segment.ports.0 };
+                let said = self.connections.entry(port).or_default();
                 said.answered |= segment.has(SYN | ACK);
+                said.called |= segment.has(SYN) && !segment.has(ACK);
                 said.finished |= segment.has(FIN);
                 said.reset_first |= segment.has(RST) && !said.finished;
                 said.reset |= segment.has(RST);
             }
             Message::Icmp(icmp) => {
-                let Some(quoted) = quoted(icmp).filter(|quoted| !is_visited(quoted.to)) else {
-                    return;
-                };
+                let is_known = |quoted: &Quoted| !is_visited(quoted.to) && !quoted.is_late_answer();
+                let Some(quoted) = quoted(icmp).filter(is_known) else { return };
                 let found = (icmp.kind, icmp.code, u32::from_be_bytes(icmp.rest));
                 if quoted.protocol == protocol::TCP {
                     let said = self.connections.entry(quoted.to.port()).or_default();
@@ -154,7 +165,15 @@ impl Signs {
         for app in apps {
             let nothing = Said::default();
             let said = self.connections.get(&app.to.port()).unwrap_or(&nothing);
+            if let Some(call) = &app.call {
+                assert!(
+                    said.is_right_for(app.ending, call),
+                    "the guest was told {said:?} of {app:#?}"
+                );
+                continue;
+            }
             let is_right = match app.ending {
+                _ if app.denied.is_some() => said.is_denied(app.denied),
                 Ending::Close => {
                     said.answered && said.finished && !said.reset_first && said.errors.is_empty()
                 }
@@ -166,6 +185,7 @@ impl Signs {
                 Ending::Refused(refusal) => said.is_refused(&sign(refusal, app.to.ip())),
                 Ending::ResetEarly => said.is_refused(&Sign::Reset),
                 Ending::Unanswered => said.is_refused(&sign(Refusal::TimedOut, app.to.ip())),
+                Ending::NotListening | Ending::Deaf => false,
             };
             assert!(is_right, "the guest was told {said:?} of {app:#?}");
         }
@@ -173,6 +193,36 @@ impl Signs {
 }
 
 impl Said {
+    /// Whether the guest was told of a connection that policy has `denied`.
+    fn is_denied(&self, denied: Option<Denied>) -> bool {
+        match denied {
+            Some(Denied::Ended) => self.reset && self.errors.is_empty(),
+            Some(Denied::Refused { before: true }) => !self.answered,
+            Some(Denied::Refused { before: false }) => self.is_refused(&Sign::Reset),
+            None => false,
+        }
+    }
+
+    /// Whether the guest was told of `call` what is meant by `ending`.
+    fn is_right_for(&self, ending: Ending, call: &Call) -> bool {
+        if call.is_expelled() {
+            return self.called && self.reset;
+        }
+        if call.is_forbidden() {
+            return *self == Self::default();
+        }
+        let is_right = match ending {
+            Ending::Close => self.finished && !self.reset_first,
+            Ending::OutsideReset | Ending::Stuck => self.reset && !self.finished,
+            Ending::FinishThenReset => self.reset,
+            Ending::GuestReset | Ending::ResetEarly | Ending::NotListening | Ending::Deaf => {
+                !self.finished
+            }
+            Ending::Refused(_) | Ending::Unanswered => false,
+        };
+        self.called && !self.answered && self.errors.is_empty() && (is_right || call.is_over())
+    }
+
     /// Whether the guest was told `sign` and nothing else.
     fn is_refused(&self, sign: &Sign) -> bool {
         let is_told = match *sign {
@@ -186,9 +236,7 @@ impl Said {
     }
 }
 
-/// When a connect that began at `since` and that nobody answers has to have ended: timers fire at
-/// the next whole millisecond.
-pub(crate) fn connect_ends(since: Instant) -> Instant {
-    let end = since.plus_millis(limits::TCP_CONNECT_MS_MAX);
-    Instant::from_millis(end.as_micros().div_ceil(1000))
+/// When a timer of `ms` fires that began at `since`: at the next whole millisecond.
+pub(crate) fn timer_at(since: Instant, ms: u64) -> Instant {
+    Instant::from_millis(since.plus_millis(ms).as_micros().div_ceil(1000))
 }

@@ -109,8 +109,9 @@ impl<R: RingHandle> Engine<'_, R> {
         (kind, refusal): (DatagramKind, Refusal),
     ) {
         let guest = self.guest(key.outside);
-        let quote = self.datagram(slot).quote(guest, key, kind);
-        self.out.icmp_error(now, refusal, &quote);
+        if let Some(quote) = self.datagram(slot).quote(guest, key, kind) {
+            self.out.icmp_error(now, refusal, &quote);
+        }
     }
 
     pub(super) fn datagram(&mut self, slot: u32) -> &mut DatagramSlot {

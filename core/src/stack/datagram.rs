@@ -61,15 +61,17 @@ impl DatagramSlot {
         })
     }
 
-    /// The guest's last datagram, as an ICMP error quotes it.
-    pub(crate) fn quote(&self, guest: IpAddr, key: &FlowKey, kind: DatagramKind) -> Quote {
-        Quote {
+    /// The guest's last datagram, as an ICMP error quotes it. `None`: it has sent none, on a flow
+    /// that somebody outside opened, and there is nothing that an error could be about.
+    pub(crate) fn quote(&self, guest: IpAddr, key: &FlowKey, kind: DatagramKind) -> Option<Quote> {
+        let quote = Quote {
             guest,
             outside: key.outside,
             protocol: number(kind, guest),
             len: usize::from(self.len),
             head: self.head,
-        }
+        };
+        (self.len > 0).then_some(quote)
     }
 }
 

@@ -27,6 +27,10 @@ pub struct Plain {
     pub received: Vec<u8>,
     /// The handshake is complete.
     pub connected: bool,
+    /// It waits to be called, and nobody has yet.
+    listens: bool,
+    /// It was called, so that its SYN is an answer.
+    was_called: bool,
     /// The other end has finished.
     pub finished: bool,
     /// The other end has reset.
@@ -61,6 +65,8 @@ impl Plain {
             port,
             received: vec![],
             connected: false,
+            listens: false,
+            was_called: false,
             finished: false,
             reset: false,
             unacknowledged: VecDeque::new(),
@@ -77,6 +83,13 @@ impl Plain {
             wait_ms: 1000,
             again_at: Some(Instant::ZERO),
         }
+    }
+
+    /// The same for who calls the guest's `port`.
+    #[must_use]
+    pub fn listen(port: u16, seq: u32, shape: (u16, usize)) -> Self {
+        let nobody = SocketAddr::new(core::net::Ipv4Addr::UNSPECIFIED.into(), 0);
+        Self { listens: true, again_at: None, ..Self::new(nobody, port, seq, shape) }
     }
 
     /// Has `bytes` to send.
@@ -150,7 +163,8 @@ impl Plain {
         let segment = Segment {
             port: self.port,
             seq: self.una,
-            flags: flag::SYN,
+            ack: self.expected,
+            flags: flag::SYN | if self.was_called { flag::ACK } else { 0 },
             window: self.room(),
             options: vec![2, 4, high, low],
             ..Segment::default()
@@ -201,8 +215,14 @@ impl Plain {
 
     /// Takes in a segment.
     pub fn receive(&mut self, now: Instant, segment: &Tcp) {
+        if self.listens {
+            if segment.has(flag::SYN) && !segment.has(flag::ACK) {
+                self.called(now, segment);
+            }
+            return;
+        }
         if segment.has(flag::RST) {
-            let answers = if self.connected {
+            let answers = if self.connected || self.was_called {
                 segment.seq.wrapping_sub(self.expected) as usize <= self.buffer
             } else {
                 segment.ack == self.una.wrapping_add(1)
@@ -211,8 +231,12 @@ impl Plain {
             return;
         }
         if segment.has(flag::SYN) {
-            self.open(segment);
+            self.open(now, segment);
             return;
+        }
+        let answers_syn = segment.has(flag::ACK) && segment.ack == self.una.wrapping_add(1);
+        if !self.connected && self.was_called && answers_syn {
+            self.connect(segment);
         }
         if !self.connected {
             return;
@@ -254,19 +278,42 @@ impl Plain {
         }
     }
 
-    fn open(&mut self, segment: &Tcp) {
+    fn open(&mut self, now: Instant, segment: &Tcp) {
+        if !self.connected && self.was_called {
+            self.again_at = Some(now); // the answer was lost, or is under way
+            return;
+        }
         if !self.connected && segment.has(flag::ACK) && segment.ack == self.una.wrapping_add(1) {
-            self.connected = true;
-            self.una = segment.ack;
-            self.next = segment.ack;
             self.expected = segment.end();
-            self.window = u32::from(segment.window);
-            let offered = segment.option(2).map_or(536, |o| u16::from_be_bytes([o[0], o[1]]));
-            self.mss = self.mss.min(offered);
-            self.again_at = None;
-            self.wait_ms = 1000;
+            self.offered(segment);
+            self.connect(segment);
         }
         self.owed_acks += 1;
+    }
+
+    /// Somebody calls.
+    fn called(&mut self, now: Instant, segment: &Tcp) {
+        self.to = SocketAddr::new(segment.ends.0, segment.ports.0);
+        (self.listens, self.was_called) = (false, true);
+        self.expected = segment.end();
+        self.offered(segment);
+        self.again_at = Some(now);
+    }
+
+    /// Takes note of the segment size that a SYN says.
+    fn offered(&mut self, segment: &Tcp) {
+        let offered = segment.option(2).map_or(536, |o| u16::from_be_bytes([o[0], o[1]]));
+        self.mss = self.mss.min(offered);
+    }
+
+    /// The SYN is acknowledged by `segment`.
+    fn connect(&mut self, segment: &Tcp) {
+        self.connected = true;
+        self.una = segment.ack;
+        self.next = segment.ack;
+        self.window = u32::from(segment.window);
+        self.again_at = None;
+        self.wait_ms = 1000;
     }
 
     fn acknowledged(&mut self, now: Instant, segment: &Tcp) {

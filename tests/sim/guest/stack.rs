@@ -64,13 +64,21 @@ impl Guest {
     /// # Panics
     /// Never: each has a port of its own.
     pub fn connect(&mut self, to: SocketAddr, bytes: usize) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; bytes]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.set_ack_delay(Some(Duration::from_millis(10)));
+        let mut socket = tcp_socket(bytes);
         self.next_port += 1;
         let local = self.next_port;
         let context = self.interface.context();
         socket.connect(context, to, local).expect("because the socket is new and the ends valid");
+        self.sockets.add(socket)
+    }
+
+    /// Waits for a connection to `port`, with buffers of `bytes` each way.
+    ///
+    /// # Panics
+    /// If `port` is 0.
+    pub fn listen(&mut self, port: u16, bytes: usize) -> SocketHandle {
+        let mut socket = tcp_socket(bytes);
+        socket.listen(port).expect("because the socket is new and the port is one");
         self.sockets.add(socket)
     }
 
@@ -84,11 +92,19 @@ impl Guest {
     /// # Panics
     /// Never: each has a port of its own.
     pub fn bind(&mut self) -> SocketHandle {
+        self.next_port += 1;
+        self.bind_to(self.next_port)
+    }
+
+    /// Opens a UDP socket at `port`.
+    ///
+    /// # Panics
+    /// If `port` is 0.
+    pub fn bind_to(&mut self, port: u16) -> SocketHandle {
         let buffer =
             || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 16], vec![0; 16 * 1500]);
         let mut socket = udp::Socket::new(buffer(), buffer());
-        self.next_port += 1;
-        socket.bind(self.next_port).expect("because the socket is new");
+        socket.bind(port).expect("because the socket is new");
         self.sockets.add(socket)
     }
 
@@ -113,6 +129,13 @@ impl Guest {
     pub fn address(&self, peer: IpAddr) -> IpAddr {
         crate::frame::guest(peer)
     }
+}
+
+fn tcp_socket(bytes: usize) -> tcp::Socket<'static> {
+    let buffer = || tcp::SocketBuffer::new(vec![0; bytes]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    socket.set_ack_delay(Some(Duration::from_millis(10)));
+    socket
 }
 
 fn smol(now: Instant) -> SmolInstant {

@@ -109,5 +109,8 @@ impl<'a> Tcp<'a> {
         // The window of a SYN is not scaled (RFC 7323 2.2).
         let reach = segment.ack.map(|ack| ack.wrapping_add(segment.window.into()));
         flow.shape = Shape { segment_bytes, reach };
+        if flow.outside_finished {
+            self.close(slot);
+        }
     }
 }

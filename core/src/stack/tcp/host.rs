@@ -22,11 +22,10 @@ impl Tcp<'_> {
     /// closed before the handshake is complete, and in LAST-ACK it is deaf to the guest's window.
     pub(super) fn close(&mut self, slot: u32) {
         let bears = |socket: &&mut Socket<'_>| match socket.state() {
-            State::SynReceived => false,
+            State::SynSent | State::SynReceived => false,
             State::CloseWait => socket.send_queue() == 0,
             State::Closed
             | State::Listen
-            | State::SynSent
             | State::Established
             | State::FinWait1
             | State::FinWait2

@@ -49,6 +49,7 @@ pub(crate) struct Guest {
     /// What is under test.
     pub(crate) network: SmoltcpNetwork,
     /// Where names are resolved.
+    #[allow(dead_code, reason = "few tests start a second network")]
     pub(crate) runtime: tokio::runtime::Runtime,
 }
 
