@@ -41,7 +41,12 @@ impl Web {
     /// server, under `policy`. The guest has asked for the address of `asked`.
     fn ask(&self, policy: &Value, (program, name): (&str, &str), asked: &str) -> Finished {
         let program = program.replace("URL", &format!("http://{SERVER}:{PORT}/page"));
-        let script = format!("getent ahostsv4 {asked} >&2; {}", program.replace("NAME", name));
+        let program = program.replace("NAME", name);
+        // What it says of errors comes in parts, between which the gateway's lines might be.
+        let errors = self.files.0.join("errors").display().to_string();
+        let script = format!(
+            "getent ahostsv4 {asked} >&2; {program} 2>{errors}; code=$?; cat {errors} >&2; exit $code"
+        );
         self.run(policy, &script)
     }
 
