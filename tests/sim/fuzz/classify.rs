@@ -91,7 +91,8 @@ fn network<'p>(net: &NetSlice<'p>) -> Option<Packet<'p>> {
     match net {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            let is_summed = header.to_header().calc_header_checksum() == header.header_checksum();
+            // Not by etherparse's own sum, which leaves the reserved flag out.
+            let is_summed = frame::checksum(&[], 0, header.slice()) == 0;
             let packet = Packet {
                 source: header.source_addr().into(),
                 destination: header.destination_addr().into(),
