@@ -11,6 +11,7 @@ use crate::error::Error;
 use sluicegate_core::Permission;
 use tokio::runtime::Runtime;
 
+mod orders;
 mod pool;
 
 fn config(egress: Permission) -> NetworkConfig {
