@@ -23,6 +23,7 @@ use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
 use crate::intercept::Forge;
 use crate::metrics::MetricsHandle;
+use crate::service::certs::NewFiles;
 use crate::service::secrets::Vault;
 use crate::snapshot::{PortSnapshot, Snapshot};
 use crate::wake::DriverWake;
@@ -217,8 +218,8 @@ impl ControlHandle {
     /// what it began with; one that is not is not from its middle on. QUIC that is refused now
     /// ends, and so do names over TLS where nothing is intercepted any more. The authority stays
     /// where `tls.intercept_ca` is as before, as the guest trusts it, also while `tls.enabled` is
-    /// false meanwhile; another is read, or made, as at the start. Files are read where `tls` or
-    /// `http` has changed.
+    /// false meanwhile; another is read, or made, as at the start, and files that were made go
+    /// again where the change is refused. Files are read where `tls` or `http` has changed.
     ///
     /// Name servers by name are looked up, so it may wait for them; call it where that does no
     /// harm.
@@ -263,16 +264,18 @@ impl ControlHandle {
             Some((name_servers(&config.dns)?, timeout))
         };
         let (ports, published) = prepare_ports(&old_ports, &config, vec![])?;
-        // Last, as it may write files of an authority that is new.
-        let interceptor = if now.tls == config.tls && now.http == config.http {
+        // Last, as it may write files of an authority that is new; they go if this fails yet.
+        let made = if now.tls == config.tls && now.http == config.http {
             None
         } else {
             Some(desk.forge.make(&config.tls, &config.http)?)
         };
+        let (interceptor, files) = made.unzip();
         let (vault, forge) = (Arc::clone(&desk.vault), Arc::clone(&desk.forge));
         let change = Change { core, ports, names, vault, secrets, forge, interceptor };
         let change = Box::new(change);
         desk.ask(patience, |answer| Order::Replace(change, answer))??;
+        files.map(NewFiles::keep);
         let mut current = desk.current();
         current.version += 1;
         (current.config, current.ports) = (config, published);

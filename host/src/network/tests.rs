@@ -11,6 +11,7 @@ use crate::error::Error;
 use sluicegate_core::Permission;
 use tokio::runtime::Runtime;
 
+mod authority;
 mod orders;
 mod pool;
 

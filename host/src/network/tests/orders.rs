@@ -7,11 +7,11 @@ use super::pool::asked;
 use super::*;
 
 /// A network whose driver waits, in a turn of its link, until it is let go.
-struct HeldUp {
+pub(super) struct HeldUp {
     // First, so that nothing holds the driver when the network ends.
     go: Sender<()>,
-    network: SmoltcpNetwork,
-    control: ControlHandle,
+    pub(super) network: SmoltcpNetwork,
+    pub(super) control: ControlHandle,
     caller: UnixStream,
     /// Each turn in which the link was called.
     turns: Receiver<()>,
@@ -19,7 +19,7 @@ struct HeldUp {
 }
 
 impl HeldUp {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let ((tell, turns), (go, wait)) = (channel(), channel());
         let (mut network, caller) = asked(move |is_called| {
             if is_called {
@@ -35,12 +35,12 @@ impl HeldUp {
     }
 
     /// Lets the driver wait from now on.
-    fn hold(&mut self) {
+    pub(super) fn hold(&mut self) {
         self.caller.write_all(b"!").unwrap();
         self.turns.recv().unwrap();
     }
 
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         self.go.send(()).unwrap();
     }
 }
