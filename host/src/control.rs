@@ -275,7 +275,7 @@ impl ControlHandle {
         let change = Change { core, ports, names, vault, secrets, forge, interceptor };
         let change = Box::new(change);
         desk.ask(patience, |answer| Order::Replace(change, answer))??;
-        files.map(NewFiles::keep);
+        files.into_iter().for_each(NewFiles::keep);
         let mut current = desk.current();
         current.version += 1;
         (current.config, current.ports) = (config, published);

@@ -333,9 +333,9 @@ fn ask(world: &mut World<'_>, number: u32) -> FlowId {
 
 /// Who the guest hears from, by port, and what.
 fn heard(world: &mut World<'_>) -> Vec<(u16, Vec<u8>)> {
-    let datagrams = world.inbox().into_iter().map(|seen| match seen.message {
-        Message::Udp { ports, payload, .. } => (ports.0, payload),
-        other => panic!("a datagram: {other:?}"),
+    let datagrams = world.inbox().into_iter().map(|seen| {
+        let Message::Udp { ports, payload, .. } = seen.message else { panic!("a datagram") };
+        (ports.0, payload)
     });
     datagrams.collect()
 }

@@ -210,10 +210,8 @@ mod tests {
 
     /// What the driver finds on `slip`.
     fn begun(slip: &Slip) -> Option<SyncSender<bool>> {
-        match slip.take()? {
-            Order::End(_, answer) => Some(answer),
-            _ => panic!("another order"),
-        }
+        let Order::End(_, answer) = slip.take()? else { panic!("another order") };
+        Some(answer)
     }
 
     #[test]
