@@ -486,12 +486,14 @@ mod tests {
                     "ipv4_pool": "10.0.0.0/8", "ipv6_address": "fd00::2", "ipv6_pool": "fd00::/48",
                     "receive_frame_bytes": 9014},
                 "max_tcp_connections": 0, "max_udp_connections": 7, "max_icmp_connections": 9,
+                "max_inbound_tcp_connections": 3, "max_inbound_udp_connections": 5,
                 "policy": {"default_egress": "allow", "default_ingress": "allow", "rules": []},
                 "ports": [], "dns": null, "tls": {"enabled": false, "bypass": []}}"#,
         )
         .unwrap();
         let core = config.to_core(3, [0; 16]).unwrap();
         assert_eq!((core.tcp_flows_max, core.udp_flows_max, core.icmp_flows_max), (65_536, 7, 9));
+        assert_eq!((core.inbound_tcp_flows_max, core.inbound_udp_flows_max), (3, 5));
         assert_eq!(core.link.guest_mac, [2, 0, 0, 0, 0, 9]);
         assert_eq!((core.link.mtu, core.link.receive_frame_bytes), (9000, 9014));
         assert_eq!(core.link.gateway_ipv4, Ipv4Addr::new(10, 0, 0, 1));

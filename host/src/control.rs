@@ -6,65 +6,41 @@
 //! secrets) is done on the thread of who asks. The driver then does what is left between two
 //! turns: it takes all of it, or the engine refuses it and nothing has changed.
 //!
-//! Bounded: so many orders wait, one configuration is prepared at a time, and who asks has an
-//! answer after five seconds at most.
+//! Bounded: so many orders wait, one configuration is prepared at a time, and who asks waits five
+//! seconds at most for the driver to begin (`orders`).
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sluicegate_core::{Config, ConfigError, FlowId, Instant};
+use sluicegate_core::Config;
 
-use crate::capture::{Capture, CaptureEnd};
+use crate::capture::Capture;
 use crate::clock::Clock;
 use crate::config::{Identity, NetworkConfig, PortConfig};
 use crate::error::Error;
 use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
-use crate::flow::{Flows, HostEngine};
-use crate::intercept::{Forge, Interceptor};
-use crate::metrics::{MetricsHandle, Published as Counted};
-use crate::rings::RingProducer;
-use crate::service::dns::Server;
-use crate::service::secrets::{Snapshot as Values, Vault};
-use crate::snapshot::{NameSnapshot, PortSnapshot, Snapshot};
+use crate::intercept::Forge;
+use crate::metrics::MetricsHandle;
+use crate::service::certs::NewFiles;
+use crate::service::secrets::Vault;
+use crate::snapshot::{PortSnapshot, Snapshot};
 use crate::wake::DriverWake;
 
+mod orders;
 mod row;
 mod servers;
 
+use orders::{Change, Given, Order};
+pub(crate) use orders::{Inbox, Slip};
 pub use row::FlowRow;
 pub(crate) use servers::name_servers;
 
 /// Orders that may wait for the driver.
 const ORDERS_MAX: usize = 64;
-/// Orders that one turn of the driver obeys.
-const TURN_ORDERS_MAX: usize = 8;
-/// How long a driver may take to obey.
+/// How long a driver may take to begin.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What the driver is asked for, and where the answer goes.
-pub(crate) enum Order {
-    Replace(Box<Change>, SyncSender<Result<(), Error>>),
-    Flows(SyncSender<Vec<FlowRow>>),
-    Names(SyncSender<Vec<NameSnapshot>>),
-    Measure(Arc<Counted>, SyncSender<()>),
-    End(FlowId, SyncSender<bool>),
-    Capture(RingProducer, CaptureEnd, SyncSender<()>),
-}
-
-/// A new configuration, prepared.
-pub(crate) struct Change {
-    core: Config,
-    ports: PortChange,
-    /// The name servers, if they are others, and their time.
-    names: Option<(Vec<Server>, Duration)>,
-    vault: Arc<Vault>,
-    secrets: Arc<Values>,
-    /// Who ends TLS, if that is another, and where that is kept.
-    forge: Arc<Forge>,
-    interceptor: Option<Option<Arc<Interceptor>>>,
-}
 
 /// A port that is published, and its place among them.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +100,7 @@ pub(crate) struct Desk {
     /// Held by who replaces the configuration.
     changes: Mutex<()>,
     /// The way to the driver, while it runs.
-    orders: Mutex<Option<SyncSender<Order>>>,
+    orders: Mutex<Option<SyncSender<Arc<Slip>>>>,
 }
 
 impl Desk {
@@ -157,7 +133,7 @@ impl Desk {
     }
 
     /// Lets orders be given to the driver that takes them here, and begins with `core`.
-    pub(crate) fn open(&self, core: &Config) -> Receiver<Order> {
+    pub(crate) fn open(&self, core: &Config) -> Receiver<Arc<Slip>> {
         let (give, take) = sync_channel(ORDERS_MAX);
         self.current().begun = Begun::of(core);
         *lock(&self.orders) = Some(give);
@@ -190,20 +166,17 @@ impl Desk {
         lock(&self.current)
     }
 
-    /// What the driver answers to the order that `order` makes.
-    fn ask<T>(&self, order: impl FnOnce(SyncSender<T>) -> Order) -> Result<T, Error> {
-        let (answer, answered) = sync_channel(1);
+    /// What the driver answers to the order that `order` makes; `patience` is for the driver to
+    /// begin.
+    fn ask<T>(
+        &self,
+        patience: Duration,
+        order: impl FnOnce(SyncSender<T>) -> Order,
+    ) -> Result<T, Error> {
         let orders = lock(&self.orders).clone().ok_or(Error::NotRunning)?;
-        match orders.try_send(order(answer)) {
-            Ok(()) => {}
-            Err(std::sync::mpsc::TrySendError::Full(_)) => return Err(Error::Busy),
-            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(Error::NotRunning),
-        }
+        let given = Given::new(&orders, order)?;
         self.wake.ring();
-        answered.recv_timeout(PATIENCE).map_err(|error| match error {
-            RecvTimeoutError::Timeout => Error::Busy,
-            RecvTimeoutError::Disconnected => Error::NotRunning,
-        })
+        given.answer(patience)
     }
 }
 
@@ -212,7 +185,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Changes and asks a network while it runs, from any thread; each call waits until the driver has
-/// done it, five seconds at most. Clones are the same handle.
+/// done it, five seconds at most for it to begin. What it has not begun by then
+/// ([`Error::Busy`]) is taken back, and is not done later either. Clones are the same handle.
 #[derive(Clone)]
 pub struct ControlHandle(pub(crate) Arc<Desk>);
 
@@ -244,8 +218,8 @@ impl ControlHandle {
     /// what it began with; one that is not is not from its middle on. QUIC that is refused now
     /// ends, and so do names over TLS where nothing is intercepted any more. The authority stays
     /// where `tls.intercept_ca` is as before, as the guest trusts it, also while `tls.enabled` is
-    /// false meanwhile; another is read, or made, as at the start. Files are read where `tls` or
-    /// `http` has changed.
+    /// false meanwhile; another is read, or made, as at the start, and files that were made go
+    /// again where the change is refused. Files are read where `tls` or `http` has changed.
     ///
     /// Name servers by name are looked up, so it may wait for them; call it where that does no
     /// harm.
@@ -255,6 +229,16 @@ impl ControlHandle {
     /// that is not to be had; [`Error::Conflict`] where another change than number `expected` led
     /// to what holds now; [`Error::NotRunning`]; [`Error::Busy`].
     pub fn replace(&self, config: NetworkConfig, expected: Option<u64>) -> Result<u64, Error> {
+        self.replace_within(PATIENCE, config, expected)
+    }
+
+    /// The same with `patience` for the driver to begin.
+    pub(crate) fn replace_within(
+        &self,
+        patience: Duration,
+        config: NetworkConfig,
+        expected: Option<u64>,
+    ) -> Result<u64, Error> {
         let desk = &self.0;
         let _one_at_a_time = lock(&desk.changes);
         let (now, version, old_ports, begun) = {
@@ -280,16 +264,18 @@ impl ControlHandle {
             Some((name_servers(&config.dns)?, timeout))
         };
         let (ports, published) = prepare_ports(&old_ports, &config, vec![])?;
-        // Last, as it may write files of an authority that is new.
-        let interceptor = if now.tls == config.tls && now.http == config.http {
+        // Last, as it may write files of an authority that is new; they go if this fails yet.
+        let made = if now.tls == config.tls && now.http == config.http {
             None
         } else {
             Some(desk.forge.make(&config.tls, &config.http)?)
         };
+        let (interceptor, files) = made.unzip();
         let (vault, forge) = (Arc::clone(&desk.vault), Arc::clone(&desk.forge));
         let change = Change { core, ports, names, vault, secrets, forge, interceptor };
         let change = Box::new(change);
-        desk.ask(|answer| Order::Replace(change, answer))??;
+        desk.ask(patience, |answer| Order::Replace(change, answer))??;
+        files.into_iter().for_each(NewFiles::keep);
         let mut current = desk.current();
         current.version += 1;
         (current.config, current.ports) = (config, published);
@@ -301,7 +287,7 @@ impl ControlHandle {
     /// # Errors
     /// [`Error::NotRunning`]; [`Error::Busy`].
     pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
-        self.0.ask(Order::Flows)
+        self.0.ask(PATIENCE, Order::Flows)
     }
 
     /// What the guest knows of this network between two turns, so that another can take its place
@@ -311,7 +297,7 @@ impl ControlHandle {
     /// [`Error::NotRunning`]; [`Error::Busy`].
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         let desk = &self.0;
-        let names = desk.ask(Order::Names)?;
+        let names = desk.ask(PATIENCE, Order::Names)?;
         let current = desk.current();
         let identity = Identity {
             addresses: current.config.addresses(desk.slot)?,
@@ -328,7 +314,7 @@ impl ControlHandle {
     /// # Errors
     /// [`Error::NotRunning`]; [`Error::Busy`].
     pub fn end_flow(&self, id: u64) -> Result<bool, Error> {
-        self.0.ask(|answer| Order::End(row::flow_id(id), answer))
+        self.0.ask(PATIENCE, |answer| Order::End(row::flow_id(id), answer))
     }
 
     /// Captures every frame of the guest's link from now on. There is one capture at a time: that
@@ -338,7 +324,7 @@ impl ControlHandle {
     /// [`Error::NotRunning`]; [`Error::Busy`].
     pub fn capture(&self) -> Result<Capture, Error> {
         let (capture, ring, end) = Capture::begin(self.0.clock.now(), Clock::time_of_day());
-        self.0.ask(|answer| Order::Capture(ring, end, answer))?;
+        self.0.ask(PATIENCE, |answer| Order::Capture(ring, end, answer))?;
         Ok(capture)
     }
 
@@ -357,7 +343,7 @@ impl ControlHandle {
     /// [`Error::NotRunning`]; [`Error::Busy`].
     pub fn measure(&self) -> Result<(), Error> {
         let published = Arc::clone(&self.0.metrics.published);
-        self.0.ask(|answer| Order::Measure(published, answer))
+        self.0.ask(PATIENCE, |answer| Order::Measure(published, answer))
     }
 
     /// Where the counters are read.
@@ -406,95 +392,4 @@ fn prepare_ports(
     }
     change.gone = left.iter().map(|known| known.place).collect();
     Ok((change, published))
-}
-
-/// The driver's end: takes orders, and obeys them.
-pub(crate) struct Inbox {
-    orders: Receiver<Order>,
-    clock: Clock,
-    /// The capture that is made.
-    capture: Option<CaptureEnd>,
-}
-
-impl Inbox {
-    pub(crate) fn new(orders: Receiver<Order>, clock: Clock) -> Self {
-        Self { orders, clock, capture: None }
-    }
-
-    /// Obeys what was ordered meanwhile. True: more may wait.
-    ///
-    /// # Cost
-    /// A look at a queue where nothing was.
-    pub(crate) fn obey(
-        &mut self,
-        engine: &mut HostEngine<'_>,
-        flows: &mut Flows,
-        now: Instant,
-    ) -> bool {
-        if self.capture.take_if(|capture| !capture.is_read()).is_some() {
-            engine.capture(now, None);
-        }
-        for _ in 0..TURN_ORDERS_MAX {
-            let Ok(order) = self.orders.try_recv() else { return false };
-            // Who asked may have lost patience: then nobody takes the answer.
-            match order {
-                Order::Replace(change, answer) => {
-                    let _ = answer.send(change.apply(engine, flows, now));
-                }
-                Order::Flows(answer) => {
-                    let _ = answer.send(row::rows(engine, self.clock));
-                }
-                Order::Names(answer) => {
-                    let named = |(address, name, seconds): (_, &str, _)| NameSnapshot {
-                        name: name.to_owned(),
-                        address,
-                        seconds,
-                    };
-                    let _ = answer.send(engine.bindings(now).map(named).collect());
-                }
-                Order::Measure(published, answer) => {
-                    published.publish_buffered(engine.buffered());
-                    let _ = answer.send(());
-                }
-                Order::End(flow, answer) => {
-                    let has_ended = engine.end(now, flow);
-                    flows.close_ended(engine);
-                    let _ = answer.send(has_ended);
-                }
-                Order::Capture(ring, end, answer) => {
-                    engine.capture(now, Some(ring));
-                    self.capture = Some(end);
-                    let _ = answer.send(());
-                }
-            }
-        }
-        true
-    }
-}
-
-impl Change {
-    fn apply(
-        self,
-        engine: &mut HostEngine<'_>,
-        flows: &mut Flows,
-        now: Instant,
-    ) -> Result<(), Error> {
-        let Self { core, ports, names, vault, secrets, forge, interceptor } = self;
-        flows.watch_ports(&ports).map_err(Error::machine("watching the published ports"))?;
-        if let Err(refused) = engine.replace_config(now, &core) {
-            flows.unwatch_ports(&ports);
-            return Err(ConfigError::into(refused));
-        }
-        flows.replace_ports((engine, now), ports);
-        if let Some((servers, timeout)) = names {
-            flows.replace_name_servers(servers, timeout);
-        }
-        vault.set(secrets);
-        if let Some(interceptor) = interceptor {
-            flows.replace_interceptor(interceptor.clone());
-            forge.set(interceptor);
-        }
-        flows.close_ended(engine);
-        Ok(())
-    }
 }

@@ -24,7 +24,7 @@ use sluicegate_core::{Config, Engine, Instant, MemoryLen};
 
 use crate::adapter::GuestLink;
 use crate::clock::Clock;
-use crate::control::{Inbox, Order};
+use crate::control::{Inbox, Slip};
 use crate::error::Error;
 use crate::events::Speaker;
 use crate::flow::dial::Dialler;
@@ -99,7 +99,7 @@ pub(crate) struct Driver {
     pub(crate) has_begun: SyncSender<()>,
     /// Names that the guest has resolved before.
     pub(crate) known_names: Vec<NameSnapshot>,
-    pub(crate) orders: Receiver<Order>,
+    pub(crate) orders: Receiver<Arc<Slip>>,
     pub(crate) tls: Tls,
     pub(crate) dialler: Option<Dialler>,
 }

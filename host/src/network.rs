@@ -112,7 +112,9 @@ impl SmoltcpNetwork {
         let told = (Arc::clone(&audience), Arc::clone(&published));
         let reporter = Reporter::new(told.0, clock, termination.clone(), told.1);
         let forge = Arc::new(Forge::new((Arc::clone(&vault), proxy.clone()), reporter));
-        forge.set(forge.make(&config.tls, &config.http)?);
+        let (interceptor, files) = forge.make(&config.tls, &config.http)?;
+        forge.set(interceptor);
+        files.keep();
         let rings = Arc::new(Rings::new());
         let poll = Poll::new().map_err(Error::machine("opening a poll"))?;
         let waker = mio::Waker::new(poll.registry(), WAKE)

@@ -1,5 +1,5 @@
-//! A guest's card that is a Unix socket: a TAP interface in its namespace, and a program between the
-//! two. So a guest with the kernel's own stack is behind `sluicegate serve`, and stays as it is
+//! A guest's card that is a Unix socket: a TAP interface in its namespace, and a program between
+//! the two. So a guest with the kernel's own stack is behind `sluicegate serve`, and stays as it is
 //! while one engine goes and another comes.
 
 use std::io::Write;

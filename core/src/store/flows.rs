@@ -1,9 +1,10 @@
 //! Which flow a packet belongs to: a keyed hash from the flow's ends to its slot.
 //!
 //! Slots are dense and grouped by who shares them ([`Share`]), so that a slot's number tells that,
-//! and nobody takes the place of another's. The index is open addressing with linear probing, at most half full, and deletes by
-//! moving back, so that no tombstones pile up. The hash is SipHash-1-3 under a secret key: a guest
-//! that picks its ports and destinations can't pick its collisions.
+//! and nobody takes the place of another's. The index is open addressing with linear probing, at
+//! most half full, and deletes by moving back, so that no tombstones pile up. The hash is
+//! SipHash-1-3 under a secret key: a guest that picks its ports and destinations can't pick its
+//! collisions.
 
 use core::hash::Hasher;
 use core::net::IpAddr;

@@ -35,7 +35,7 @@ static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     let tls = TlsConfig { enabled: true, ..TlsConfig::default() };
     let made = Forge::new(held, reporter).make(&tls, &HttpConfig::default());
     let made = made.unwrap_or_else(|error| panic!("no interceptor: {error}"));
-    made.expect("because it is enabled")
+    made.0.expect("because it is enabled")
 });
 
 fn call(name: &str) -> Call {

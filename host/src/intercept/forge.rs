@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Interceptor, Lasting, Reporter};
 use crate::config::{HttpConfig, InterceptCaConfig, TlsConfig};
 use crate::error::{AuthorityError, Error};
-use crate::service::certs::Authority;
+use crate::service::certs::{Authority, NewFiles};
 use crate::service::proxy::Proxy;
 use crate::service::secrets::Vault;
 
@@ -37,8 +37,8 @@ impl Forge {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An interceptor as `tls` has it, which does not hold yet; reads its files. `None`: there is
-    /// to be none.
+    /// An interceptor as `tls` has it, which does not hold yet, and the files that were made for
+    /// it; reads those that are there. `None`: there is to be none.
     ///
     /// # Errors
     /// A file of it, or no certificate can be made.
@@ -46,24 +46,27 @@ impl Forge {
         &self,
         tls: &TlsConfig,
         page: &HttpConfig,
-    ) -> Result<Option<Arc<Interceptor>>, Error> {
+    ) -> Result<(Option<Arc<Interceptor>>, NewFiles), Error> {
         if !tls.enabled {
-            return Ok(None);
+            return Ok((None, NewFiles::default()));
         }
-        let authority = self.authority(&tls.intercept_ca)?;
+        let (authority, files) = self.authority(&tls.intercept_ca)?;
         let made = Interceptor::new(tls, page.clone(), authority, self.lasting.clone())?;
-        Ok(Some(Arc::new(made)))
+        Ok((Some(Arc::new(made)), files))
     }
 
-    fn authority(&self, ca: &InterceptCaConfig) -> Result<Arc<Authority>, AuthorityError> {
+    fn authority(
+        &self,
+        ca: &InterceptCaConfig,
+    ) -> Result<(Arc<Authority>, NewFiles), AuthorityError> {
         if let Some((_, authority)) = self.now().known.iter().find(|(known, _)| known == ca) {
-            return Ok(Arc::clone(authority));
+            return Ok((Arc::clone(authority), NewFiles::default()));
         }
-        let authority = match (&ca.cert_path, &ca.key_path) {
+        let (authority, files) = match (&ca.cert_path, &ca.key_path) {
             (Some(cert_path), Some(key_path)) => Authority::of_files(cert_path, key_path)?,
-            (_, None) | (None, _) => Authority::make()?,
+            (_, None) | (None, _) => (Authority::make()?, NewFiles::default()),
         };
-        Ok(Arc::new(authority))
+        Ok((Arc::new(authority), files))
     }
 
     /// Lets `interceptor`, which was [made](Self::make) here, hold from now on.

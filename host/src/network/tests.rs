@@ -11,6 +11,8 @@ use crate::error::Error;
 use sluicegate_core::Permission;
 use tokio::runtime::Runtime;
 
+mod authority;
+mod orders;
 mod pool;
 
 fn config(egress: Permission) -> NetworkConfig {

@@ -43,7 +43,9 @@ impl<F: FnMut(bool) -> bool + Send> GuestLink for Asked<F> {
 
 /// A network that does `asked` each time that its link is asked for frames, with whether somebody
 /// had called it at the end that is returned; `true` asks for another turn.
-fn asked(asked: impl FnMut(bool) -> bool + Send + 'static) -> (SmoltcpNetwork, UnixStream) {
+pub(super) fn asked(
+    asked: impl FnMut(bool) -> bool + Send + 'static,
+) -> (SmoltcpNetwork, UnixStream) {
     let (caller, link) = UnixStream::pair().unwrap();
     link.set_nonblocking(true).unwrap();
     let mut network = SmoltcpNetwork::try_new(config(Permission::Allow), 0).unwrap();

@@ -2,8 +2,9 @@
 //!
 //! By default one is made for each network, in memory: nobody else's guest trusts it, and it ends
 //! with the process. One with files is as they say; where neither file is there they are made, the
-//! key readable by its owner only, each in place at once or not at all. A pair that does not fit is
-//! an error, and never replaced: somebody trusts it.
+//! key readable by its owner only, each in place at once or not at all, and both go again where
+//! what they were made for comes to nothing. A pair that does not fit is an error, and never
+//! replaced: somebody trusts it.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -73,22 +74,26 @@ impl Authority {
         Ok((made, key_pem))
     }
 
-    /// The one of these files, which are made where neither is there.
-    pub(crate) fn of_files(cert_path: &Path, key_path: &Path) -> Result<Self, AuthorityError> {
+    /// The one of these files, and those of them that were made, as neither was there.
+    pub(crate) fn of_files(
+        cert_path: &Path,
+        key_path: &Path,
+    ) -> Result<(Self, NewFiles), AuthorityError> {
+        let mut files = NewFiles::default();
         let half = |there: &Path, missing: &Path| AuthorityError::Half {
             there: there.to_owned(),
             missing: missing.to_owned(),
         };
         match (cert_path.exists(), key_path.exists()) {
-            (true, true) => Self::load(cert_path, key_path),
+            (true, true) => Ok((Self::load(cert_path, key_path)?, files)),
             (true, false) => Err(half(cert_path, key_path)),
             (false, true) => Err(half(key_path, cert_path)),
             (false, false) => {
                 let (made, key_pem) = Self::new()?;
                 // The key first: a certificate without one is of no use to anybody.
-                write_new(key_path, key_pem.as_bytes(), 0o600)?;
-                write_new(cert_path, made.pem.as_bytes(), 0o644)?;
-                Ok(made)
+                files.write(key_path, key_pem.as_bytes(), 0o600)?;
+                files.write(cert_path, made.pem.as_bytes(), 0o644)?;
+                Ok((made, files))
             }
         }
     }
@@ -125,6 +130,34 @@ impl Authority {
     /// The certificate, for the guest's trust store.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
+    }
+}
+
+/// Files that are new, which go again unless they are kept.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct NewFiles(Vec<PathBuf>);
+
+impl NewFiles {
+    fn write(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<(), AuthorityError> {
+        write_new(path, content, mode)?;
+        self.0.push(path.to_owned());
+        Ok(())
+    }
+
+    /// They are there to stay.
+    pub(crate) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for NewFiles {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "a file of an authority stays");
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub(crate) use authority::Authority;
+pub(crate) use authority::{Authority, NewFiles};
 pub(crate) use leaves::{Identity, Leaves};
 pub(crate) use trust::{Trust, client_of, host_roots_pem};
 

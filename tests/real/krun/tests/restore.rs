@@ -56,7 +56,7 @@ fn config(names: u16) -> NetworkConfig {
 /// `config`, and another device. Nobody finds its ports before it can hear.
 fn restored(mut guest: Guest, config: NetworkConfig) -> Guest {
     guest.settle();
-    let Guest { mut stack, mut device, mut network, runtime } = guest;
+    let Guest { mut stack, mut device, mut network, _runtime: runtime } = guest;
     device.quiesce();
     let snapshot = network.snapshot().expect("it runs").to_json();
     network.shutdown().expect("the driver was content");
@@ -71,7 +71,7 @@ fn restored(mut guest: Guest, config: NetworkConfig) -> Guest {
     activation.activate().expect("the ports are free");
     // What the network counts begins anew.
     stack.card.sent = Tally::default();
-    Guest { stack, device: next, network, runtime }
+    Guest { stack, device: next, network, _runtime: runtime }
 }
 
 /// Asks the gateway for [`NAME`], as a resolver does.

@@ -49,8 +49,7 @@ pub(crate) struct Guest {
     /// What is under test.
     pub(crate) network: SmoltcpNetwork,
     /// Where names are resolved.
-    #[allow(dead_code, reason = "few tests start a second network")]
-    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) _runtime: tokio::runtime::Runtime,
 }
 
 impl Guest {
@@ -71,7 +70,7 @@ impl Guest {
         network.start(runtime.handle().clone());
         let card = Card::new(device.guest(), network.addresses().mtu);
         let stack = Stack::new(card, network.guest_mac(), &GUESTS);
-        Self { stack, device, network, runtime }
+        Self { stack, device, network, _runtime: runtime }
     }
 
     /// Lets the guest's stack run until `done` says so.
