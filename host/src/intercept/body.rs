@@ -103,7 +103,7 @@ impl HttpBody for Body {
         match self {
             Self::Whole(whole, trailers) => whole.is_end_stream() && trailers.is_none(),
             Self::Passing(inner) => inner.is_end_stream(),
-            Self::Filtered(filtered) => filtered.is_over,
+            Self::Filtered(filtered) => filtered.is_over && filtered.trailers.is_none(),
             Self::Waiting(waiting) => waiting.body.is_end_stream(),
         }
     }

@@ -7,6 +7,7 @@ mod conformance;
 mod expect;
 mod hostile;
 mod http;
+mod interim;
 mod names;
 mod plain;
 mod programs;

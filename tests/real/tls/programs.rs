@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{EVIL, GOOD, Scratch, Site, VALUE, command, config};
 use crate::guest::ConfigFile;
@@ -35,15 +35,15 @@ fn run(server: &str, client: &str, module: &str) -> Option<(String, Finished)> {
 }
 
 /// A program that serves on this host.
-struct Served {
+pub(super) struct Served {
     process: Process,
-    port: u16,
+    pub(super) port: u16,
     scratch: Scratch,
 }
 
 impl Served {
     /// One that finds a certificate where it is started, and says at which port it serves.
-    fn by(server: &mut Command) -> Self {
+    pub(super) fn by(server: &mut Command) -> Self {
         let scratch = Scratch::new("program");
         let (authority, certificate, key) = super::site::files(super::site::Flaw::None);
         let files = [("ca.pem", authority), ("cert.pem", certificate), ("key.pem", key)];
@@ -58,10 +58,15 @@ impl Served {
 
     /// What became of `script` in a guest, which reads `input`.
     fn ask(&self, script: &str, input: &str) -> Finished {
+        self.ask_under(json!({}), script, input)
+    }
+
+    /// The same under a configuration with the fields of `more`.
+    pub(super) fn ask_under(&self, mut more: Value, script: &str, input: &str) -> Finished {
         // For its configuration only; what is asked is asked of the program.
         let site = Site::new(&["h2"]);
-        let more = json!({"tls": {"intercepted_ports": [self.port],
-            "upstream_ca_cert": [self.scratch.0.join("ca.pem")]}});
+        more["tls"] = json!({"intercepted_ports": [self.port],
+            "upstream_ca_cert": [self.scratch.0.join("ca.pem")]});
         let file = ConfigFile::new(&config(&site, more));
         let mut asking = Process::start(command(&file, script).stdin(Stdio::piped()));
         std::io::Write::write_all(&mut asking.take_input(), input.as_bytes()).unwrap();
