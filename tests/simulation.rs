@@ -11,10 +11,12 @@ mod simulation {
     pub(crate) mod app;
     pub(crate) mod callers;
     pub(crate) mod lie;
+    pub(crate) mod lines;
     pub(crate) mod names;
     pub(crate) mod policies;
     pub(crate) mod run;
     pub(crate) mod signs;
+    pub(crate) mod words;
 }
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use sim::Dice;
 use sim::dns::kind;
 use simulation::app::{Ending, REFUSALS};
 use simulation::lie::{Answer, Truth};
-use simulation::run::{Plan, Run};
+use simulation::run::{Plan, Run, Tally};
 
 /// Runs where nothing else is said.
 const SEEDS: u64 = 1000;
@@ -39,8 +41,8 @@ impl Drop for Announce {
     }
 }
 
-/// Runs the seed; returns a digest of all that went over the link.
-fn run(seed: u64) -> u64 {
+/// Runs the seed; returns a digest of all that went over the link, and how its connections went.
+fn run(seed: u64) -> (u64, Tally) {
     let _announce = Announce(seed);
     let plan = Plan::new(seed);
     let mut room = plan.room();
@@ -58,18 +60,28 @@ fn bytes_survive_whatever_the_link_and_both_sides_do() {
         return;
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
+    let half = |half: u64| {
+        let mut sum = Tally::new();
+        for (story, count) in (half..seeds).step_by(2).flat_map(|seed| run(seed).1) {
+            *sum.entry(story).or_insert(0) += count;
+        }
+        sum
+    };
+    let mut tally = Tally::new();
     std::thread::scope(|scope| {
-        for half in 0..2 {
-            let name = format!("seeds {half} modulo 2");
-            let work = move || {
-                (0..seeds).filter(|seed| seed % 2 == half).for_each(|seed| {
-                    run(seed);
-                })
-            };
-            let spawned = std::thread::Builder::new().name(name).spawn_scoped(scope, work);
-            spawned.expect("because a test may have two threads");
+        let threads = [0, 1].map(|number| {
+            let name = format!("seeds {number} modulo 2");
+            let spawned =
+                std::thread::Builder::new().name(name).spawn_scoped(scope, move || half(number));
+            spawned.expect("because a test may have two threads")
+        });
+        for thread in threads {
+            for (story, count) in thread.join().expect("because every run is right") {
+                *tally.entry(story).or_insert(0) += count;
+            }
         }
     });
+    println!("{tally:#?}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! One run: the plan that follows from a seed, and its execution.
 
 use core::net::SocketAddr;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use sim::core::{Config, Drop, Event, FlowId, Instant, Outside, Refusal, limits};
+use sim::core::{Config, Drop, Event, FlowId, FlowState, Instant, Outside, Refusal, limits};
 use sim::frame::flag::ACK;
 use sim::frame::{OUTSIDES, gateway, protocol};
 use sim::guest::{Guest, Plain};
@@ -14,11 +14,14 @@ use sim::{
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
-use super::app::{App, Denied, Ending, OUTSIDE, REFUSALS};
+use super::app::{App, Denied, Ending, REFUSALS, number};
 use super::callers::{Call, PUBLISHED, Writers, is_published};
-use super::names::{self, Names, is_own, is_visited};
+use super::lie::{self, MEANT, PUBLIC};
+use super::lines::{Line, framed};
+use super::names::{self, Names, Reply, is_own, is_visited};
 use super::policies::{self, Rules};
 use super::signs::{Signs, quoted, timer_at};
+use super::words::{Place, Sight, Words};
 
 /// Virtual time that a run may take.
 const RUN_MS_MAX: u64 = 60 * 60 * 1000;
@@ -65,8 +68,8 @@ impl Plan {
         let receive = [1514, u32::from(mtu).max(1500) + 14][dice.below(2) as usize];
         let size = |dice: &mut Dice| 4096 << dice.below(6);
         let apps = apps(&mut dice);
-        // Who is called is so at the end of those who call.
-        let own = apps.iter().filter(|app| app.call.is_none());
+        // Those that policy is about come first.
+        let own = apps.iter().filter(|app| app.call.is_none() && app.line.is_none());
         let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
         let policies = policies::plan(&starts, &mut dice);
         Self {
@@ -111,14 +114,19 @@ impl Plan {
     }
 }
 
-/// Some connections that the guest opens, and some that are opened to it.
+/// Some connections that the guest opens, some that are opened to it, and some to name servers.
 fn apps(dice: &mut Dice) -> Vec<App> {
-    let (own, called) = (dice.between(1, 8), dice.below(4));
+    let (own, called, lines) = (dice.between(1, 8), dice.below(4), dice.below(3));
     let app = |index: u64| {
         let number = index as u16;
-        if index < own { App::new(number, dice) } else { App::called(number, dice) }
+        match index {
+            _ if index >= own + called => App::line(number, dice),
+            _ if index >= own => App::called(number, dice),
+            _ if dice.one_of(300) => App::speaker(number, dice),
+            _ => App::new(number, dice),
+        }
     };
-    (0..own + called).map(app).collect()
+    (0..own + called + lines).map(app).collect()
 }
 
 /// The guest's end of one connection.
@@ -166,6 +174,9 @@ impl Client {
     }
 }
 
+/// How many connections went how.
+pub(crate) type Tally = BTreeMap<String, u32>;
+
 /// A run under way.
 pub(crate) struct Run<'a> {
     world: World<'a>,
@@ -187,6 +198,7 @@ pub(crate) struct Run<'a> {
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
+    tally: Tally,
     signs: Signs,
     /// Since when the host connects for each flow.
     connecting: HashMap<FlowId, Instant>,
@@ -224,12 +236,13 @@ impl<'a> Run<'a> {
             writers,
             is_calm: plan.is_calm(),
             began: world.now(),
-            names: Names::new(Dice::new(plan.dice.draw())),
-            rules: Rules::first(),
+            names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
+            rules: plan.policies[0].1.clone(),
             changes,
             stalls: plan.stalls,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
+            tally: Tally::new(),
             signs: Signs::default(),
             connecting: HashMap::new(),
             repeated: HashMap::new(),
@@ -241,13 +254,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(crate) fn run(mut self) -> u64 {
+    pub(crate) fn run(mut self) -> (u64, Tally) {
         let end = self.world.now().plus_millis(RUN_MS_MAX);
         loop {
             let now = self.world.now();
             if now >= end {
                 assert!(self.has_guest_forgotten(), "an hour: {:#?}", self.unfinished());
-                return self.digest;
+                return (self.digest, self.tally);
             }
             self.change(now);
             self.inside(now);
@@ -255,6 +268,7 @@ impl<'a> Run<'a> {
             self.deliver_up(now);
             self.world.run();
             self.check_calls(now);
+            self.check_words(now);
             self.names.check_visits(&self.world.peers.log);
             self.outside();
             self.collect(now);
@@ -281,13 +295,22 @@ impl<'a> Run<'a> {
             let client = &mut self.clients[usize::from(index)];
             if matches!(client, Client::Due) && now >= began.plus_millis(app.start_ms) {
                 let is_denied = self.rules.denied.contains(&index);
+                if app.words.is_some() {
+                    let elsewhere = |dice: &mut Dice| {
+                        lie::pick([&PUBLIC[..], &MEANT][dice.below(2) as usize], dice)
+                    };
+                    app.to.set_ip(self.names.somewhere(elsewhere));
+                }
                 app.denied = is_denied.then_some(Denied::Refused { before: false });
+                app.ask(&mut self.names);
                 *client = Client::new(index, app, &mut self.guest, &mut self.dice);
             }
             match client {
-                Client::Smol(handle) => smol(app, self.guest.tcp(*handle), &mut self.dice),
+                Client::Smol(handle) => {
+                    smol(app, self.guest.tcp(*handle), (&mut self.dice, &self.names))
+                }
                 Client::Plain(plain) => {
-                    if let Some(reset) = by_plain(app, plain, &mut self.dice) {
+                    if let Some(reset) = by_plain(app, plain, (&mut self.dice, &self.names)) {
                         self.up.send(now, reset);
                     }
                     plain.poll(now).into_iter().for_each(|frame| self.up.send(now, frame));
@@ -338,19 +361,11 @@ impl<'a> Run<'a> {
             self.world.peers.streams.values().map(|s| (s.id, address(s.to))).collect();
         let sockets: Vec<Datagrams> = self.world.peers.datagrams.values().cloned().collect();
         self.deny(&rules);
-        let engine = &mut self.world.engine;
-        engine.replace_config(now, &config).expect("because only the policy is another");
-        for (flow, to) in streams {
-            let app = &mut self.apps[usize::from(to.port() - OUTSIDE)];
-            let may = match &app.call {
-                Some(_) => rules.may_come(to.ip()),
-                None => app.denied.is_none(),
-            };
-            assert_eq!(engine.is_live(flow), may, "policy changes for {app:#?}");
-            if let Some(call) = app.call.as_mut().filter(|_| !may) {
-                call.expel();
-            }
-        }
+        let replaced = self.world.engine.replace_config(now, &config);
+        replaced.expect("because only the policy is another");
+        streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
+        self.check_unknown(now, &rules);
+        let engine = &self.world.engine;
         let live = |socket: Datagrams| {
             let is_live = engine.is_live(socket.id);
             (socket, is_live)
@@ -362,6 +377,51 @@ impl<'a> Run<'a> {
         self.world.close_ended();
     }
 
+    /// The connection of the host's socket for `flow` has ended, or not, as `rules` have it.
+    fn check_change(&mut self, now: Instant, rules: &Rules, (flow, to): (FlowId, SocketAddr)) {
+        let number = number(to);
+        let app = &mut self.apps[usize::from(number)];
+        let is_live = self.world.engine.is_live(flow);
+        let may = match (&app.call, &app.words) {
+            (Some(_), _) => rules.may_come(to.ip()),
+            (None, Some(words)) if app.denied.is_none() => {
+                let place = |from| place(&self.names, rules, (from, number), to);
+                words.may_stay((&place(now), &place(Instant::ZERO)), is_live)
+            }
+            (None, _) => app.denied.is_none(),
+        };
+        assert_eq!(is_live, may, "policy changes for {app:#?}");
+        if may {
+            return;
+        }
+        if let Some(call) = &mut app.call {
+            call.expel();
+        }
+        if let Some(words) = &mut app.words {
+            words.end();
+            app.denied = Some(Denied::Ended);
+        }
+    }
+
+    /// The same for connections of which the host knows nothing yet.
+    fn check_unknown(&mut self, now: Instant, rules: &Rules) {
+        for (index, app) in (0..).zip(&mut self.apps) {
+            let Some(words) = app.words.as_mut().filter(|words| words.is_unknown()) else {
+                continue;
+            };
+            let is_there = self
+                .world
+                .engine
+                .flows()
+                .any(|f| f.outside == app.to && f.state == FlowState::Hearing);
+            let place = place(&self.names, rules, (now, index), app.to);
+            assert!(!is_there || !place.is_denied, "policy denies {words:?}");
+            if words.change(&place, is_there) {
+                app.denied = Some(Denied::Ended);
+            }
+        }
+    }
+
     /// Says of each connection of the guest what `rules` make of it, before they hold.
     fn deny(&mut self, rules: &Rules) {
         let unfinished: Vec<u16> = self.unfinished().iter().map(|app| app.to.port()).collect();
@@ -369,12 +429,17 @@ impl<'a> Run<'a> {
         for number in &rules.denied {
             let app = &mut self.apps[usize::from(*number)];
             let is_due = matches!(self.clients[usize::from(*number)], Client::Due);
-            let is_its = |stream: &Stream| stream.to == Outside::Remote(app.to);
-            if peers.streams.values().any(is_its) {
+            let is_its = |stream: &Stream| address(stream.to) == app.to;
+            let is_unknown = app.words.as_ref().is_some_and(Words::is_unknown);
+            if peers.streams.values().any(is_its) || is_unknown {
                 app.denied = Some(Denied::Ended);
             } else if !is_due && app.denied.is_none() && unfinished.contains(&app.to.port()) {
-                let before = peers.ended.iter().any(is_its);
-                app.denied = Some(Denied::Refused { before });
+                // One that has ended in order the guest has yet to read.
+                let mut ended = peers.ended.iter().filter(|stream| is_its(stream)).peekable();
+                let before = ended.peek().is_some();
+                if ended.all(|stream| stream.end != Some(End::Close)) {
+                    app.denied = Some(Denied::Refused { before });
+                }
             }
         }
     }
@@ -391,16 +456,44 @@ impl<'a> Run<'a> {
         self.writers.write(world, &self.rules);
     }
 
-    /// The engine is about to hear `frame`, which may answer a call.
-    fn hear(&mut self, frame: &[u8]) {
-        let mut calls: Vec<&mut Call> =
-            self.apps.iter_mut().filter_map(|a| a.call.as_mut()).collect();
-        calls.retain(|call| call.rings());
-        if !calls.is_empty()
-            && let Ok(seen) = Seen::read(frame)
-            && let Some(segment) = seen.tcp()
-        {
-            calls.into_iter().for_each(|call| call.hear(segment));
+    /// The engine is about to hear `frame`, which may answer a call, or say something first.
+    fn hear(&mut self, now: Instant, frame: &[u8]) {
+        let began = self.began;
+        let has_begun = |app: &App| began.plus_millis(app.start_ms) <= now;
+        let speaks = |app: &App| app.words.as_ref().is_some_and(Words::listens) && has_begun(app);
+        let listens = |app: &App| app.rings() || speaks(app);
+        if !self.apps.iter().any(listens) {
+            return;
+        }
+        let Ok(seen) = Seen::read(frame) else { return };
+        let Some(segment) = seen.tcp() else { return };
+        let to = SocketAddr::new(segment.ends.1, segment.ports.1);
+        for (index, app) in (0..).zip(&mut self.apps) {
+            if let Some(call) = &mut app.call {
+                call.hear(segment);
+            }
+            let Some(words) = app.words.as_mut().filter(|_| app.to == to) else { continue };
+            let place = place(&self.names, &self.rules, (now, index), to);
+            match words.hear(now, segment, &place) {
+                Some(true) => app.denied = app.denied.or(Some(Denied::Refused { before: false })),
+                Some(false) => words.is_muddled = app.denied.take().is_some(),
+                None => {}
+            }
+        }
+    }
+
+    /// What is said first has had the effect that it must have.
+    fn check_words(&mut self, now: Instant) {
+        let (peers, engine) = (&self.world.peers, &self.world.engine);
+        for (index, app) in (0..).zip(&mut self.apps) {
+            let Some(words) = app.words.as_mut().filter(|words| words.is_held()) else { continue };
+            let is_its = |stream: &&Stream| address(stream.to) == app.to;
+            let stream = peers.streams.values().chain(&peers.ended).find(is_its);
+            let is_there = engine.flows().any(|flow| flow.outside == app.to);
+            let place = place(&self.names, &self.rules, (now, index), app.to);
+            if words.check(now, &place, Sight { stream, is_there }) {
+                app.denied = Some(Denied::Ended);
+            }
         }
     }
 
@@ -408,7 +501,7 @@ impl<'a> Run<'a> {
     fn check_calls(&mut self, now: Instant) {
         let peers = &self.world.peers;
         for app in &mut self.apps {
-            let is_its = |stream: &&Stream| stream.to == Outside::Remote(app.to);
+            let is_its = |stream: &&Stream| address(stream.to) == app.to;
             let mut streams = peers.streams.values().chain(&peers.ended);
             if let Some(call) = &mut app.call
                 && let Some(stream) = streams.find(is_its)
@@ -426,7 +519,7 @@ impl<'a> Run<'a> {
                 break; // lost, as on a ring that stays full
             }
             self.names.pushed(now, &frame);
-            self.hear(&frame);
+            self.hear(now, &frame);
         }
     }
 
@@ -447,8 +540,8 @@ impl<'a> Run<'a> {
             if is_visited(address(stream.to)) {
                 continue;
             }
-            let app = &mut self.apps[usize::from(port(stream.to) - OUTSIDE)];
-            app.up.arrived.check(&core::mem::take(&mut stream.received));
+            let app = &mut self.apps[usize::from(number(address(stream.to)))];
+            app.arrive(&core::mem::take(&mut stream.received));
         }
     }
 
@@ -460,8 +553,9 @@ impl<'a> Run<'a> {
             self.world.peers.refuse(index, Refusal::Refused, &mut self.world.engine, now);
             return;
         }
-        let app = &self.apps[usize::from(port(to) - OUTSIDE)];
-        assert!(app.denied.is_none(), "policy denies {app:#?}");
+        let app = &self.apps[usize::from(number(address(to)))];
+        let may = app.words.as_ref().map_or(app.denied.is_none(), |words| words.may_pass().0);
+        assert!(may, "policy denies {app:#?}");
         let since = *self.connecting.entry(flow).or_insert(now);
         assert!(
             now < timer_at(since, limits::TCP_CONNECT_MS_MAX),
@@ -487,15 +581,25 @@ impl<'a> Run<'a> {
     /// What the host's socket at `index` does, which is connected.
     fn serve(&mut self, index: u32, now: Instant) {
         let stream = self.world.peers.stream(index);
-        let app = &mut self.apps[usize::from(port(stream.to) - OUTSIDE)];
-        app.up.arrived.check(&core::mem::take(&mut stream.received));
+        let app = &mut self.apps[usize::from(number(address(stream.to)))];
+        let received = core::mem::take(&mut stream.received);
+        app.arrive(&received);
+        if let Some(line) = &mut app.line {
+            for message in line.take(&received) {
+                let heard = (now, stream.id);
+                let reply = self.names.hear(heard, &message, &mut self.world.engine);
+                line.replied += usize::from(reply.is_some());
+                stream.to_give.extend(reply.iter().flat_map(|reply| framed(reply)));
+            }
+        }
         if app.outside_takes(now) && self.dice.one_of(app.up.appetite) {
             stream.room = stream.room.max(app.up.gulp as usize);
         }
         if stream.to_give.len() < 20_000 {
             stream.to_give.extend(app.down.write(app.down.spurt as usize));
         }
-        stream.finishes |= app.down.is_written() && app.outside_finishes(stream.guest_finished);
+        let has_said = app.down.is_written() && app.line.as_ref().is_none_or(Line::is_replied);
+        stream.finishes |= has_said && app.outside_finishes(stream.guest_finished);
         if app.rings() {
             if app.ending == Ending::ResetEarly && self.dice.one_of(300) {
                 self.world.peers.reset(index, &mut self.world.engine, now);
@@ -522,7 +626,17 @@ impl<'a> Run<'a> {
     /// Names are answered somehow; other datagrams are echoed, or fail.
     fn answer_datagrams(&mut self, now: Instant) {
         let engine = &mut self.world.engine;
-        let mut answers = self.names.answers(now, engine);
+        let mut answers = vec![];
+        for Reply { flow, is_on_line, message } in self.names.answers(now, engine) {
+            if !is_on_line {
+                answers.push((flow, message));
+            } else if let Some(stream) = self.world.peers.streams.get_mut(&flow.index) {
+                assert_eq!(stream.id, flow, "a connection ends before it is answered");
+                let app = &mut self.apps[usize::from(number(address(stream.to)))];
+                app.line.iter_mut().for_each(|line| line.replied += 1);
+                stream.to_give.extend(framed(&message));
+            }
+        }
         for flow in self.world.peers.datagrams.values_mut() {
             if self.writers.take(flow) {
                 continue;
@@ -616,7 +730,7 @@ impl<'a> Run<'a> {
 
     /// The guest hears that its connect to `to` came to nothing.
     fn give_up(&mut self, to: SocketAddr) {
-        let index = usize::from(to.port() - OUTSIDE);
+        let index = usize::from(number(to));
         self.apps[index].was_reset = true;
         match &mut self.clients[index] {
             Client::Smol(handle) => self.guest.tcp(*handle).abort(),
@@ -647,16 +761,19 @@ impl<'a> Run<'a> {
     fn unfinished(&self) -> Vec<&App> {
         let ended = |app: &App, end: End| {
             let mut all = self.world.peers.ended.iter();
-            all.any(|s| s.to == Outside::Remote(app.to) && s.end == Some(end))
+            all.any(|s| address(s.to) == app.to && s.end == Some(end))
         };
         let is_over = |app: &App| app.call.as_ref().is_some_and(Call::is_over);
         let has_gone = |app: &App| app.call.is_some() && ended(app, End::Outside);
         let is_done = |app: &App| match app.ending {
+            _ if app.is_muddled() => true,
             _ if is_over(app) || app.denied == Some(Denied::Ended) => true,
             _ if app.denied.is_some() => app.was_reset,
             Ending::ResetEarly if app.call.is_some() => has_gone(app),
             Ending::Close => {
-                app.up.has_arrived() && app.down.has_arrived() && ended(app, End::Close)
+                let is_answered = app.line.as_ref().is_none_or(Line::is_answered);
+                let has_arrived = app.up.has_arrived() && app.down.has_arrived();
+                has_arrived && is_answered && ended(app, End::Close)
             }
             Ending::OutsideReset | Ending::FinishThenReset => ended(app, End::Outside),
             Ending::Stuck | Ending::NotListening | Ending::Deaf => ended(app, End::Reset),
@@ -693,8 +810,9 @@ impl<'a> Run<'a> {
     fn conclude_names(&mut self) {
         self.note_signs();
         let now = self.world.now();
-        for (flow, reply) in self.names.answers(now, &mut self.world.engine) {
-            self.world.engine.deliver(now, flow, &reply);
+        for Reply { flow, is_on_line, message } in self.names.answers(now, &mut self.world.engine) {
+            assert!(!is_on_line, "a connection ends before it is answered");
+            self.world.engine.deliver(now, flow, &message);
         }
         self.world.run();
         assert!(self.world.inbox.is_empty(), "an answer on a flow that has ended");
@@ -704,7 +822,7 @@ impl<'a> Run<'a> {
     }
 
     /// Everybody falls silent; nothing may be left, and every end is the one that was meant.
-    fn conclude(mut self) -> u64 {
+    fn conclude(mut self) -> (u64, Tally) {
         self.world.stalled = false;
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
@@ -713,7 +831,7 @@ impl<'a> Run<'a> {
         self.signs.conclude(&self.apps, self.world.counters().dropped(Drop::AnswerLost));
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
-            for stream in streams.filter(|s| s.to == Outside::Remote(app.to)) {
+            for stream in streams.filter(|s| address(s.to) == app.to) {
                 let is_clean = stream.end == Some(End::Close)
                     || (stream.guest_finished && app.ending != Ending::Stuck);
                 assert!(
@@ -731,8 +849,23 @@ impl<'a> Run<'a> {
             let may = matches!(app.ending, Ending::Close | Ending::FinishThenReset);
             assert!(!finished || may, "a reset that looks clean: {app:#?}");
         }
-        self.digest
+        for app in &self.apps {
+            *self.tally.entry(app.story()).or_insert(0) += 1;
+        }
+        (self.digest, self.tally)
     }
+}
+
+/// What policy depends on where the connection of number `index` goes: by `rules`, and by the names
+/// that lead there after `now`.
+fn place<'a>(
+    names: &'a Names,
+    rules: &'a Rules,
+    (now, index): (Instant, u16),
+    to: SocketAddr,
+) -> Place<'a> {
+    let (address, is_denied) = (to.ip(), rules.denied.contains(&index));
+    Place { rules, address, names: names.names_of(address, now), is_denied }
 }
 
 /// Which connection has the guest's `port`, unless smoltcp chose it.
@@ -757,12 +890,12 @@ pub(crate) fn address(outside: Outside) -> SocketAddr {
     }
 }
 
-fn port(outside: Outside) -> u16 {
-    address(outside).port()
-}
-
 /// The application over smoltcp.
-fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice: &mut Dice) {
+fn smol(
+    app: &mut App,
+    socket: &mut smoltcp::socket::tcp::Socket<'static>,
+    (dice, names): (&mut Dice, &Names),
+) {
     if matches!(socket.state(), State::Listen | State::SynSent | State::SynReceived) {
         return;
     }
@@ -774,10 +907,9 @@ fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice:
     let is_last = socket.state() == State::TimeWait;
     if socket.can_recv() && (dice.one_of(app.down.appetite) || is_last) {
         let gulp = if is_last { usize::MAX } else { app.down.gulp as usize };
-        let arrived = &mut app.down.arrived;
         let read = socket.recv(|bytes| {
             let len = bytes.len().min(gulp);
-            arrived.check(&bytes[..len]);
+            app.hear(&bytes[..len], names);
             (len, ())
         });
         assert_eq!(read, Ok(()));
@@ -795,13 +927,17 @@ fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice:
 }
 
 /// The application over the plain stack. Returns its reset, when that is due.
-fn by_plain(app: &mut App, plain: &mut Plain, dice: &mut Dice) -> Option<Vec<u8>> {
+fn by_plain(
+    app: &mut App,
+    plain: &mut Plain,
+    (dice, names): (&mut Dice, &Names),
+) -> Option<Vec<u8>> {
     if app.ending == Ending::GuestReset && plain.connected && app.is_at_reset() && !app.was_reset {
         app.was_reset = true;
         return Some(plain.abort());
     }
     if dice.one_of(app.down.appetite) {
-        app.down.arrived.check(&plain.read(app.down.gulp as usize));
+        app.hear(&plain.read(app.down.gulp as usize), names);
     }
     if plain.connected && plain.unacknowledged() < 10_000 {
         plain.write(&app.up.write(20_000));
