@@ -30,6 +30,29 @@ use simulation::run::{Plan, Run, Tally};
 /// Runs where nothing else is said.
 const SEEDS: u64 = 1000;
 
+/// How connections go, each of them often.
+const STORIES: [&str; 19] = [
+    "the guest calls",
+    "the guest calls, and is Ended",
+    "the guest calls, and is Refused { before: false }",
+    "the outside calls, and goes",
+    "the outside calls, and is Answered",
+    "the outside calls, and is Refused",
+    "the outside calls, and is GivenUp",
+    "the outside calls, and is Forbidden",
+    "the outside calls, and is Expelled { was_answered: true }",
+    "several names over TCP",
+    "a name is said: first Before, then Before",
+    "a name is said: first Free, then Free",
+    "a name is said: first Dialled, then Free",
+    "a name is said: first Dialled, then Over",
+    "a name is said: first Unknown, then Free",
+    "a name is said: first Unknown, then Over",
+    "nothing is said: first Dialled, then Free",
+    "nothing is said: first Unknown, then Over",
+    "nonsense is said: first Dialled, then Over",
+];
+
 /// Says which seed it was, should it fail.
 struct Announce(u64);
 
@@ -49,6 +72,12 @@ fn run(seed: u64) -> (u64, Tally) {
     Run::new(plan, &mut room).run()
 }
 
+fn add(sum: &mut Tally, tally: Tally) {
+    for (story, count) in tally {
+        *sum.entry(story).or_insert(0) += count;
+    }
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("because it is a number"))
 }
@@ -60,28 +89,28 @@ fn bytes_survive_whatever_the_link_and_both_sides_do() {
         return;
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
-    let half = |half: u64| {
-        let mut sum = Tally::new();
-        for (story, count) in (half..seeds).step_by(2).flat_map(|seed| run(seed).1) {
-            *sum.entry(story).or_insert(0) += count;
-        }
-        sum
-    };
     let mut tally = Tally::new();
     std::thread::scope(|scope| {
-        let threads = [0, 1].map(|number| {
-            let name = format!("seeds {number} modulo 2");
-            let spawned =
-                std::thread::Builder::new().name(name).spawn_scoped(scope, move || half(number));
+        let threads = [0, 1].map(|half| {
+            let work = move || {
+                let mut tally = Tally::new();
+                (half..seeds).step_by(2).for_each(|seed| add(&mut tally, run(seed).1));
+                tally
+            };
+            let name = format!("seeds {half} modulo 2");
+            let spawned = std::thread::Builder::new().name(name).spawn_scoped(scope, work);
             spawned.expect("because a test may have two threads")
         });
         for thread in threads {
-            for (story, count) in thread.join().expect("because every run is right") {
-                *tally.entry(story).or_insert(0) += count;
-            }
+            add(&mut tally, thread.join().expect("because every run is right"));
         }
     });
-    println!("{tally:#?}");
+    if seeds >= SEEDS {
+        for story in STORIES {
+            let count = tally.get(story).copied().unwrap_or(0);
+            assert!(count >= 20, "{story}: {count} times of {tally:#?}");
+        }
+    }
 }
 
 #[test]

@@ -193,10 +193,16 @@ impl Names {
         self.replies.get(&number).is_some_and(|all| all.contains(reply))
     }
 
-    /// Mostly where some name leads, or led; otherwise `elsewhere`.
-    pub(crate) fn somewhere(&mut self, elsewhere: impl Fn(&mut Dice) -> IpAddr) -> IpAddr {
+    /// Mostly where `name` leads, or led; otherwise `elsewhere`. `None`: any name.
+    pub(crate) fn somewhere(
+        &mut self,
+        name: Option<&str>,
+        elsewhere: impl Fn(&mut Dice) -> IpAddr,
+    ) -> IpAddr {
         let dice = &mut self.dice;
-        let bound: Vec<IpAddr> = self.bound.keys().map(|(address, _)| *address).collect();
+        let is_it = |(_, known): &&(IpAddr, String)| name.is_none_or(|name| known == name);
+        let bound = self.bound.keys().filter(is_it);
+        let bound: Vec<IpAddr> = bound.map(|(address, _)| *address).collect();
         match dice.below(3) {
             0 | 1 if !bound.is_empty() => bound[dice.below(bound.len() as u64) as usize],
             _ => elsewhere(dice),
@@ -204,7 +210,7 @@ impl Names {
     }
 
     fn visit(&mut self) -> Vec<u8> {
-        let address = self.somewhere(any_address);
+        let address = self.somewhere(None, any_address);
         let dice = &mut self.dice;
         let number = self.visits as u16;
         let to = SocketAddr::new(address, VISITED + number);

@@ -295,11 +295,12 @@ impl<'a> Run<'a> {
             let client = &mut self.clients[usize::from(index)];
             if matches!(client, Client::Due) && now >= began.plus_millis(app.start_ms) {
                 let is_denied = self.rules.denied.contains(&index);
-                if app.words.is_some() {
+                if let Some(words) = &app.words {
+                    let name = words.name().filter(|_| self.dice.one_of(600));
                     let elsewhere = |dice: &mut Dice| {
                         lie::pick([&PUBLIC[..], &MEANT][dice.below(2) as usize], dice)
                     };
-                    app.to.set_ip(self.names.somewhere(elsewhere));
+                    app.to.set_ip(self.names.somewhere(name, elsewhere));
                 }
                 app.denied = is_denied.then_some(Denied::Refused { before: false });
                 app.ask(&mut self.names);

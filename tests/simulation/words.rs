@@ -160,6 +160,11 @@ impl Words {
         }
     }
 
+    /// The name that is said.
+    pub(crate) fn name(&self) -> Option<&'static str> {
+        if let Says::Name(name) = self.says { Some(name) } else { None }
+    }
+
     /// Whether the host may connect, and bytes may reach the outside.
     pub(crate) fn may_pass(&self) -> (bool, bool) {
         match self.stage {
