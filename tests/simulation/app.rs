@@ -71,6 +71,8 @@ pub(crate) fn number(to: SocketAddr) -> u16 {
 /// Bytes of the guest that fit the least buffer of an engine, so that it can finish while nobody
 /// reads.
 const STUCK_BYTES_MAX: u64 = 2000;
+/// How long a guest may say no more in its first words: longer than the engine waits.
+const HESITATION_MS_MAX: u64 = 8000;
 /// When a connection of the guest begins at the latest.
 const START_MS_MAX: u64 = 3000;
 /// How long a host may take to answer a connect.
@@ -166,6 +168,26 @@ impl Way {
     }
 }
 
+/// The guest says no more for a while.
+#[derive(Debug)]
+struct Hesitation {
+    /// After so many bytes.
+    after: u64,
+    ms: u64,
+    until: Option<Instant>,
+}
+
+impl Hesitation {
+    /// How many bytes it says at `now`, after `said`.
+    fn room(&mut self, now: Instant, said: u64) -> u64 {
+        if said < self.after {
+            return self.after - said;
+        }
+        let until = *self.until.get_or_insert(now.plus_millis(self.ms));
+        if now < until { 0 } else { u64::MAX }
+    }
+}
+
 /// Both ends of one connection.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -187,6 +209,7 @@ pub(crate) struct App {
     /// The outside takes nothing for so long once it has this many bytes.
     pub(crate) pause: (u64, u64),
     paused_until: Option<Instant>,
+    hesitation: Option<Hesitation>,
     /// The guest waits for the outside's end before it finishes.
     pub(crate) guest_last: bool,
     /// The outside waits for the guest's end before it finishes.
@@ -233,6 +256,7 @@ impl App {
             answer_ms: rarely(dice, ANSWER_MS_MAX),
             pause: (dice.below(up.len + 1), rarely(dice, PAUSE_MS_MAX)),
             paused_until: None,
+            hesitation: None,
             up,
             down,
             ending,
@@ -270,6 +294,10 @@ impl App {
         let words = Words::new(dice);
         app.up.begin_with(words.bytes.clone());
         app.start_ms = dice.between(1, START_MS_MAX);
+        app.hesitation = dice.one_of(300).then(|| {
+            let after = dice.below(words.bytes.len() as u64);
+            Hesitation { after, ms: dice.below(HESITATION_MS_MAX), until: None }
+        });
         Self { words: Some(words), ending: Ending::Close, ..app }
     }
 
@@ -312,6 +340,13 @@ impl App {
             (.., Some(denied)) => format!("the guest calls, and is {denied:?}"),
             _ => "the guest calls".to_owned(),
         }
+    }
+
+    /// The guest's next bytes at `now`, if up to `room` are wanted.
+    pub(crate) fn say(&mut self, now: Instant, room: usize) -> Vec<u8> {
+        let said = self.up.written_len();
+        let says = self.hesitation.as_mut().map_or(u64::MAX, |one| one.room(now, said));
+        self.up.write(room.min(usize::try_from(says).unwrap_or(usize::MAX)))
     }
 
     /// Takes what reached the outside.

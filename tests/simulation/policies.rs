@@ -169,7 +169,7 @@ pub(crate) fn plan(starts: &[u64], dice: &mut Dice) -> Vec<(u64, Rules)> {
     times.dedup();
     // Where names change, one that is denied may lead to where the applications' servers are.
     let is_name_first = times.is_empty() && dice.one_of(400);
-    let first = Rules::first(is_name_first, dice.one_of(400));
+    let first = Rules::first(is_name_first, dice.one_of(600));
     let mut all = vec![(0, first.clone())];
     let mut denied = BTreeSet::new();
     for (index, at) in times.iter().enumerate() {

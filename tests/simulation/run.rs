@@ -296,7 +296,7 @@ impl<'a> Run<'a> {
             if matches!(client, Client::Due) && now >= began.plus_millis(app.start_ms) {
                 let is_denied = self.rules.denied.contains(&index);
                 if let Some(words) = &app.words {
-                    let name = words.name().filter(|_| self.dice.one_of(600));
+                    let name = words.name().filter(|_| self.dice.one_of(800));
                     let elsewhere = |dice: &mut Dice| {
                         lie::pick([&PUBLIC[..], &MEANT][dice.below(2) as usize], dice)
                     };
@@ -308,10 +308,10 @@ impl<'a> Run<'a> {
             }
             match client {
                 Client::Smol(handle) => {
-                    smol(app, self.guest.tcp(*handle), (&mut self.dice, &self.names))
+                    smol(app, self.guest.tcp(*handle), (now, &mut self.dice, &self.names))
                 }
                 Client::Plain(plain) => {
-                    if let Some(reset) = by_plain(app, plain, (&mut self.dice, &self.names)) {
+                    if let Some(reset) = by_plain(app, plain, (now, &mut self.dice, &self.names)) {
                         self.up.send(now, reset);
                     }
                     plain.poll(now).into_iter().for_each(|frame| self.up.send(now, frame));
@@ -895,7 +895,7 @@ pub(crate) fn address(outside: Outside) -> SocketAddr {
 fn smol(
     app: &mut App,
     socket: &mut smoltcp::socket::tcp::Socket<'static>,
-    (dice, names): (&mut Dice, &Names),
+    (now, dice, names): (Instant, &mut Dice, &Names),
 ) {
     if matches!(socket.state(), State::Listen | State::SynSent | State::SynReceived) {
         return;
@@ -917,7 +917,7 @@ fn smol(
     }
     if socket.can_send() {
         let room = socket.send_capacity() - socket.send_queue();
-        let bytes = app.up.write(room);
+        let bytes = app.say(now, room);
         assert_eq!(socket.send_slice(&bytes), Ok(bytes.len()));
     }
     let finished = socket.recv(|_| (0, ())) == Err(RecvError::Finished);
@@ -931,7 +931,7 @@ fn smol(
 fn by_plain(
     app: &mut App,
     plain: &mut Plain,
-    (dice, names): (&mut Dice, &Names),
+    (now, dice, names): (Instant, &mut Dice, &Names),
 ) -> Option<Vec<u8>> {
     if app.ending == Ending::GuestReset && plain.connected && app.is_at_reset() && !app.was_reset {
         app.was_reset = true;
@@ -941,7 +941,7 @@ fn by_plain(
         app.hear(&plain.read(app.down.gulp as usize), names);
     }
     if plain.connected && plain.unacknowledged() < 10_000 {
-        plain.write(&app.up.write(20_000));
+        plain.write(&app.say(now, 20_000));
     }
     if app.up.is_written() && app.guest_finishes(plain.finished) {
         plain.finish();
