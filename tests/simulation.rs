@@ -10,6 +10,8 @@
 mod simulation {
     pub(crate) mod app;
     pub(crate) mod callers;
+    pub(crate) mod client;
+    pub(crate) mod judged;
     pub(crate) mod lie;
     pub(crate) mod lines;
     pub(crate) mod names;

@@ -2,8 +2,8 @@
 //! connection, each behind its length and cut in any pieces, finishes, and hears all answers, in
 //! whatever order they come.
 //!
-//! What may be asked and answered is `names`' to say, as over UDP. Here it is said that each question
-//! has one answer, and that the bytes of both are whole.
+//! What may be asked and answered is `names`' to say, as over UDP. Here it is said that each
+//! question has one answer, and that the bytes of both are whole.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::collections::BTreeSet;

@@ -31,7 +31,7 @@ pub(crate) struct Rules {
     denies_one: bool,
     /// Who may come, of [`MAY`].
     callers: [bool; 2],
-    /// [`NOT_WIDE`] is denied before networks are allowed, so that it must not be said there either.
+    /// [`NOT_WIDE`] is denied before networks are allowed: it must not be said there either.
     is_name_first: bool,
     /// What is allowed by its name must say it.
     pub(crate) is_strict: bool,

@@ -3,30 +3,26 @@
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use sim::core::{Config, Drop, Event, FlowId, FlowState, Instant, Outside, Refusal, limits};
+use sim::core::{Config, Drop, Event, FlowId, Instant, Outside, Refusal, limits};
 use sim::frame::flag::ACK;
 use sim::frame::{OUTSIDES, gateway, protocol};
-use sim::guest::{Guest, Plain};
+use sim::guest::Guest;
 use sim::link::{Link, Weather};
-use sim::{
-    Answer, Datagrams, Dice, End, Message, Pattern, Room, Seen, Stream, Tcp, World, default_config,
-};
+use sim::{Answer, Dice, End, Message, Pattern, Room, Seen, Tcp, World, default_config};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
 use super::app::{App, Denied, Ending, REFUSALS, number};
 use super::callers::{Call, PUBLISHED, Writers, is_published};
+use super::client::{Client, by_plain, index, smol};
 use super::lie::{self, MEANT, PUBLIC};
 use super::lines::{Line, framed};
 use super::names::{self, Names, Reply, is_own, is_visited};
 use super::policies::{self, Rules};
 use super::signs::{Signs, quoted, timer_at};
-use super::words::{Place, Sight, Words};
 
 /// Virtual time that a run may take.
 const RUN_MS_MAX: u64 = 60 * 60 * 1000;
-/// Where the ports of the plain stack begin; smoltcp's are higher.
-const PLAIN_PORT: u16 = 20_000;
 /// How long an address is known by a name, at most.
 const BINDING_SECONDS_MAX: u64 = 3600;
 /// Silence at the end, after which nothing may be left.
@@ -129,72 +125,27 @@ fn apps(dice: &mut Dice) -> Vec<App> {
     (0..own + called + lines).map(app).collect()
 }
 
-/// The guest's end of one connection.
-enum Client {
-    Smol(SocketHandle),
-    Plain(Box<Plain>),
-    /// Nobody listens, which the guest's stack says by itself.
-    Nobody,
-    /// What comes is lost.
-    Silence,
-    /// It has yet to begin.
-    Due,
-}
-
-impl Client {
-    /// The guest's end of the connection of number `index`.
-    fn new(index: u16, app: &App, guest: &mut Guest, dice: &mut Dice) -> Self {
-        let called = app.call.as_ref().map(|_| PUBLISHED + index);
-        match app.ending {
-            Ending::NotListening => return Self::Nobody,
-            Ending::Deaf => return Self::Silence,
-            Ending::Close
-            | Ending::OutsideReset
-            | Ending::FinishThenReset
-            | Ending::GuestReset
-            | Ending::Refused(_)
-            | Ending::ResetEarly
-            | Ending::Unanswered
-            | Ending::Stuck => {}
-        }
-        if dice.one_of(500) {
-            let bytes = 1024 << dice.below(7);
-            return Self::Smol(match called {
-                Some(port) => guest.listen(port, bytes),
-                None => guest.connect(app.to, bytes),
-            });
-        }
-        let mss = [64, 100, 536, 1000, 1460, 8000][dice.below(6) as usize];
-        let shape = (mss, dice.between(500, 65_535) as usize);
-        let seq = dice.draw() as u32;
-        Self::Plain(Box::new(match called {
-            Some(port) => Plain::listen(port, seq, shape),
-            None => Plain::new(app.to, PLAIN_PORT + index, seq, shape),
-        }))
-    }
-}
-
 /// How many connections went how.
 pub(crate) type Tally = BTreeMap<String, u32>;
 
 /// A run under way.
 pub(crate) struct Run<'a> {
-    world: World<'a>,
+    pub(super) world: World<'a>,
     dice: Dice,
-    apps: Vec<App>,
-    clients: Vec<Client>,
+    pub(super) apps: Vec<App>,
+    pub(super) clients: Vec<Client>,
     guest: Guest,
     up: Link,
     down: Link,
     udp: Udp,
-    writers: Writers,
-    names: Names,
+    pub(super) writers: Writers,
+    pub(super) names: Names,
     is_calm: bool,
-    began: Instant,
+    pub(super) began: Instant,
     /// What policy says.
-    rules: Rules,
+    pub(super) rules: Rules,
     /// What it is going to say, and when.
-    changes: VecDeque<(u64, Rules, Config)>,
+    pub(super) changes: VecDeque<(u64, Rules, Config)>,
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
@@ -350,101 +301,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Policy changes, if it is time.
-    fn change(&mut self, now: Instant) {
-        let is_due = |(at, ..): &(u64, Rules, Config)| self.began.plus_millis(*at) <= now;
-        if !self.changes.front().is_some_and(is_due) {
-            return;
-        }
-        let Some((_, rules, config)) = self.changes.pop_front() else { return };
-        self.world.run();
-        let streams: Vec<(FlowId, SocketAddr)> =
-            self.world.peers.streams.values().map(|s| (s.id, address(s.to))).collect();
-        let sockets: Vec<Datagrams> = self.world.peers.datagrams.values().cloned().collect();
-        self.deny(&rules);
-        let replaced = self.world.engine.replace_config(now, &config);
-        replaced.expect("because only the policy is another");
-        streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
-        self.check_unknown(now, &rules);
-        let engine = &self.world.engine;
-        let live = |socket: Datagrams| {
-            let is_live = engine.is_live(socket.id);
-            (socket, is_live)
-        };
-        let sockets: Vec<_> = sockets.into_iter().map(live).collect();
-        self.names.change(now, &rules, &sockets);
-        self.writers.change(&rules, engine);
-        self.rules = rules;
-        self.world.close_ended();
-    }
-
-    /// The connection of the host's socket for `flow` has ended, or not, as `rules` have it.
-    fn check_change(&mut self, now: Instant, rules: &Rules, (flow, to): (FlowId, SocketAddr)) {
-        let number = number(to);
-        let app = &mut self.apps[usize::from(number)];
-        let is_live = self.world.engine.is_live(flow);
-        let may = match (&app.call, &app.words) {
-            (Some(_), _) => rules.may_come(to.ip()),
-            (None, Some(words)) if app.denied.is_none() => {
-                let place = |from| place(&self.names, rules, (from, number), to);
-                words.may_stay((&place(now), &place(Instant::ZERO)), is_live)
-            }
-            (None, _) => app.denied.is_none(),
-        };
-        assert_eq!(is_live, may, "policy changes for {app:#?}");
-        if may {
-            return;
-        }
-        if let Some(call) = &mut app.call {
-            call.expel();
-        }
-        if let Some(words) = &mut app.words {
-            words.end();
-            app.denied = Some(Denied::Ended);
-        }
-    }
-
-    /// The same for connections of which the host knows nothing yet.
-    fn check_unknown(&mut self, now: Instant, rules: &Rules) {
-        for (index, app) in (0..).zip(&mut self.apps) {
-            let Some(words) = app.words.as_mut().filter(|words| words.is_unknown()) else {
-                continue;
-            };
-            let is_there = self
-                .world
-                .engine
-                .flows()
-                .any(|f| f.outside == app.to && f.state == FlowState::Hearing);
-            let place = place(&self.names, rules, (now, index), app.to);
-            assert!(!is_there || !place.is_denied, "policy denies {words:?}");
-            if words.change(&place, is_there) {
-                app.denied = Some(Denied::Ended);
-            }
-        }
-    }
-
-    /// Says of each connection of the guest what `rules` make of it, before they hold.
-    fn deny(&mut self, rules: &Rules) {
-        let unfinished: Vec<u16> = self.unfinished().iter().map(|app| app.to.port()).collect();
-        let peers = &self.world.peers;
-        for number in &rules.denied {
-            let app = &mut self.apps[usize::from(*number)];
-            let is_due = matches!(self.clients[usize::from(*number)], Client::Due);
-            let is_its = |stream: &Stream| address(stream.to) == app.to;
-            let is_unknown = app.words.as_ref().is_some_and(Words::is_unknown);
-            if peers.streams.values().any(is_its) || is_unknown {
-                app.denied = Some(Denied::Ended);
-            } else if !is_due && app.denied.is_none() && unfinished.contains(&app.to.port()) {
-                // One that has ended in order the guest has yet to read.
-                let mut ended = peers.ended.iter().filter(|stream| is_its(stream)).peekable();
-                let before = ended.peek().is_some();
-                if ended.all(|stream| stream.end != Some(End::Close)) {
-                    app.denied = Some(Denied::Refused { before });
-                }
-            }
-        }
-    }
-
     /// Who wants something of the guest.
     fn call(&mut self, now: Instant) {
         let (world, when) = (&mut self.world, (now, self.began));
@@ -455,61 +311,6 @@ impl<'a> Run<'a> {
             }
         }
         self.writers.write(world, &self.rules);
-    }
-
-    /// The engine is about to hear `frame`, which may answer a call, or say something first.
-    fn hear(&mut self, now: Instant, frame: &[u8]) {
-        let began = self.began;
-        let has_begun = |app: &App| began.plus_millis(app.start_ms) <= now;
-        let speaks = |app: &App| app.words.as_ref().is_some_and(Words::listens) && has_begun(app);
-        let listens = |app: &App| app.rings() || speaks(app);
-        if !self.apps.iter().any(listens) {
-            return;
-        }
-        let Ok(seen) = Seen::read(frame) else { return };
-        let Some(segment) = seen.tcp() else { return };
-        let to = SocketAddr::new(segment.ends.1, segment.ports.1);
-        for (index, app) in (0..).zip(&mut self.apps) {
-            if let Some(call) = &mut app.call {
-                call.hear(segment);
-            }
-            let Some(words) = app.words.as_mut().filter(|_| app.to == to) else { continue };
-            let place = place(&self.names, &self.rules, (now, index), to);
-            match words.hear(now, segment, &place) {
-                Some(true) => app.denied = app.denied.or(Some(Denied::Refused { before: false })),
-                Some(false) => words.is_muddled = app.denied.take().is_some(),
-                None => {}
-            }
-        }
-    }
-
-    /// What is said first has had the effect that it must have.
-    fn check_words(&mut self, now: Instant) {
-        let (peers, engine) = (&self.world.peers, &self.world.engine);
-        for (index, app) in (0..).zip(&mut self.apps) {
-            let Some(words) = app.words.as_mut().filter(|words| words.is_held()) else { continue };
-            let is_its = |stream: &&Stream| address(stream.to) == app.to;
-            let stream = peers.streams.values().chain(&peers.ended).find(is_its);
-            let is_there = engine.flows().any(|flow| flow.outside == app.to);
-            let place = place(&self.names, &self.rules, (now, index), app.to);
-            if words.check(now, &place, Sight { stream, is_there }) {
-                app.denied = Some(Denied::Ended);
-            }
-        }
-    }
-
-    /// Every call is as far as it has to be.
-    fn check_calls(&mut self, now: Instant) {
-        let peers = &self.world.peers;
-        for app in &mut self.apps {
-            let is_its = |stream: &&Stream| address(stream.to) == app.to;
-            let mut streams = peers.streams.values().chain(&peers.ended);
-            if let Some(call) = &mut app.call
-                && let Some(stream) = streams.find(is_its)
-            {
-                call.check(now, stream);
-            }
-        }
     }
 
     /// Frames that arrive from the guest.
@@ -759,7 +560,7 @@ impl<'a> Run<'a> {
     }
 
     /// The connections that have not come to their end.
-    fn unfinished(&self) -> Vec<&App> {
+    pub(super) fn unfinished(&self) -> Vec<&App> {
         let ended = |app: &App, end: End| {
             let mut all = self.world.peers.ended.iter();
             all.any(|s| address(s.to) == app.to && s.end == Some(end))
@@ -857,24 +658,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What policy depends on where the connection of number `index` goes: by `rules`, and by the names
-/// that lead there after `now`.
-fn place<'a>(
-    names: &'a Names,
-    rules: &'a Rules,
-    (now, index): (Instant, u16),
-    to: SocketAddr,
-) -> Place<'a> {
-    let (address, is_denied) = (to.ip(), rules.denied.contains(&index));
-    Place { rules, address, names: names.names_of(address, now), is_denied }
-}
-
-/// Which connection has the guest's `port`, unless smoltcp chose it.
-fn index(port: u16) -> Option<usize> {
-    let first = if is_published(port) { PUBLISHED } else { PLAIN_PORT };
-    port.checked_sub(first).map(usize::from)
-}
-
 /// Whether `seen` is for neither stack of the guest, but for who asks for names.
 fn is_for_names(seen: &Seen) -> bool {
     match &seen.message {
@@ -889,63 +672,4 @@ pub(crate) fn address(outside: Outside) -> SocketAddr {
     match outside {
         Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to) => to,
     }
-}
-
-/// The application over smoltcp.
-fn smol(
-    app: &mut App,
-    socket: &mut smoltcp::socket::tcp::Socket<'static>,
-    (now, dice, names): (Instant, &mut Dice, &Names),
-) {
-    if matches!(socket.state(), State::Listen | State::SynSent | State::SynReceived) {
-        return;
-    }
-    if app.ending == Ending::GuestReset && app.is_at_reset() && !app.was_reset {
-        socket.abort();
-        app.was_reset = true;
-    }
-    // smoltcp forgets at the end of TIME-WAIT what was not read.
-    let is_last = socket.state() == State::TimeWait;
-    if socket.can_recv() && (dice.one_of(app.down.appetite) || is_last) {
-        let gulp = if is_last { usize::MAX } else { app.down.gulp as usize };
-        let read = socket.recv(|bytes| {
-            let len = bytes.len().min(gulp);
-            app.hear(&bytes[..len], names);
-            (len, ())
-        });
-        assert_eq!(read, Ok(()));
-    }
-    if socket.can_send() {
-        let room = socket.send_capacity() - socket.send_queue();
-        let bytes = app.say(now, room);
-        assert_eq!(socket.send_slice(&bytes), Ok(bytes.len()));
-    }
-    let finished = socket.recv(|_| (0, ())) == Err(RecvError::Finished);
-    if app.up.is_written() && app.guest_finishes(finished) {
-        socket.close();
-    }
-    app.was_reset |= socket.state() == State::Closed && !finished;
-}
-
-/// The application over the plain stack. Returns its reset, when that is due.
-fn by_plain(
-    app: &mut App,
-    plain: &mut Plain,
-    (now, dice, names): (Instant, &mut Dice, &Names),
-) -> Option<Vec<u8>> {
-    if app.ending == Ending::GuestReset && plain.connected && app.is_at_reset() && !app.was_reset {
-        app.was_reset = true;
-        return Some(plain.abort());
-    }
-    if dice.one_of(app.down.appetite) {
-        app.hear(&plain.read(app.down.gulp as usize), names);
-    }
-    if plain.connected && plain.unacknowledged() < 10_000 {
-        plain.write(&app.say(now, 20_000));
-    }
-    if app.up.is_written() && app.guest_finishes(plain.finished) {
-        plain.finish();
-    }
-    app.was_reset |= plain.reset;
-    None
 }
