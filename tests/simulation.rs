@@ -10,11 +10,15 @@
 mod simulation {
     pub(crate) mod app;
     pub(crate) mod callers;
+    pub(crate) mod client;
+    pub(crate) mod judged;
     pub(crate) mod lie;
+    pub(crate) mod lines;
     pub(crate) mod names;
     pub(crate) mod policies;
     pub(crate) mod run;
     pub(crate) mod signs;
+    pub(crate) mod words;
 }
 
 use std::collections::BTreeMap;
@@ -23,10 +27,33 @@ use sim::Dice;
 use sim::dns::kind;
 use simulation::app::{Ending, REFUSALS};
 use simulation::lie::{Answer, Truth};
-use simulation::run::{Plan, Run};
+use simulation::run::{Plan, Run, Tally};
 
 /// Runs where nothing else is said.
 const SEEDS: u64 = 1000;
+
+/// How connections go, each of them often.
+const STORIES: [&str; 19] = [
+    "the guest calls",
+    "the guest calls, and is Ended",
+    "the guest calls, and is Refused { before: false }",
+    "the outside calls, and goes",
+    "the outside calls, and is Answered",
+    "the outside calls, and is Refused",
+    "the outside calls, and is GivenUp",
+    "the outside calls, and is Forbidden",
+    "the outside calls, and is Expelled { was_answered: true }",
+    "several names over TCP",
+    "a name is said: first Before, then Before",
+    "a name is said: first Free, then Free",
+    "a name is said: first Dialled, then Free",
+    "a name is said: first Dialled, then Over",
+    "a name is said: first Unknown, then Free",
+    "a name is said: first Unknown, then Over",
+    "nothing is said: first Dialled, then Free",
+    "nothing is said: first Unknown, then Over",
+    "nonsense is said: first Dialled, then Over",
+];
 
 /// Says which seed it was, should it fail.
 struct Announce(u64);
@@ -39,12 +66,18 @@ impl Drop for Announce {
     }
 }
 
-/// Runs the seed; returns a digest of all that went over the link.
-fn run(seed: u64) -> u64 {
+/// Runs the seed; returns a digest of all that went over the link, and how its connections went.
+fn run(seed: u64) -> (u64, Tally) {
     let _announce = Announce(seed);
     let plan = Plan::new(seed);
     let mut room = plan.room();
     Run::new(plan, &mut room).run()
+}
+
+fn add(sum: &mut Tally, tally: Tally) {
+    for (story, count) in tally {
+        *sum.entry(story).or_insert(0) += count;
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -58,18 +91,28 @@ fn bytes_survive_whatever_the_link_and_both_sides_do() {
         return;
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
+    let mut tally = Tally::new();
     std::thread::scope(|scope| {
-        for half in 0..2 {
-            let name = format!("seeds {half} modulo 2");
+        let threads = [0, 1].map(|half| {
             let work = move || {
-                (0..seeds).filter(|seed| seed % 2 == half).for_each(|seed| {
-                    run(seed);
-                })
+                let mut tally = Tally::new();
+                (half..seeds).step_by(2).for_each(|seed| add(&mut tally, run(seed).1));
+                tally
             };
+            let name = format!("seeds {half} modulo 2");
             let spawned = std::thread::Builder::new().name(name).spawn_scoped(scope, work);
-            spawned.expect("because a test may have two threads");
+            spawned.expect("because a test may have two threads")
+        });
+        for thread in threads {
+            add(&mut tally, thread.join().expect("because every run is right"));
         }
     });
+    if seeds >= SEEDS {
+        for story in STORIES {
+            let count = tally.get(story).copied().unwrap_or(0);
+            assert!(count >= 20, "{story}: {count} times of {tally:#?}");
+        }
+    }
 }
 
 #[test]

@@ -216,7 +216,7 @@ impl<'a> World<'a> {
         assert_eq!(why == WaitReason::Idle, until.is_none() && why != WaitReason::GuestRingFull);
     }
 
-    /// Lets `config` hold from now on, and closes the sockets of what it has ended, as the host does.
+    /// Lets `config` hold from now on, and closes the sockets of what it ends, as the host does.
     ///
     /// # Errors
     /// As the engine says: nothing has changed then.

@@ -3,10 +3,14 @@
 
 use core::net::SocketAddr;
 
+use sim::core::limits::DNS_PORT;
 use sim::core::{Instant, Refusal};
 use sim::{Dice, Pattern};
 
 use super::callers::Call;
+use super::lines::{self, Line};
+use super::names::Names;
+use super::words::Words;
 
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +63,16 @@ pub(crate) const REFUSALS: [Refusal; 8] = [
 
 /// The port outside of the first connection; each has its own.
 pub(crate) const OUTSIDE: u16 = 1000;
+/// The number of the connection whose other end is `to`.
+pub(crate) fn number(to: SocketAddr) -> u16 {
+    if to.port() == DNS_PORT { lines::number(to.ip()) } else { to.port() - OUTSIDE }
+}
+
 /// Bytes of the guest that fit the least buffer of an engine, so that it can finish while nobody
 /// reads.
 const STUCK_BYTES_MAX: u64 = 2000;
+/// How long a guest may say no more in its first words: longer than the engine waits.
+const HESITATION_MS_MAX: u64 = 8000;
 /// When a connection of the guest begins at the latest.
 const START_MS_MAX: u64 = 3000;
 /// How long a host may take to answer a connect.
@@ -73,11 +84,15 @@ const PAUSE_MS_MAX: u64 = 20_000;
 #[derive(Debug)]
 pub(crate) struct Way {
     /// Bytes to go in all.
-    pub(crate) len: u64,
-    /// What was written.
-    pub(crate) written: Pattern,
-    /// What arrived.
-    pub(crate) arrived: Pattern,
+    len: u64,
+    /// What they begin with, how much of that was written, and how much arrived.
+    head: Vec<u8>,
+    head_written: usize,
+    head_arrived: usize,
+    /// What was written behind that.
+    written: Pattern,
+    /// What arrived behind that.
+    arrived: Pattern,
     /// How many bytes the reader takes at a time; it pauses between.
     pub(crate) gulp: u64,
     /// Reads per thousand steps.
@@ -99,6 +114,9 @@ impl Way {
         let gulp = if dice.one_of(300) { dice.between(1000, 8000) } else { 1 << 20 };
         Self {
             len,
+            head: vec![],
+            head_written: 0,
+            head_arrived: 0,
             written: Pattern::new(key),
             arrived: Pattern::new(key),
             gulp: few(dice).unwrap_or(gulp),
@@ -109,16 +127,64 @@ impl Way {
 
     /// The next bytes to write, if up to `room` are wanted.
     pub(crate) fn write(&mut self, room: usize) -> Vec<u8> {
-        let left = self.len - self.written.len();
-        self.written.take(left.min(room as u64) as usize)
+        let left = self.len - self.written_len();
+        let len = left.min(room as u64) as usize;
+        let rest = &self.head[self.head_written..];
+        let mut bytes = rest[..len.min(rest.len())].to_vec();
+        self.head_written += bytes.len();
+        bytes.extend(self.written.take(len - bytes.len()));
+        bytes
+    }
+
+    /// Checks that `bytes` are what comes next.
+    pub(crate) fn check(&mut self, bytes: &[u8]) {
+        let rest = &self.head[self.head_arrived..];
+        let (head, tail) = bytes.split_at(bytes.len().min(rest.len()));
+        assert!(rest.starts_with(head), "first words that were not said: {head:?}");
+        self.head_arrived += head.len();
+        self.arrived.check(tail);
+    }
+
+    /// Lets it begin with `head`.
+    fn begin_with(&mut self, head: Vec<u8>) {
+        self.len += head.len() as u64;
+        self.head = head;
+    }
+
+    fn written_len(&self) -> u64 {
+        self.head_written as u64 + self.written.len()
+    }
+
+    fn arrived_len(&self) -> u64 {
+        self.head_arrived as u64 + self.arrived.len()
     }
 
     pub(crate) fn is_written(&self) -> bool {
-        self.written.len() == self.len
+        self.written_len() == self.len
     }
 
     pub(crate) fn has_arrived(&self) -> bool {
-        self.arrived.len() == self.len
+        self.arrived_len() == self.len
+    }
+}
+
+/// The guest says no more for a while.
+#[derive(Debug)]
+struct Hesitation {
+    /// After so many bytes.
+    after: u64,
+    ms: u64,
+    until: Option<Instant>,
+}
+
+impl Hesitation {
+    /// How many bytes it says at `now`, after `said`.
+    fn room(&mut self, now: Instant, said: u64) -> u64 {
+        if said < self.after {
+            return self.after - said;
+        }
+        let until = *self.until.get_or_insert(now.plus_millis(self.ms));
+        if now < until { 0 } else { u64::MAX }
     }
 }
 
@@ -129,6 +195,10 @@ pub(crate) struct App {
     pub(crate) to: SocketAddr,
     /// The outside calls.
     pub(crate) call: Option<Call>,
+    /// What is asked and answered, where it is names.
+    pub(crate) line: Option<Line>,
+    /// What the guest says first, where that matters.
+    pub(crate) words: Option<Words>,
     pub(crate) up: Way,
     pub(crate) down: Way,
     pub(crate) ending: Ending,
@@ -139,6 +209,7 @@ pub(crate) struct App {
     /// The outside takes nothing for so long once it has this many bytes.
     pub(crate) pause: (u64, u64),
     paused_until: Option<Instant>,
+    hesitation: Option<Hesitation>,
     /// The guest waits for the outside's end before it finishes.
     pub(crate) guest_last: bool,
     /// The outside waits for the guest's end before it finishes.
@@ -154,7 +225,11 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(index: u16, dice: &mut Dice) -> Self {
         let outside = sim::frame::OUTSIDES[dice.below(2) as usize];
-        let key = dice.draw();
+        // No protocol that anybody knows begins so, and may be one in which a name is said.
+        let mut key = dice.draw();
+        while Pattern::new(key).take(1)[0] < 0x80 {
+            key = dice.draw();
+        }
         let (mut up, down) = (Way::new(key, dice), Way::new(key ^ 1, dice));
         let total = up.len + down.len;
         let ending = match dice.below(20) {
@@ -175,10 +250,13 @@ impl App {
         Self {
             to: SocketAddr::new(outside, OUTSIDE + index),
             call: None,
+            line: None,
+            words: None,
             reset_after: dice.below(total / 2 + 1),
             answer_ms: rarely(dice, ANSWER_MS_MAX),
             pause: (dice.below(up.len + 1), rarely(dice, PAUSE_MS_MAX)),
             paused_until: None,
+            hesitation: None,
             up,
             down,
             ending,
@@ -209,6 +287,75 @@ impl App {
         Self { to, call: Some(call), ending, start_ms: 0, ..app }
     }
 
+    /// The same for one that may turn on what the guest says first; where it goes is decided when
+    /// it begins.
+    pub(crate) fn speaker(index: u16, dice: &mut Dice) -> Self {
+        let mut app = Self::new(index, dice);
+        let words = Words::new(dice);
+        app.up.begin_with(words.bytes.clone());
+        app.start_ms = dice.between(1, START_MS_MAX);
+        app.hesitation = dice.one_of(300).then(|| {
+            let after = dice.below(words.bytes.len() as u64);
+            Hesitation { after, ms: dice.below(HESITATION_MS_MAX), until: None }
+        });
+        Self { words: Some(words), ending: Ending::Close, ..app }
+    }
+
+    /// A connection on which names are asked.
+    pub(crate) fn line(index: u16, dice: &mut Dice) -> Self {
+        let mut app = Self::new(index, dice);
+        (app.up.len, app.down.len) = (0, 0);
+        (app.guest_last, app.outside_last) = (false, true);
+        let (to, line) = (lines::server(index, dice), Some(Line::new(dice)));
+        let start_ms = dice.between(1, START_MS_MAX);
+        Self { to, line, ending: Ending::Close, start_ms, ..app }
+    }
+
+    /// The guest asks all that it has to ask.
+    pub(crate) fn ask(&mut self, names: &mut Names) {
+        if let Some(line) = &mut self.line {
+            self.up.begin_with(line.ask(names));
+        }
+    }
+
+    /// The guest reads `bytes`.
+    pub(crate) fn hear(&mut self, bytes: &[u8], names: &Names) {
+        match &mut self.line {
+            Some(line) => line.hear(bytes, names),
+            None => self.down.check(bytes),
+        }
+    }
+
+    /// Whether it is not to be known how it ends.
+    pub(crate) fn is_muddled(&self) -> bool {
+        self.words.as_ref().is_some_and(|words| words.is_muddled)
+    }
+
+    /// How it went, in a few words.
+    pub(crate) fn story(&self) -> String {
+        match (&self.call, &self.words, &self.line, self.denied) {
+            (Some(call), ..) => call.story(),
+            (_, Some(words), ..) => words.story(),
+            (.., Some(line), _) => line.story().to_owned(),
+            (.., Some(denied)) => format!("the guest calls, and is {denied:?}"),
+            _ => "the guest calls".to_owned(),
+        }
+    }
+
+    /// The guest's next bytes at `now`, if up to `room` are wanted.
+    pub(crate) fn say(&mut self, now: Instant, room: usize) -> Vec<u8> {
+        let said = self.up.written_len();
+        let says = self.hesitation.as_mut().map_or(u64::MAX, |one| one.room(now, said));
+        self.up.write(room.min(usize::try_from(says).unwrap_or(usize::MAX)))
+    }
+
+    /// Takes what reached the outside.
+    pub(crate) fn arrive(&mut self, bytes: &[u8]) {
+        let may = self.words.as_ref().is_none_or(|words| words.may_pass().1);
+        assert!(may || bytes.is_empty(), "{bytes:?} before a verdict: {:?}", self.words);
+        self.up.check(bytes);
+    }
+
     /// Whether the guest has yet to answer who calls it.
     pub(crate) fn rings(&self) -> bool {
         self.call.as_ref().is_some_and(Call::rings)
@@ -216,7 +363,7 @@ impl App {
 
     /// Whether a reset is due.
     pub(crate) fn is_at_reset(&self) -> bool {
-        self.up.arrived.len() + self.down.arrived.len() >= self.reset_after
+        self.up.arrived_len() + self.down.arrived_len() >= self.reset_after
     }
 
     /// Whether the guest finishes once it has sent everything.
@@ -257,7 +404,7 @@ impl App {
             return false;
         }
         let (after, ms) = self.pause;
-        if ms > 0 && self.paused_until.is_none() && self.up.arrived.len() >= after {
+        if ms > 0 && self.paused_until.is_none() && self.up.arrived_len() >= after {
             self.paused_until = Some(now.plus_millis(ms));
         }
         self.paused_until.is_none_or(|until| until <= now)

@@ -143,6 +143,14 @@ impl Call {
         matches!(self.state, State::Rings { .. })
     }
 
+    /// How it went, in a few words.
+    pub(crate) fn story(&self) -> String {
+        if self.rings() {
+            return "the outside calls, and goes".to_owned();
+        }
+        format!("the outside calls, and is {:?}", self.state)
+    }
+
     /// Takes note of `segment`, for the guest's port of this call.
     pub(crate) fn note(&mut self, segment: &Tcp) {
         let family = if self.is_ipv6 { ip(MAY[1]) } else { ip(MAY[0]) };

@@ -8,7 +8,7 @@ use sim::Dice;
 use sim::dns::{self, kind};
 
 /// Addresses of the public Internet, where names may lead.
-const PUBLIC: [&str; 8] =
+pub(crate) const PUBLIC: [&str; 8] =
     ["1.1.1.1", "1.1.1.2", "8.8.4.4", "45.1.2.3", "2600::1", "2600::2", "2a00::53", "2606:4700::1"];
 /// Addresses that a rule by network means, so that names may lead there too.
 pub(crate) const MEANT: [&str; 3] = ["10.1.2.3", "203.0.113.7", "2001:db8::7"];

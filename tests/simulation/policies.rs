@@ -31,26 +31,39 @@ pub(crate) struct Rules {
     denies_one: bool,
     /// Who may come, of [`MAY`].
     callers: [bool; 2],
+    /// [`NOT_WIDE`] is denied before networks are allowed: it must not be said there either.
+    is_name_first: bool,
+    /// What is allowed by its name must say it.
+    pub(crate) is_strict: bool,
 }
 
 impl Rules {
-    /// What holds where nothing else is said.
-    pub(crate) fn first() -> Self {
-        Self { denied: BTreeSet::new(), names: [true; 3], denies_one: true, callers: [true; 2] }
+    /// What holds at first.
+    fn first(is_name_first: bool, is_strict: bool) -> Self {
+        Self {
+            denied: BTreeSet::new(),
+            names: [true; 3],
+            denies_one: true,
+            callers: [true; 2],
+            is_name_first,
+            is_strict,
+        }
     }
 
     /// Another policy, that denies `denied`.
-    fn another(denied: BTreeSet<u16>, dice: &mut Dice) -> Self {
+    fn another(&self, denied: BTreeSet<u16>, dice: &mut Dice) -> Self {
         Self {
             denied,
             names: [(); 3].map(|()| dice.one_of(700)),
             denies_one: dice.one_of(700),
             callers: [(); 2].map(|()| dice.one_of(700)),
+            ..*self
         }
     }
 
     /// Writes them into `config`.
     pub(crate) fn configure(&self, config: &mut Config) {
+        config.strict = self.is_strict;
         config.policy = Policy::new(Permission::Deny, Permission::Deny);
         let mut push = |rule: Rule<'_>| config.policy.push(&rule).expect("because it is a rule");
         let rule = |destination, ports, action| Rule {
@@ -67,14 +80,18 @@ impl Rules {
             let deny = rule(Destination::Any, &ports, Permission::Deny);
             push(Rule { protocols, ..deny });
         }
+        let deny_one = rule(Destination::Domain(NOT_WIDE), &[], Permission::Deny);
+        if self.denies_one && self.is_name_first {
+            push(deny_one);
+        }
         let networks = [("10.1.0.0", 16), ("203.0.113.7", 32), ("2001:db8::7", 128)];
         for (network, bits) in networks {
             push(rule(cidr(network, bits), &[], Permission::Allow));
         }
         let echo = [PortRange { start: 7, end: 7 }];
         push(rule(Destination::Group(Group::Host), &echo, Permission::Allow));
-        if self.denies_one {
-            push(rule(Destination::Domain(NOT_WIDE), &[], Permission::Deny));
+        if self.denies_one && !self.is_name_first {
+            push(deny_one);
         }
         let names = [
             Destination::Domain("good.test"),
@@ -109,6 +126,26 @@ impl Rules {
         lie::is_meant(address) || (is_allowed && !is_denied)
     }
 
+    /// Whether a connection may be made to `address`, to which `names` lead, on which the guest has
+    /// `said` a name, or none.
+    pub(crate) fn allows_connection(
+        &self,
+        address: IpAddr,
+        names: &[&str],
+        said: Option<&str>,
+    ) -> bool {
+        let is_denied =
+            self.denies_one && said.map_or(names.contains(&NOT_WIDE), |said| said == NOT_WIDE);
+        let is_allowed = match said {
+            Some(said) => names.contains(&said) && self.allows_name(said),
+            None => !self.is_strict && names.iter().any(|name| self.allows_name(name)),
+        };
+        if lie::is_meant(address) {
+            return !is_denied || !self.is_name_first;
+        }
+        is_allowed && !is_denied
+    }
+
     /// Whether `peer` may come.
     pub(crate) fn may_come(&self, peer: IpAddr) -> bool {
         let mut peers = MAY.iter().zip(self.callers);
@@ -130,7 +167,10 @@ pub(crate) fn plan(starts: &[u64], dice: &mut Dice) -> Vec<(u64, Rules)> {
     let mut times: Vec<u64> = (0..count).map(|_| dice.between(1, CHANGE_MS_MAX)).collect();
     times.sort_unstable();
     times.dedup();
-    let mut all = vec![(0, Rules::first())];
+    // Where names change, one that is denied may lead to where the applications' servers are.
+    let is_name_first = times.is_empty() && dice.one_of(400);
+    let first = Rules::first(is_name_first, dice.one_of(600));
+    let mut all = vec![(0, first.clone())];
     let mut denied = BTreeSet::new();
     for (index, at) in times.iter().enumerate() {
         let until = times.get(index + 1).copied().unwrap_or(u64::MAX);
@@ -143,7 +183,7 @@ pub(crate) fn plan(starts: &[u64], dice: &mut Dice) -> Vec<(u64, Rules)> {
                 denied.insert(number);
             }
         }
-        all.push((*at, Rules::another(denied.clone(), dice)));
+        all.push((*at, first.another(denied.clone(), dice)));
     }
     all
 }

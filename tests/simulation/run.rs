@@ -1,29 +1,28 @@
 //! One run: the plan that follows from a seed, and its execution.
 
 use core::net::SocketAddr;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use sim::core::{Config, Drop, Event, FlowId, Instant, Outside, Refusal, limits};
 use sim::frame::flag::ACK;
 use sim::frame::{OUTSIDES, gateway, protocol};
-use sim::guest::{Guest, Plain};
+use sim::guest::Guest;
 use sim::link::{Link, Weather};
-use sim::{
-    Answer, Datagrams, Dice, End, Message, Pattern, Room, Seen, Stream, Tcp, World, default_config,
-};
+use sim::{Answer, Dice, End, Message, Pattern, Room, Seen, Tcp, World, default_config};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{RecvError, State};
 
-use super::app::{App, Denied, Ending, OUTSIDE, REFUSALS};
+use super::app::{App, Denied, Ending, REFUSALS, number};
 use super::callers::{Call, PUBLISHED, Writers, is_published};
-use super::names::{self, Names, is_own, is_visited};
+use super::client::{Client, by_plain, index, smol};
+use super::lie::{self, MEANT, PUBLIC};
+use super::lines::{Line, framed};
+use super::names::{self, Names, Reply, is_own, is_visited};
 use super::policies::{self, Rules};
 use super::signs::{Signs, quoted, timer_at};
 
 /// Virtual time that a run may take.
 const RUN_MS_MAX: u64 = 60 * 60 * 1000;
-/// Where the ports of the plain stack begin; smoltcp's are higher.
-const PLAIN_PORT: u16 = 20_000;
 /// How long an address is known by a name, at most.
 const BINDING_SECONDS_MAX: u64 = 3600;
 /// Silence at the end, after which nothing may be left.
@@ -65,8 +64,8 @@ impl Plan {
         let receive = [1514, u32::from(mtu).max(1500) + 14][dice.below(2) as usize];
         let size = |dice: &mut Dice| 4096 << dice.below(6);
         let apps = apps(&mut dice);
-        // Who is called is so at the end of those who call.
-        let own = apps.iter().filter(|app| app.call.is_none());
+        // Those that policy is about come first.
+        let own = apps.iter().filter(|app| app.call.is_none() && app.line.is_none());
         let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
         let policies = policies::plan(&starts, &mut dice);
         Self {
@@ -111,82 +110,46 @@ impl Plan {
     }
 }
 
-/// Some connections that the guest opens, and some that are opened to it.
+/// Some connections that the guest opens, some that are opened to it, and some to name servers.
 fn apps(dice: &mut Dice) -> Vec<App> {
-    let (own, called) = (dice.between(1, 8), dice.below(4));
+    let (own, called, lines) = (dice.between(1, 8), dice.below(4), dice.below(3));
     let app = |index: u64| {
         let number = index as u16;
-        if index < own { App::new(number, dice) } else { App::called(number, dice) }
+        match index {
+            _ if index >= own + called => App::line(number, dice),
+            _ if index >= own => App::called(number, dice),
+            _ if dice.one_of(300) => App::speaker(number, dice),
+            _ => App::new(number, dice),
+        }
     };
-    (0..own + called).map(app).collect()
+    (0..own + called + lines).map(app).collect()
 }
 
-/// The guest's end of one connection.
-enum Client {
-    Smol(SocketHandle),
-    Plain(Box<Plain>),
-    /// Nobody listens, which the guest's stack says by itself.
-    Nobody,
-    /// What comes is lost.
-    Silence,
-    /// It has yet to begin.
-    Due,
-}
-
-impl Client {
-    /// The guest's end of the connection of number `index`.
-    fn new(index: u16, app: &App, guest: &mut Guest, dice: &mut Dice) -> Self {
-        let called = app.call.as_ref().map(|_| PUBLISHED + index);
-        match app.ending {
-            Ending::NotListening => return Self::Nobody,
-            Ending::Deaf => return Self::Silence,
-            Ending::Close
-            | Ending::OutsideReset
-            | Ending::FinishThenReset
-            | Ending::GuestReset
-            | Ending::Refused(_)
-            | Ending::ResetEarly
-            | Ending::Unanswered
-            | Ending::Stuck => {}
-        }
-        if dice.one_of(500) {
-            let bytes = 1024 << dice.below(7);
-            return Self::Smol(match called {
-                Some(port) => guest.listen(port, bytes),
-                None => guest.connect(app.to, bytes),
-            });
-        }
-        let mss = [64, 100, 536, 1000, 1460, 8000][dice.below(6) as usize];
-        let shape = (mss, dice.between(500, 65_535) as usize);
-        let seq = dice.draw() as u32;
-        Self::Plain(Box::new(match called {
-            Some(port) => Plain::listen(port, seq, shape),
-            None => Plain::new(app.to, PLAIN_PORT + index, seq, shape),
-        }))
-    }
-}
+/// How many connections went how.
+pub(crate) type Tally = BTreeMap<String, u32>;
 
 /// A run under way.
 pub(crate) struct Run<'a> {
-    world: World<'a>,
+    pub(super) world: World<'a>,
     dice: Dice,
-    apps: Vec<App>,
-    clients: Vec<Client>,
+    pub(super) apps: Vec<App>,
+    pub(super) clients: Vec<Client>,
     guest: Guest,
     up: Link,
     down: Link,
     udp: Udp,
-    writers: Writers,
-    names: Names,
+    pub(super) writers: Writers,
+    pub(super) names: Names,
     is_calm: bool,
-    began: Instant,
+    pub(super) began: Instant,
     /// What policy says.
-    rules: Rules,
+    pub(super) rules: Rules,
     /// What it is going to say, and when.
-    changes: VecDeque<(u64, Rules, Config)>,
+    pub(super) changes: VecDeque<(u64, Rules, Config)>,
     stalls: u64,
     stalled_until: Instant,
     digest: u64,
+    tally: Tally,
     signs: Signs,
     /// Since when the host connects for each flow.
     connecting: HashMap<FlowId, Instant>,
@@ -224,12 +187,13 @@ impl<'a> Run<'a> {
             writers,
             is_calm: plan.is_calm(),
             began: world.now(),
-            names: Names::new(Dice::new(plan.dice.draw())),
-            rules: Rules::first(),
+            names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
+            rules: plan.policies[0].1.clone(),
             changes,
             stalls: plan.stalls,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
+            tally: Tally::new(),
             signs: Signs::default(),
             connecting: HashMap::new(),
             repeated: HashMap::new(),
@@ -241,13 +205,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(crate) fn run(mut self) -> u64 {
+    pub(crate) fn run(mut self) -> (u64, Tally) {
         let end = self.world.now().plus_millis(RUN_MS_MAX);
         loop {
             let now = self.world.now();
             if now >= end {
                 assert!(self.has_guest_forgotten(), "an hour: {:#?}", self.unfinished());
-                return self.digest;
+                return (self.digest, self.tally);
             }
             self.change(now);
             self.inside(now);
@@ -255,6 +219,7 @@ impl<'a> Run<'a> {
             self.deliver_up(now);
             self.world.run();
             self.check_calls(now);
+            self.check_words(now);
             self.names.check_visits(&self.world.peers.log);
             self.outside();
             self.collect(now);
@@ -281,13 +246,23 @@ impl<'a> Run<'a> {
             let client = &mut self.clients[usize::from(index)];
             if matches!(client, Client::Due) && now >= began.plus_millis(app.start_ms) {
                 let is_denied = self.rules.denied.contains(&index);
+                if let Some(words) = &app.words {
+                    let name = words.name().filter(|_| self.dice.one_of(800));
+                    let elsewhere = |dice: &mut Dice| {
+                        lie::pick([&PUBLIC[..], &MEANT][dice.below(2) as usize], dice)
+                    };
+                    app.to.set_ip(self.names.somewhere(name, elsewhere));
+                }
                 app.denied = is_denied.then_some(Denied::Refused { before: false });
+                app.ask(&mut self.names);
                 *client = Client::new(index, app, &mut self.guest, &mut self.dice);
             }
             match client {
-                Client::Smol(handle) => smol(app, self.guest.tcp(*handle), &mut self.dice),
+                Client::Smol(handle) => {
+                    smol(app, self.guest.tcp(*handle), (now, &mut self.dice, &self.names))
+                }
                 Client::Plain(plain) => {
-                    if let Some(reset) = by_plain(app, plain, &mut self.dice) {
+                    if let Some(reset) = by_plain(app, plain, (now, &mut self.dice, &self.names)) {
                         self.up.send(now, reset);
                     }
                     plain.poll(now).into_iter().for_each(|frame| self.up.send(now, frame));
@@ -326,59 +301,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Policy changes, if it is time.
-    fn change(&mut self, now: Instant) {
-        let is_due = |(at, ..): &(u64, Rules, Config)| self.began.plus_millis(*at) <= now;
-        if !self.changes.front().is_some_and(is_due) {
-            return;
-        }
-        let Some((_, rules, config)) = self.changes.pop_front() else { return };
-        self.world.run();
-        let streams: Vec<(FlowId, SocketAddr)> =
-            self.world.peers.streams.values().map(|s| (s.id, address(s.to))).collect();
-        let sockets: Vec<Datagrams> = self.world.peers.datagrams.values().cloned().collect();
-        self.deny(&rules);
-        let engine = &mut self.world.engine;
-        engine.replace_config(now, &config).expect("because only the policy is another");
-        for (flow, to) in streams {
-            let app = &mut self.apps[usize::from(to.port() - OUTSIDE)];
-            let may = match &app.call {
-                Some(_) => rules.may_come(to.ip()),
-                None => app.denied.is_none(),
-            };
-            assert_eq!(engine.is_live(flow), may, "policy changes for {app:#?}");
-            if let Some(call) = app.call.as_mut().filter(|_| !may) {
-                call.expel();
-            }
-        }
-        let live = |socket: Datagrams| {
-            let is_live = engine.is_live(socket.id);
-            (socket, is_live)
-        };
-        let sockets: Vec<_> = sockets.into_iter().map(live).collect();
-        self.names.change(now, &rules, &sockets);
-        self.writers.change(&rules, engine);
-        self.rules = rules;
-        self.world.close_ended();
-    }
-
-    /// Says of each connection of the guest what `rules` make of it, before they hold.
-    fn deny(&mut self, rules: &Rules) {
-        let unfinished: Vec<u16> = self.unfinished().iter().map(|app| app.to.port()).collect();
-        let peers = &self.world.peers;
-        for number in &rules.denied {
-            let app = &mut self.apps[usize::from(*number)];
-            let is_due = matches!(self.clients[usize::from(*number)], Client::Due);
-            let is_its = |stream: &Stream| stream.to == Outside::Remote(app.to);
-            if peers.streams.values().any(is_its) {
-                app.denied = Some(Denied::Ended);
-            } else if !is_due && app.denied.is_none() && unfinished.contains(&app.to.port()) {
-                let before = peers.ended.iter().any(is_its);
-                app.denied = Some(Denied::Refused { before });
-            }
-        }
-    }
-
     /// Who wants something of the guest.
     fn call(&mut self, now: Instant) {
         let (world, when) = (&mut self.world, (now, self.began));
@@ -391,33 +313,6 @@ impl<'a> Run<'a> {
         self.writers.write(world, &self.rules);
     }
 
-    /// The engine is about to hear `frame`, which may answer a call.
-    fn hear(&mut self, frame: &[u8]) {
-        let mut calls: Vec<&mut Call> =
-            self.apps.iter_mut().filter_map(|a| a.call.as_mut()).collect();
-        calls.retain(|call| call.rings());
-        if !calls.is_empty()
-            && let Ok(seen) = Seen::read(frame)
-            && let Some(segment) = seen.tcp()
-        {
-            calls.into_iter().for_each(|call| call.hear(segment));
-        }
-    }
-
-    /// Every call is as far as it has to be.
-    fn check_calls(&mut self, now: Instant) {
-        let peers = &self.world.peers;
-        for app in &mut self.apps {
-            let is_its = |stream: &&Stream| stream.to == Outside::Remote(app.to);
-            let mut streams = peers.streams.values().chain(&peers.ended);
-            if let Some(call) = &mut app.call
-                && let Some(stream) = streams.find(is_its)
-            {
-                call.check(now, stream);
-            }
-        }
-    }
-
     /// Frames that arrive from the guest.
     fn deliver_up(&mut self, now: Instant) {
         while let Some(frame) = self.up.receive(now) {
@@ -426,7 +321,7 @@ impl<'a> Run<'a> {
                 break; // lost, as on a ring that stays full
             }
             self.names.pushed(now, &frame);
-            self.hear(&frame);
+            self.hear(now, &frame);
         }
     }
 
@@ -447,8 +342,8 @@ impl<'a> Run<'a> {
             if is_visited(address(stream.to)) {
                 continue;
             }
-            let app = &mut self.apps[usize::from(port(stream.to) - OUTSIDE)];
-            app.up.arrived.check(&core::mem::take(&mut stream.received));
+            let app = &mut self.apps[usize::from(number(address(stream.to)))];
+            app.arrive(&core::mem::take(&mut stream.received));
         }
     }
 
@@ -460,8 +355,9 @@ impl<'a> Run<'a> {
             self.world.peers.refuse(index, Refusal::Refused, &mut self.world.engine, now);
             return;
         }
-        let app = &self.apps[usize::from(port(to) - OUTSIDE)];
-        assert!(app.denied.is_none(), "policy denies {app:#?}");
+        let app = &self.apps[usize::from(number(address(to)))];
+        let may = app.words.as_ref().map_or(app.denied.is_none(), |words| words.may_pass().0);
+        assert!(may, "policy denies {app:#?}");
         let since = *self.connecting.entry(flow).or_insert(now);
         assert!(
             now < timer_at(since, limits::TCP_CONNECT_MS_MAX),
@@ -487,15 +383,25 @@ impl<'a> Run<'a> {
     /// What the host's socket at `index` does, which is connected.
     fn serve(&mut self, index: u32, now: Instant) {
         let stream = self.world.peers.stream(index);
-        let app = &mut self.apps[usize::from(port(stream.to) - OUTSIDE)];
-        app.up.arrived.check(&core::mem::take(&mut stream.received));
+        let app = &mut self.apps[usize::from(number(address(stream.to)))];
+        let received = core::mem::take(&mut stream.received);
+        app.arrive(&received);
+        if let Some(line) = &mut app.line {
+            for message in line.take(&received) {
+                let heard = (now, stream.id);
+                let reply = self.names.hear(heard, &message, &mut self.world.engine);
+                line.replied += usize::from(reply.is_some());
+                stream.to_give.extend(reply.iter().flat_map(|reply| framed(reply)));
+            }
+        }
         if app.outside_takes(now) && self.dice.one_of(app.up.appetite) {
             stream.room = stream.room.max(app.up.gulp as usize);
         }
         if stream.to_give.len() < 20_000 {
             stream.to_give.extend(app.down.write(app.down.spurt as usize));
         }
-        stream.finishes |= app.down.is_written() && app.outside_finishes(stream.guest_finished);
+        let has_said = app.down.is_written() && app.line.as_ref().is_none_or(Line::is_replied);
+        stream.finishes |= has_said && app.outside_finishes(stream.guest_finished);
         if app.rings() {
             if app.ending == Ending::ResetEarly && self.dice.one_of(300) {
                 self.world.peers.reset(index, &mut self.world.engine, now);
@@ -522,7 +428,17 @@ impl<'a> Run<'a> {
     /// Names are answered somehow; other datagrams are echoed, or fail.
     fn answer_datagrams(&mut self, now: Instant) {
         let engine = &mut self.world.engine;
-        let mut answers = self.names.answers(now, engine);
+        let mut answers = vec![];
+        for Reply { flow, is_on_line, message } in self.names.answers(now, engine) {
+            if !is_on_line {
+                answers.push((flow, message));
+            } else if let Some(stream) = self.world.peers.streams.get_mut(&flow.index) {
+                assert_eq!(stream.id, flow, "a connection ends before it is answered");
+                let app = &mut self.apps[usize::from(number(address(stream.to)))];
+                app.line.iter_mut().for_each(|line| line.replied += 1);
+                stream.to_give.extend(framed(&message));
+            }
+        }
         for flow in self.world.peers.datagrams.values_mut() {
             if self.writers.take(flow) {
                 continue;
@@ -616,7 +532,7 @@ impl<'a> Run<'a> {
 
     /// The guest hears that its connect to `to` came to nothing.
     fn give_up(&mut self, to: SocketAddr) {
-        let index = usize::from(to.port() - OUTSIDE);
+        let index = usize::from(number(to));
         self.apps[index].was_reset = true;
         match &mut self.clients[index] {
             Client::Smol(handle) => self.guest.tcp(*handle).abort(),
@@ -644,19 +560,22 @@ impl<'a> Run<'a> {
     }
 
     /// The connections that have not come to their end.
-    fn unfinished(&self) -> Vec<&App> {
+    pub(super) fn unfinished(&self) -> Vec<&App> {
         let ended = |app: &App, end: End| {
             let mut all = self.world.peers.ended.iter();
-            all.any(|s| s.to == Outside::Remote(app.to) && s.end == Some(end))
+            all.any(|s| address(s.to) == app.to && s.end == Some(end))
         };
         let is_over = |app: &App| app.call.as_ref().is_some_and(Call::is_over);
         let has_gone = |app: &App| app.call.is_some() && ended(app, End::Outside);
         let is_done = |app: &App| match app.ending {
+            _ if app.is_muddled() => true,
             _ if is_over(app) || app.denied == Some(Denied::Ended) => true,
             _ if app.denied.is_some() => app.was_reset,
             Ending::ResetEarly if app.call.is_some() => has_gone(app),
             Ending::Close => {
-                app.up.has_arrived() && app.down.has_arrived() && ended(app, End::Close)
+                let is_answered = app.line.as_ref().is_none_or(Line::is_answered);
+                let has_arrived = app.up.has_arrived() && app.down.has_arrived();
+                has_arrived && is_answered && ended(app, End::Close)
             }
             Ending::OutsideReset | Ending::FinishThenReset => ended(app, End::Outside),
             Ending::Stuck | Ending::NotListening | Ending::Deaf => ended(app, End::Reset),
@@ -693,8 +612,9 @@ impl<'a> Run<'a> {
     fn conclude_names(&mut self) {
         self.note_signs();
         let now = self.world.now();
-        for (flow, reply) in self.names.answers(now, &mut self.world.engine) {
-            self.world.engine.deliver(now, flow, &reply);
+        for Reply { flow, is_on_line, message } in self.names.answers(now, &mut self.world.engine) {
+            assert!(!is_on_line, "a connection ends before it is answered");
+            self.world.engine.deliver(now, flow, &message);
         }
         self.world.run();
         assert!(self.world.inbox.is_empty(), "an answer on a flow that has ended");
@@ -704,7 +624,7 @@ impl<'a> Run<'a> {
     }
 
     /// Everybody falls silent; nothing may be left, and every end is the one that was meant.
-    fn conclude(mut self) -> u64 {
+    fn conclude(mut self) -> (u64, Tally) {
         self.world.stalled = false;
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
@@ -713,7 +633,7 @@ impl<'a> Run<'a> {
         self.signs.conclude(&self.apps, self.world.counters().dropped(Drop::AnswerLost));
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
-            for stream in streams.filter(|s| s.to == Outside::Remote(app.to)) {
+            for stream in streams.filter(|s| address(s.to) == app.to) {
                 let is_clean = stream.end == Some(End::Close)
                     || (stream.guest_finished && app.ending != Ending::Stuck);
                 assert!(
@@ -731,14 +651,11 @@ impl<'a> Run<'a> {
             let may = matches!(app.ending, Ending::Close | Ending::FinishThenReset);
             assert!(!finished || may, "a reset that looks clean: {app:#?}");
         }
-        self.digest
+        for app in &self.apps {
+            *self.tally.entry(app.story()).or_insert(0) += 1;
+        }
+        (self.digest, self.tally)
     }
-}
-
-/// Which connection has the guest's `port`, unless smoltcp chose it.
-fn index(port: u16) -> Option<usize> {
-    let first = if is_published(port) { PUBLISHED } else { PLAIN_PORT };
-    port.checked_sub(first).map(usize::from)
 }
 
 /// Whether `seen` is for neither stack of the guest, but for who asks for names.
@@ -755,60 +672,4 @@ pub(crate) fn address(outside: Outside) -> SocketAddr {
     match outside {
         Outside::Remote(to) | Outside::HostLoopback(to) | Outside::Names(to) => to,
     }
-}
-
-fn port(outside: Outside) -> u16 {
-    address(outside).port()
-}
-
-/// The application over smoltcp.
-fn smol(app: &mut App, socket: &mut smoltcp::socket::tcp::Socket<'static>, dice: &mut Dice) {
-    if matches!(socket.state(), State::Listen | State::SynSent | State::SynReceived) {
-        return;
-    }
-    if app.ending == Ending::GuestReset && app.is_at_reset() && !app.was_reset {
-        socket.abort();
-        app.was_reset = true;
-    }
-    // smoltcp forgets at the end of TIME-WAIT what was not read.
-    let is_last = socket.state() == State::TimeWait;
-    if socket.can_recv() && (dice.one_of(app.down.appetite) || is_last) {
-        let gulp = if is_last { usize::MAX } else { app.down.gulp as usize };
-        let arrived = &mut app.down.arrived;
-        let read = socket.recv(|bytes| {
-            let len = bytes.len().min(gulp);
-            arrived.check(&bytes[..len]);
-            (len, ())
-        });
-        assert_eq!(read, Ok(()));
-    }
-    if socket.can_send() {
-        let room = socket.send_capacity() - socket.send_queue();
-        let bytes = app.up.write(room);
-        assert_eq!(socket.send_slice(&bytes), Ok(bytes.len()));
-    }
-    let finished = socket.recv(|_| (0, ())) == Err(RecvError::Finished);
-    if app.up.is_written() && app.guest_finishes(finished) {
-        socket.close();
-    }
-    app.was_reset |= socket.state() == State::Closed && !finished;
-}
-
-/// The application over the plain stack. Returns its reset, when that is due.
-fn by_plain(app: &mut App, plain: &mut Plain, dice: &mut Dice) -> Option<Vec<u8>> {
-    if app.ending == Ending::GuestReset && plain.connected && app.is_at_reset() && !app.was_reset {
-        app.was_reset = true;
-        return Some(plain.abort());
-    }
-    if dice.one_of(app.down.appetite) {
-        app.down.arrived.check(&plain.read(app.down.gulp as usize));
-    }
-    if plain.connected && plain.unacknowledged() < 10_000 {
-        plain.write(&app.up.write(20_000));
-    }
-    if app.up.is_written() && app.guest_finishes(plain.finished) {
-        plain.finish();
-    }
-    app.was_reset |= plain.reset;
-    None
 }
