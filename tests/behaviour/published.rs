@@ -356,13 +356,7 @@ fn ask(world: &mut World<'_>, number: u32) -> FlowId {
 /// Who the guest hears from, by port, and what.
 fn heard(world: &mut World<'_>) -> Vec<(u16, Vec<u8>)> {
     let datagrams = world.inbox().into_iter().map(|seen| {
-<<<<<<< HEAD
-        let Message::Udp { ports, payload, .. } = seen.message else {
-            panic!("a datagram: {:?}", seen.message)
-        };
-=======
         let Message::Udp { ports, payload, .. } = seen.message else { panic!("a datagram") };
->>>>>>> vmm
         (ports.0, payload)
     });
     datagrams.collect()

@@ -44,9 +44,8 @@ impl Web {
         let program = program.replace("NAME", name);
         // What it says of errors comes in parts, between which the gateway's lines might be.
         let errors = self.files.0.join("errors").display().to_string();
-        let script = format!(
-            "getent ahostsv4 {asked} >&2; {program} 2>{errors}; code=$?; cat {errors} >&2; exit $code"
-        );
+        let told = format!("{program} 2>{errors}; code=$?; cat {errors} >&2; exit $code");
+        let script = format!("getent ahostsv4 {asked} >&2; {told}");
         self.run(policy, &script)
     }
 

@@ -35,8 +35,8 @@ pub enum DatagramKind {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<'e> {
     /// Connect a stream socket; answer with [`Event::Connected`](super::Event::Connected) or
-    /// [`Event::ConnectFailed`](super::Event::ConnectFailed). The guest's SYN waits meanwhile, unless
-    /// it was answered so that the guest would say whom the flow is for.
+    /// [`Event::ConnectFailed`](super::Event::ConnectFailed). The guest's SYN waits meanwhile,
+    /// unless it was answered so that the guest would say whom the flow is for.
     Connect {
         /// The new flow.
         flow: FlowId,
