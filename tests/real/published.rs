@@ -18,8 +18,13 @@ const GUEST_PORT: u16 = 7000;
 
 /// A guest whose port 7000 is published as each of `ports`.
 fn guest(ports: &[Value], descriptors: Option<u32>) -> Guest {
-    let policy = json!({ "default_egress": "allow", "default_ingress": "allow" });
-    let config = json!({ "ports": ports, "policy": policy });
+    limited_guest(ports, descriptors, json!({}))
+}
+
+/// The same with the limits of `config`.
+fn limited_guest(ports: &[Value], descriptors: Option<u32>, mut config: Value) -> Guest {
+    config["policy"] = json!({ "default_egress": "allow", "default_ingress": "allow" });
+    config["ports"] = json!(ports);
     let guest = Guest::with(&Setup { config: Some(config), descriptors, ..Setup::default() });
     let count = |port: &Value| port["count"].as_u64().unwrap_or(1);
     let all = ports.iter().map(count).sum::<u64>();
@@ -144,6 +149,56 @@ fn datagrams_come_and_each_peer_has_its_own_answers() {
             hear(peer, number, len);
         }
     }
+}
+
+#[test]
+fn a_crowd_of_peers_and_the_guests_own_datagrams_do_not_push_each_other_out() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let limits = json!({ "max_udp_connections": 2, "max_inbound_udp_connections": 3 });
+    let guest = limited_guest(&[any("udp", "127.0.0.1")], None, limits);
+    let address = guest.address(Family::V4);
+    let inside = guest.namespace().inside(|| UdpSocket::bind((address, GUEST_PORT))).unwrap();
+    // Says at which port of the gateway it sees who asks: another for each flow.
+    std::thread::spawn(move || {
+        while let Ok((_, from)) = inside.recv_from(&mut [0; 8]) {
+            let _ = inside.send_to(&from.port().to_be_bytes(), from);
+        }
+    });
+    let place = published(&guest)[0];
+    let server = servers::datagrams(Family::V4);
+    let outside = (guest.gateway(Family::V4), server.local_addr().unwrap().port());
+    let hear = || server.recv_from(&mut [0; 8]).unwrap().1;
+    let own = [(); 2].map(|()| guest.datagrams(outside));
+    let places = own.each_ref().map(|socket| {
+        socket.send(b"ask").unwrap();
+        hear()
+    });
+    let ask = |peer: &UdpSocket| {
+        let mut port = [0; 2];
+        peer.send(b"ask").unwrap();
+        assert_eq!(peer.recv(&mut port).unwrap(), 2);
+        port
+    };
+    let come = |_| {
+        let peer = servers::datagrams(Family::V4);
+        peer.connect(place).unwrap();
+        (ask(&peer), peer)
+    };
+    let peers: Vec<_> = (0..50).map(come).collect();
+    for (socket, place) in own.iter().zip(places) {
+        server.send_to(b"answer", place).unwrap();
+        assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 6, "each has the socket that it had");
+    }
+    for _ in 0..50 {
+        guest.datagrams(outside).send(b"ask").unwrap();
+        hear();
+    }
+    for (port, peer) in &peers[47..] {
+        assert_eq!(ask(peer), *port, "the last that came are who they were");
+    }
+    assert_ne!(ask(&peers[0].1), peers[0].0, "the first comes anew");
 }
 
 #[test]
