@@ -231,7 +231,8 @@ impl Said {
             }
             Ending::Refused(_) | Ending::Unanswered => false,
         };
-        self.called && !self.answered && self.errors.is_empty() && (is_right || call.is_over())
+        let is_called = self.called || call.rings() || call.is_over();
+        is_called && !self.answered && self.errors.is_empty() && (is_right || call.is_over())
     }
 
     /// Whether the guest was told `sign` and nothing else.
