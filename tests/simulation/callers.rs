@@ -157,6 +157,10 @@ impl Call {
         assert_eq!(segment.ends, (gateway(family), guest(family)), "the gateway calls");
         assert!(limits::GATEWAY_PORTS.contains(&segment.ports.0), "{segment:?}");
         assert_ne!(self.state, State::Forbidden, "the guest hears of who may not come");
+        if self.syn.is_none() && segment.has(RST) {
+            self.is_reset = true; // it has ended before the guest was called
+            return;
+        }
         let is_first = self.syn.is_none();
         let (port, seq) = *self.syn.get_or_insert((segment.ports.0, segment.seq));
         assert!(!is_first || segment.flags == SYN, "{segment:?} comes first");

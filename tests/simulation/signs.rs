@@ -170,18 +170,15 @@ impl Signs {
             let nothing = Said::default();
             let said = self.connections.get(&number(app.to)).unwrap_or(&nothing);
             if let Some(call) = &app.call {
-                assert!(
-                    said.is_right_for(app.ending, call),
-                    "the guest was told {said:?} of {app:#?}"
-                );
+                assert!(said.is_right_for(app, call), "the guest was told {said:?} of {app:#?}");
                 continue;
             }
             let is_right = match app.ending {
                 // Where no name would be allowed, the guest may be heard all the same.
                 _ if app.words.is_some() && app.denied.is_some() => {
-                    said.reset && said.errors.is_empty()
+                    said.is_ended(app) && said.errors.is_empty()
                 }
-                _ if app.denied.is_some() => said.is_denied(app.denied),
+                _ if app.denied.is_some() => said.is_denied(app),
                 Ending::Close => {
                     said.answered && said.finished && !said.reset_first && said.errors.is_empty()
                 }
@@ -201,25 +198,31 @@ impl Signs {
 }
 
 impl Said {
-    /// Whether the guest was told of a connection that policy has `denied`.
-    fn is_denied(&self, denied: Option<Denied>) -> bool {
-        match denied {
-            Some(Denied::Ended) => self.reset && self.errors.is_empty(),
+    /// Whether the guest was told that `app` has ended. Where both sides have finished it has, and
+    /// nobody is told that the outside never had the last bytes (RFC 9293 3.10.5, in TIME-WAIT).
+    fn is_ended(&self, app: &App) -> bool {
+        self.reset || (self.finished && app.up.is_written())
+    }
+
+    /// Whether the guest was told of a connection that policy denies.
+    fn is_denied(&self, app: &App) -> bool {
+        match app.denied {
+            Some(Denied::Ended) => self.is_ended(app) && self.errors.is_empty(),
             Some(Denied::Refused { before: true }) => !self.answered,
             Some(Denied::Refused { before: false }) => self.is_refused(&Sign::Reset),
             None => false,
         }
     }
 
-    /// Whether the guest was told of `call` what is meant by `ending`.
-    fn is_right_for(&self, ending: Ending, call: &Call) -> bool {
+    /// Whether the guest was told of `call` what is meant by the ending of `app`.
+    fn is_right_for(&self, app: &App, call: &Call) -> bool {
         if call.is_expelled() {
-            return self.called && self.reset;
+            return self.called && self.is_ended(app);
         }
         if call.is_forbidden() {
             return *self == Self::default();
         }
-        let is_right = match ending {
+        let is_right = match app.ending {
             Ending::Close => self.finished && !self.reset_first,
             Ending::OutsideReset | Ending::Stuck => self.reset && !self.finished,
             Ending::FinishThenReset => self.reset,
@@ -228,7 +231,8 @@ impl Said {
             }
             Ending::Refused(_) | Ending::Unanswered => false,
         };
-        self.called && !self.answered && self.errors.is_empty() && (is_right || call.is_over())
+        let is_called = self.called || call.rings() || call.is_over();
+        is_called && !self.answered && self.errors.is_empty() && (is_right || call.is_over())
     }
 
     /// Whether the guest was told `sign` and nothing else.
