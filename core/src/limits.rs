@@ -212,6 +212,8 @@ pub const RUN_SEGMENT_BYTES_MAX: usize = 9216;
 /// Bytes that one flow may give to the guest in one turn.
 pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
 
+/// Packets of one flow for the guest, of up to 64 KiB, before those of another have their turn.
+pub const TURN_PASSES_MAX: u32 = 16;
 /// Bytes of the frames that one turn takes; it ends behind the frame that reaches them.
 pub const TURN_FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// The same of a turn that somebody waits for: another engine of the same thread, or the guest
@@ -221,8 +223,11 @@ pub const TURN_FRAMES_SHORT_MAX: u32 = 32;
 pub const TURN_FRAME_BYTES_SHORT_MAX: usize = 64 * 1024;
 /// Bytes that one flow may give in such a turn.
 pub const TURN_FLOW_BYTES_SHORT_MAX: usize = 64 * 1024;
+/// Bytes of one flow after which no further packet of it is sent, while the guest waits for an
+/// answer on another: a packet has up to 64 KiB.
+pub const TURN_SENT_BYTES_SHORT_MAX: u32 = 32 * 1024;
 /// For so long turns stay short after the guest has taken turns with somebody.
-pub const TURN_SHORT_MS: u64 = 1000;
+pub const TURN_SHORT_MS: u64 = 100;
 
 /// Bytes of a frame ring where nothing is configured, a power of two.
 pub const RING_BYTES_DEFAULT: usize = 1024 * 1024;

@@ -2,7 +2,7 @@
 
 use sim::frame::{self, OUTSIDE_V4, OUTSIDES};
 use sim::guest::Script;
-use sim::{Pattern, Room, World};
+use sim::{Message, Pattern, Room, World};
 use sluicegate_core::limits::{
     FRAME_BYTES_MAX, TURN_FLOW_BYTES_MAX, TURN_FLOW_BYTES_SHORT_MAX, TURN_FRAME_BYTES_SHORT_MAX,
     TURN_FRAMES_MAX, TURN_FRAMES_SHORT_MAX, TURN_SHORT_MS, TURNS_MIN,
@@ -121,5 +121,40 @@ fn who_sends_a_stream_either_way_has_long_turns() {
             world.deliver(index, b"acknowledgement");
         }
         assert!(!is_short(&world), "datagrams");
+    }
+}
+
+#[test]
+fn an_answer_waits_for_one_packet_of_a_loud_flow_and_not_for_all_of_them() {
+    for waits in [true, false] {
+        let mut room = Room::with(|c| c.tcp_send_bytes = 1 << 19).with_rings(1 << 20);
+        let mut world = room.world();
+        let mut loud = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
+        let (loud_index, loud_port) = (world.stream().id.index, loud.port);
+        loud.window = 4096;
+        loud.say(&mut world, 0, b"all of it");
+        let mut quiet = Script::connect(&mut world, at(OUTSIDE_V4, 81), 40_001);
+        let quiet_index = *world.peers.streams.keys().find(|i| **i != loud_index).unwrap();
+        for _ in 0..EXCHANGES_MIN * u8::from(waits) {
+            quiet.say(&mut world, 0, b"question");
+            world.peers.stream(quiet_index).to_give.extend(b"answer");
+            world.run();
+            quiet.read(&mut world);
+        }
+        assert_eq!(is_short(&world), waits);
+        world.inbox();
+        world.peers.stream(loud_index).to_give.extend(vec![1; 300_000]);
+        world.peers.stream(quiet_index).to_give.extend(b"the answer");
+        world.run();
+        let mut before = 0;
+        for seen in world.inbox() {
+            let Message::Tcp(segment) = seen.message else { panic!("TCP") };
+            if segment.ports.1 != loud_port {
+                break;
+            }
+            before += segment.payload.len();
+        }
+        assert_eq!(before <= 1 << 16, waits, "{before} bytes before the answer");
+        world.run();
     }
 }

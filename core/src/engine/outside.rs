@@ -52,7 +52,7 @@ impl<R: RingHandle> Engine<'_, R> {
             (Event::OutsideReset { .. }, FlowKind::Tcp) => {
                 self.out.counters.tcp_reset += 1;
                 // What came before the reset goes before it, as far as the guest takes it.
-                self.tcp.egress(now, slot, &mut self.out);
+                self.tcp.egress(now, (slot, u32::MAX), &mut self.out);
                 self.abort(slot);
             }
             (Event::DatagramFailed { refusal, .. }, FlowKind::Udp) => {

@@ -17,17 +17,29 @@ pub struct TurnMax {
     pub frames: FrameBudget,
     /// Bytes that one flow gives to the guest.
     pub flow_bytes: usize,
+    /// Bytes of one flow after which no further packet of it is sent before those of others.
+    sent_bytes: u32,
+    /// How often a flow that has more to say gives way to another.
+    rounds: u32,
 }
 
 impl TurnMax {
     pub(super) const LONG: Self = Self {
         frames: FrameBudget::new(limits::TURN_FRAMES_MAX, limits::TURN_FRAME_BYTES_MAX),
         flow_bytes: limits::TURN_FLOW_BYTES_MAX,
+        sent_bytes: u32::MAX,
+        rounds: limits::TURN_FRAMES_MAX,
     };
-    const SHORT: Self = Self {
+    /// For others on the thread.
+    const SHARED: Self = Self {
         frames: FrameBudget::new(limits::TURN_FRAMES_SHORT_MAX, limits::TURN_FRAME_BYTES_SHORT_MAX),
         flow_bytes: limits::TURN_FLOW_BYTES_SHORT_MAX,
+        sent_bytes: u32::MAX,
+        rounds: limits::TURN_FRAMES_SHORT_MAX,
     };
+    /// For the guest itself, whose answer goes behind all that it is sent before.
+    const SHORT: Self =
+        Self { sent_bytes: limits::TURN_SENT_BYTES_SHORT_MAX, rounds: 1, ..Self::SHARED };
 }
 
 /// So many frames, and so many bytes of them; the last frame may go beyond those.
@@ -41,11 +53,6 @@ impl FrameBudget {
     /// A budget of `frames` frames, of which no further one is taken after `bytes` bytes.
     pub const fn new(frames: u32, bytes: usize) -> Self {
         Self { frames, bytes }
-    }
-
-    /// Frames that are left.
-    pub const fn frames(&self) -> u32 {
-        self.frames
     }
 
     /// Whether no further frame is taken.
@@ -75,7 +82,7 @@ impl<R: RingHandle> Engine<'_, R> {
     /// Makes every turn short, for the sake of others that this thread serves, too.
     pub fn share_thread(&mut self) {
         self.waiting.others = true;
-        self.turn_max = TurnMax::SHORT;
+        self.turn_max = TurnMax::SHARED;
         self.turn_left = self.turn_max.frames;
     }
 
@@ -92,8 +99,11 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     fn next_turn(&mut self, now: Instant) {
-        let is_waited_for = self.waiting.others || now < self.waiting.guest_until;
-        self.turn_max = if is_waited_for { TurnMax::SHORT } else { TurnMax::LONG };
+        self.turn_max = match &self.waiting {
+            waiting if now < waiting.guest_until => TurnMax::SHORT,
+            waiting if waiting.others => TurnMax::SHARED,
+            _ => TurnMax::LONG,
+        };
         self.turn_left = self.turn_max.frames;
     }
 
@@ -103,7 +113,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let mut again = false;
         let mut rounds = 0;
         while let Some(slot) = self.flows.egress() {
-            match self.tcp.egress(now, slot, &mut self.out) {
+            match self.tcp.egress(now, (slot, self.turn_max.sent_bytes), &mut self.out) {
                 Egress::Done => {
                     self.flows.egressed(false);
                     let deadline = self.tcp.deadline(now, slot);
@@ -113,7 +123,7 @@ impl<R: RingHandle> Engine<'_, R> {
                     self.flows.egressed(true);
                     again = true;
                     rounds += 1;
-                    if rounds >= self.turn_max.frames.frames() {
+                    if rounds >= self.turn_max.rounds {
                         break;
                     }
                 }

@@ -29,6 +29,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, TcpControl, TcpRepr, Tcp
 
 use self::ack_delay::AckDelay;
 use self::held::Look;
+use self::syn::window_shift;
 use super::device::{Emitter, Port, SUPER_SEGMENT_BYTES_MAX, Shape};
 use crate::contract::Instant;
 use crate::limits;
@@ -57,8 +58,6 @@ pub use memory::SocketCell;
 pub(crate) use memory::TcpMemory;
 pub(crate) use syn::Syn;
 
-/// Passes over one flow before the next has its turn.
-const EGRESS_PASSES_MAX: usize = 16;
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Free,
@@ -424,14 +423,15 @@ impl<'a> Tcp<'a> {
         }
     }
 
-    /// Sends what the flow has for the guest: data, acknowledgements, probes, resets.
+    /// Sends what the flow has for the guest: data, acknowledgements, probes, resets; no further
+    /// packet once `sent_bytes_max` bytes of data are sent that were not before.
     ///
     /// # Cost
     /// Bounded; one copy of each byte, two where a packet is cut.
     pub(crate) fn egress<R: RingHandle>(
         &mut self,
         now: Instant,
-        slot: u32,
+        (slot, sent_bytes_max): (u32, u32),
         out: &mut Emitter<'a, R>,
     ) -> Egress {
         let now = if self.keeps_waiting(slot) { self.slot(slot).heard } else { now };
@@ -446,7 +446,8 @@ impl<'a> Tcp<'a> {
         if matches!(flow.phase, Phase::Free | Phase::Connecting(_)) {
             return Egress::Done;
         }
-        for _ in 0..EGRESS_PASSES_MAX {
+        let begin = flow.sent;
+        for _ in 0..limits::TURN_PASSES_MAX {
             if !out.has_room() {
                 return Egress::Parked;
             }
@@ -462,6 +463,10 @@ impl<'a> Tcp<'a> {
             }
             if sent == smoltcp::iface::PollResult::None {
                 return Egress::Done;
+            }
+            let new_bytes = flow.sent.zip(begin).map_or(0, |(end, begin)| end.wrapping_sub(begin));
+            if new_bytes >= sent_bytes_max {
+                break;
             }
         }
         Egress::Again
@@ -480,12 +485,6 @@ fn has_guest_finished(state: State) -> bool {
         | State::FinWait1
         | State::FinWait2 => false,
     }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "buffers are at most 2^30")]
-/// By how much smoltcp shifts the window of a buffer of `bytes` bytes.
-fn window_shift(bytes: usize) -> u8 {
-    (usize::BITS - bytes.leading_zeros()).saturating_sub(16) as u8
 }
 
 fn smol(now: Instant) -> SmolInstant {

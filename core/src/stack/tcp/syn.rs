@@ -41,3 +41,9 @@ impl Syn {
         self.seq
     }
 }
+
+/// By how much smoltcp shifts the window of a buffer of `bytes` bytes.
+#[allow(clippy::cast_possible_truncation, reason = "buffers are at most 2^30")]
+pub(super) fn window_shift(bytes: usize) -> u8 {
+    (usize::BITS - bytes.leading_zeros()).saturating_sub(16) as u8
+}
