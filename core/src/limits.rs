@@ -211,13 +211,13 @@ pub const TURN_FRAMES_MAX: u32 = 256;
 pub const RUN_SEGMENT_BYTES_MAX: usize = 9216;
 /// Bytes that one flow may give to the guest in one turn.
 pub const TURN_FLOW_BYTES_MAX: usize = 256 * 1024;
-
 /// Packets of one flow for the guest, of up to 64 KiB, before those of another have their turn.
 pub const TURN_PASSES_MAX: u32 = 16;
 /// Bytes of the frames that one turn takes; it ends behind the frame that reaches them.
 pub const TURN_FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// The same of a turn that somebody waits for: another engine of the same thread, or the guest
-/// itself, for an answer.
+
+/// Frames of the guest that a short turn takes, for whose end somebody waits: another engine of the
+/// same thread, or the guest itself, for an answer.
 pub const TURN_FRAMES_SHORT_MAX: u32 = 32;
 /// Bytes of the frames that such a turn takes.
 pub const TURN_FRAME_BYTES_SHORT_MAX: usize = 64 * 1024;

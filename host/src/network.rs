@@ -26,7 +26,7 @@ use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Forge, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
-use crate::service::certs::host_roots_pem;
+use crate::service::certs::{NewFiles, host_roots_pem};
 use crate::service::dns::ResolverParts;
 use crate::service::proxy::Proxy;
 use crate::service::secrets::{SecretsHandle, Vault};
@@ -98,6 +98,13 @@ impl SmoltcpNetwork {
     /// # Errors
     /// A slot or a field out of range, or no descriptors or randomness to be had.
     pub fn try_new(config: NetworkConfig, slot: u64) -> Result<Self, Error> {
+        let (network, files) = Self::make(config, slot)?;
+        files.keep();
+        Ok(network)
+    }
+
+    /// The same, and the files that were made for it.
+    fn make(config: NetworkConfig, slot: u64) -> Result<(Self, NewFiles), Error> {
         let mut seed = [0; 16];
         getrandom::fill(&mut seed)
             .map_err(|error| Error::machine("reading randomness")(error.into()))?;
@@ -114,7 +121,6 @@ impl SmoltcpNetwork {
         let forge = Arc::new(Forge::new((Arc::clone(&vault), proxy.clone()), reporter));
         let (interceptor, files) = forge.make(&config.tls, &config.http)?;
         forge.set(interceptor);
-        files.keep();
         let rings = Arc::new(Rings::new());
         let poll = Poll::new().map_err(Error::machine("opening a poll"))?;
         let waker = mio::Waker::new(poll.registry(), WAKE)
@@ -136,7 +142,7 @@ impl SmoltcpNetwork {
         let (dns, trust_host_cas) = (config.dns.clone(), config.trust_host_cas);
         let kept = (Arc::clone(&vault), Arc::clone(&forge));
         let desk = Desk::new((config, slot), (clock, Arc::clone(&wake)), kept, told);
-        Ok(Self {
+        let network = Self {
             environment: environment(&addresses),
             config: core,
             dns,
@@ -161,7 +167,8 @@ impl SmoltcpNetwork {
             proxy,
             gate: None,
             known_names: vec![],
-        })
+        };
+        Ok((network, files))
     }
 
     /// The backend for msb_krun's virtio-net device.

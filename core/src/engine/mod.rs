@@ -41,14 +41,14 @@ use crate::store::timers::Timers;
 use crate::wire::classify::Ends;
 use crate::wire::reply::Quote;
 use crate::wire::said::SaidName;
-use turn::Waiting;
-pub use turn::{FrameBudget, TurnMax};
 
 pub use inbound::Inbound;
 use judge::Denials;
 pub use memory::{Memory, MemoryLen};
 pub use names::QueryStep;
 use run::Run;
+use turn::Waiting;
+pub use turn::{FrameBudget, TurnMax};
 
 /// The gateway of one guest.
 ///

@@ -34,7 +34,7 @@ impl SmoltcpNetwork {
         let trusted = snapshot.ca_cert.take();
         let (config, ports, names) = snapshot.apply(config)?;
         let files = config.tls.intercept_ca.cert_path.clone();
-        let mut network = Self::try_new(config, slot)?;
+        let (mut network, made_files) = Self::make(config, slot)?;
         let signs = network.forge.authority_pem();
         if signs.is_some() && trusted.is_some() && signs != trusted {
             let expected = "the authority that the guest trusts, whose cert_path and key_path \
@@ -43,6 +43,7 @@ impl SmoltcpNetwork {
             let signs = files.map_or_else(made, |path| path.display().to_string());
             return Err(ConfigError::new("tls.intercept_ca", signs, expected).into());
         }
+        made_files.keep();
         network.desk.expect_ports(ports);
         network.known_names = names;
         Ok(network)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::orders::HeldUp;
 use super::*;
+use crate::snapshot::Snapshot;
 
 /// A folder of its own for a test's files.
 struct Folder(PathBuf);
@@ -102,4 +103,32 @@ fn a_network_that_can_not_be_made_leaves_no_file_behind() {
     assert_eq!(folder.files(), NOTHING);
     SmoltcpNetwork::try_new(folder.config("cert"), 0).unwrap();
     assert_eq!(folder.files(), ["cert", "key"]);
+}
+
+#[test]
+fn a_guest_that_trusts_an_authority_is_restored_with_it_or_without_interception() {
+    let [one, another] = ["one", "another"].map(Folder::new);
+    let in_memory = || NetworkConfig::from_json(r#"{"tls": {"enabled": true}}"#).unwrap();
+    let snapshot = |config: NetworkConfig| {
+        let (mut network, control, runtime) = network(config);
+        network.try_start(runtime.handle().clone()).unwrap();
+        let snapshot = control.snapshot().unwrap();
+        assert!(!snapshot.to_json().contains("KEY"), "keys stay where they are");
+        Snapshot::from_json(&snapshot.to_json()).unwrap()
+    };
+    let restored = |config: NetworkConfig, snapshot: &Snapshot| {
+        let restored = SmoltcpNetwork::try_restore(config, 0, snapshot.clone());
+        restored.map(drop).map_err(|error| error.to_string())
+    };
+    let kept = snapshot(one.config("cert"));
+    restored(one.config("cert"), &kept).unwrap();
+    restored(config(Permission::Allow), &kept).unwrap();
+    let error = restored(another.config("cert"), &kept).unwrap_err();
+    assert!(error.contains(" is not the authority that the guest trusts"), "{error}");
+    assert_eq!((one.files(), another.files()), (vec!["cert".into(), "key".into()], vec![]));
+    let lost = snapshot(in_memory());
+    let error = restored(in_memory(), &lost).unwrap_err();
+    assert!(error.contains("tls.intercept_ca: one made in memory is not the"), "{error}");
+    // Whose guest trusts none yet may be told of one.
+    restored(in_memory(), &snapshot(config(Permission::Allow))).unwrap();
 }
