@@ -226,6 +226,10 @@ pub const TURN_FLOW_BYTES_SHORT_MAX: usize = 64 * 1024;
 /// Bytes of one flow after which no further packet of it is sent, while the guest waits for an
 /// answer on another: a packet has up to 64 KiB.
 pub const TURN_SENT_BYTES_SHORT_MAX: u32 = 32 * 1024;
+/// Bytes of one flow that the guest may have on their way meanwhile, where it was not told of more
+/// before: what it says on another waits behind them in the link's queue, frame by frame. Any
+/// window that is not scaled has as many.
+pub const TURN_WINDOW_BYTES_SHORT_MAX: u32 = 64 * 1024;
 /// For so long turns stay short after the guest has taken turns with somebody.
 pub const TURN_SHORT_MS: u64 = 100;
 

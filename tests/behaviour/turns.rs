@@ -1,13 +1,13 @@
 //! Turns: how much one does, and that it is less where somebody waits for its end.
 
-use sim::frame::{self, OUTSIDE_V4, OUTSIDES};
+use sim::frame::{self, OUTSIDE_V4, OUTSIDES, flag};
 use sim::guest::Script;
 use sim::{Message, Pattern, Room, World};
 use sluicegate_core::limits::{
     FRAME_BYTES_MAX, TURN_FLOW_BYTES_MAX, TURN_FLOW_BYTES_SHORT_MAX, TURN_FRAME_BYTES_SHORT_MAX,
-    TURN_FRAMES_MAX, TURN_FRAMES_SHORT_MAX, TURN_SHORT_MS, TURNS_MIN,
+    TURN_FRAMES_MAX, TURN_FRAMES_SHORT_MAX, TURN_SHORT_MS, TURN_WINDOW_BYTES_SHORT_MAX, TURNS_MIN,
 };
-use sluicegate_core::{Action, WaitReason};
+use sluicegate_core::{Action, Offload, WaitReason};
 
 use crate::at;
 
@@ -156,5 +156,66 @@ fn an_answer_waits_for_one_packet_of_a_loud_flow_and_not_for_all_of_them() {
         }
         assert_eq!(before <= 1 << 16, waits, "{before} bytes before the answer");
         world.run();
+    }
+}
+
+/// What the guest was told last of how much more it may send, in bytes, and the right edge of it.
+fn window(script: &Script) -> (u32, u32) {
+    let syn_ack = script.seen.iter().find(|segment| segment.has(flag::SYN)).expect("it came");
+    let shift = syn_ack.option(3).expect("because the guest offered to shift windows")[0];
+    let last = script.seen.last().expect("because it came");
+    let bytes = u32::from(last.window) << shift;
+    (bytes, last.ack.wrapping_add(bytes))
+}
+
+#[test]
+fn the_guest_has_less_of_a_loud_flow_on_its_way_while_it_waits_for_an_answer() {
+    const ROOM_BYTES: u32 = 1 << 19;
+    /// What is told where nobody waits: what came last may still be in the buffer.
+    const WIDE: std::ops::RangeInclusive<u32> = ROOM_BYTES - 11 * 1460..=ROOM_BYTES;
+    const NARROW: std::ops::RangeInclusive<u32> =
+        TURN_WINDOW_BYTES_SHORT_MAX..=TURN_WINDOW_BYTES_SHORT_MAX;
+    // Where the guest leaves rows of segments to its link, its queue is short in any case.
+    for has_rows in [false, true] {
+        let mut room = Room::with(|c| c.tcp_receive_bytes = ROOM_BYTES as usize);
+        let mut world = room.world();
+        let mut loud = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
+        loud.send(&mut world, &[0; 1460]);
+        assert!(WIDE.contains(&window(&loud).0));
+        let mut quiet = Script::connect(&mut world, at(OUTSIDE_V4, 81), 40_001);
+        if has_rows {
+            let segment = quiet.segment(flag::PSH, &[0; 2000]);
+            let cut = Offload { segment_bytes: 1460, ..Offload::NONE };
+            assert!(world.push_offloaded(&frame::tcp(quiet.to, &segment), cut));
+            quiet.next = quiet.next.wrapping_add(2000);
+            world.run();
+        }
+        let quiet_index = *world.peers.streams.keys().last().expect("because it is open");
+        let mut ask = |world: &mut World<'_>| {
+            for _ in 0..EXCHANGES_MIN {
+                quiet.say(world, 0, b"question");
+                world.peers.stream(quiet_index).to_give.extend(b"answer");
+                world.run();
+                quiet.read(world);
+            }
+        };
+        ask(&mut world);
+        assert!(is_short(&world));
+        let (mut least, mut edge) = window(&loud);
+        for _ in 0..ROOM_BYTES / (10 * 1460) {
+            loud.send(&mut world, &[1; 10 * 1460]);
+            let (bytes, next_edge) = window(&loud);
+            // A field has no room for what is less than its unit.
+            let back = edge.wrapping_sub(next_edge).cast_signed();
+            assert!(back < 16, "the right edge goes back by {back}");
+            (least, edge) = (least.min(bytes), next_edge);
+        }
+        let expected = if has_rows { WIDE } else { NARROW };
+        assert!(expected.contains(&least), "{least} bytes, rows: {has_rows}");
+        world.advance(TURN_SHORT_MS);
+        world.run();
+        assert!(!is_short(&world));
+        loud.send(&mut world, &[2; 1460]);
+        assert!(WIDE.contains(&window(&loud).0), "nobody waits any more");
     }
 }

@@ -116,7 +116,10 @@ impl<R: RingHandle> Engine<'_, R> {
         let bytes = self.bytes(packet.source).get(packet.at.clone()).ok_or(Drop::Truncated)?;
         let transport = classify::transport(&packet.ip, bytes, offload.checksum)?;
         match transport {
-            Transport::Tcp(segment) => self.segment(now, &packet, segment),
+            Transport::Tcp(segment) => {
+                self.waiting.rows |= offload.segment_bytes > 0;
+                self.segment(now, &packet, segment)
+            }
             Transport::Udp { outside_port: port @ (DHCP_PORT | DHCPV6_PORT), payload, .. }
                 if self.is_for_autoconf(&packet.ip, port) =>
             {

@@ -19,6 +19,8 @@ pub struct TurnMax {
     pub flow_bytes: usize,
     /// Bytes of one flow after which no further packet of it is sent before those of others.
     sent_bytes: u32,
+    /// Bytes that the guest may have on their way on one flow.
+    window_bytes: u32,
     /// How often a flow that has more to say gives way to another.
     rounds: u32,
 }
@@ -28,6 +30,7 @@ impl TurnMax {
         frames: FrameBudget::new(limits::TURN_FRAMES_MAX, limits::TURN_FRAME_BYTES_MAX),
         flow_bytes: limits::TURN_FLOW_BYTES_MAX,
         sent_bytes: u32::MAX,
+        window_bytes: u32::MAX,
         rounds: limits::TURN_FRAMES_MAX,
     };
     /// For others on the thread.
@@ -35,11 +38,17 @@ impl TurnMax {
         frames: FrameBudget::new(limits::TURN_FRAMES_SHORT_MAX, limits::TURN_FRAME_BYTES_SHORT_MAX),
         flow_bytes: limits::TURN_FLOW_BYTES_SHORT_MAX,
         sent_bytes: u32::MAX,
+        window_bytes: u32::MAX,
         rounds: limits::TURN_FRAMES_SHORT_MAX,
     };
-    /// For the guest itself, whose answer goes behind all that it is sent before.
-    const SHORT: Self =
-        Self { sent_bytes: limits::TURN_SENT_BYTES_SHORT_MAX, rounds: 1, ..Self::SHARED };
+    /// For the guest itself: what it says goes behind all that it has said before, and the answer
+    /// behind all that it is sent before.
+    const SHORT: Self = Self {
+        sent_bytes: limits::TURN_SENT_BYTES_SHORT_MAX,
+        window_bytes: limits::TURN_WINDOW_BYTES_SHORT_MAX,
+        rounds: 1,
+        ..Self::SHARED
+    };
 }
 
 /// So many frames, and so many bytes of them; the last frame may go beyond those.
@@ -74,6 +83,9 @@ impl FrameBudget {
 pub(super) struct Waiting {
     /// Other engines, whom this thread serves, too.
     others: bool,
+    /// The guest leaves rows of segments to its link to be cut: its queue is a few frames, however
+    /// many bytes they have.
+    pub(super) rows: bool,
     /// Until when the guest is taken to wait for an answer that it can't go on without.
     guest_until: Instant,
 }
@@ -105,6 +117,8 @@ impl<R: RingHandle> Engine<'_, R> {
             _ => TurnMax::LONG,
         };
         self.turn_left = self.turn_max.frames;
+        let rows = self.waiting.rows;
+        self.out.set_window_bytes_max(if rows { u32::MAX } else { self.turn_max.window_bytes });
     }
 
     /// Gives the guest what every waiting flow has for it, and says what to wait for.

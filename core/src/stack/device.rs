@@ -17,6 +17,7 @@ use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, TcpPacket};
 
 use super::watch::Watch;
+use super::window::Window;
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
 use crate::store::ring::{Producer, RingHandle};
@@ -45,6 +46,8 @@ pub(crate) struct Emitter<'a, R: RingHandle> {
     pub(crate) watch: Watch<R>,
     /// The sequence number behind what the last pass over a flow sent, if that takes any.
     sent_end: Option<u32>,
+    /// Bytes that the guest is told it may send on one flow beyond what has come.
+    window_bytes_max: u32,
     pub(crate) counters: Counters,
 }
 
@@ -67,6 +70,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             errors: ErrorBudget::default(),
             watch: Watch::OFF,
             sent_end: None,
+            window_bytes_max: u32::MAX,
             counters: Counters::default(),
         }
     }
@@ -100,6 +104,16 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     /// the pace is what forbids more, its [time](Self::opens_at) does.
     pub(crate) fn wait_for_room(&mut self) -> bool {
         !self.watch.is_closed() && !self.ring.wait_for_room(ROOM_BYTES)
+    }
+
+    /// From now on the guest is told of no more than `bytes` bytes that it may send on one flow,
+    /// but of no less than it was told before.
+    pub(crate) fn set_window_bytes_max(&mut self, bytes: u32) {
+        self.window_bytes_max = bytes;
+    }
+
+    pub(crate) fn window_bytes_max(&self) -> u32 {
+        self.window_bytes_max
     }
 
     /// The sequence number behind what was sent since this was last asked, if that took any.
@@ -263,7 +277,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     ///
     /// # Cost
     /// Constant beside the writing, which is in place.
-    fn tcp(&mut self, len: usize, shape: Shape, write: impl FnOnce(&mut [u8])) {
+    fn tcp(&mut self, len: usize, shape: &mut Shape, write: impl FnOnce(&mut [u8])) {
         let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) else {
             write(self.scratch.get_mut(..len).unwrap_or(&mut []));
             self.counters.count_drop(Drop::AnswerLost);
@@ -281,6 +295,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         if kept < payload {
             headers.clear_end_flags(packet);
         }
+        shape.window.tell(&headers, packet, self.window_bytes_max);
         let counted = kept as u32 + headers.controls(packet);
         if counted > 0 {
             self.sent_end = Some(headers.seq(packet).wrapping_add(counted));
@@ -338,6 +353,8 @@ pub(crate) struct Shape {
     /// The sequence number behind the last byte that the guest's window ever took, once it is
     /// known.
     pub(crate) reach: Option<u32>,
+    /// What it is told of our window.
+    pub(crate) window: Window,
 }
 
 impl Shape {
@@ -354,7 +371,7 @@ impl Shape {
 pub(crate) struct Port<'x, 'a, R: RingHandle> {
     pub(crate) packet: Option<&'x mut [u8]>,
     pub(crate) out: &'x mut Emitter<'a, R>,
-    pub(crate) shape: Shape,
+    pub(crate) shape: &'x mut Shape,
 }
 
 impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
@@ -400,7 +417,7 @@ impl phy::RxToken for FromGuest<'_> {
 /// Room for one packet of smoltcp's.
 pub(crate) struct ToGuest<'t, 'a, R: RingHandle> {
     out: &'t mut Emitter<'a, R>,
-    shape: Shape,
+    shape: &'t mut Shape,
 }
 
 impl<R: RingHandle> phy::TxToken for ToGuest<'_, '_, R> {

@@ -7,3 +7,4 @@ pub(crate) mod device;
 pub(crate) mod tcp;
 pub(crate) mod turns;
 pub(crate) mod watch;
+pub(crate) mod window;

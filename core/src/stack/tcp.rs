@@ -31,6 +31,7 @@ use self::ack_delay::AckDelay;
 use self::held::Look;
 use self::syn::window_shift;
 use super::device::{Emitter, Port, SUPER_SEGMENT_BYTES_MAX, Shape};
+use super::window::Window;
 use crate::contract::Instant;
 use crate::limits;
 use crate::store::flows::FlowKey;
@@ -98,8 +99,6 @@ pub struct TcpSlot<'a> {
     window_max: u32,
     /// When something of the flow was last challenged.
     challenged: Option<Instant>,
-    /// By how much our window fields are shifted (RFC 7323 2.2).
-    shift: u8,
     /// Since when the guest owes an acknowledgement, or when the last one came.
     owed: Option<Instant>,
     /// When it was last nudged, if it was since, and how often.
@@ -126,7 +125,7 @@ impl Slot for TcpSlot<'_> {
         buffers: 0,
         moved_bytes: 0,
         phase: Phase::Free,
-        shape: Shape { segment_bytes: 0, reach: None },
+        shape: Shape { segment_bytes: 0, reach: None, window: Window::NONE },
         scale: 0,
         send_said: false,
         finish_said: false,
@@ -139,7 +138,6 @@ impl Slot for TcpSlot<'_> {
         sent: None,
         window_max: 0,
         challenged: None,
-        shift: 0,
         owed: None,
         nudged: None,
         nudges: 0,
@@ -194,7 +192,7 @@ impl<'a> Tcp<'a> {
         let link = *out.link();
         let mut config = IfaceConfig::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut port = Port { packet: None, out, shape: Shape::default() };
+        let mut port = Port { packet: None, out, shape: &mut Shape::default() };
         let mut iface = Interface::new(config, &mut port, smol(now));
         iface.update_ip_addrs(|addresses| {
             // Two fit: the feature `iface-max-addr-count-2` says so.
@@ -276,10 +274,10 @@ impl<'a> Tcp<'a> {
         let flow = self.slot(slot);
         flow.phase = Phase::Open;
         flow.since = now;
-        flow.shape = Shape { segment_bytes, reach: None };
+        let shift = syn.scale.map_or(0, |_| window_shift(receive_bytes));
+        flow.shape = Shape { segment_bytes, reach: None, window: Window::new(shift) };
         flow.scale = syn.scale.unwrap_or(0);
         flow.window_max = syn.window.into();
-        flow.shift = syn.scale.map_or(0, |_| window_shift(receive_bytes));
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
         let receive_bytes = receive_bytes as u32;
         flow.reached = syn.seq.wrapping_add(1);
@@ -353,7 +351,7 @@ impl<'a> Tcp<'a> {
         out: &mut Emitter<'a, R>,
     ) {
         let flow = &mut self.slots[slot];
-        let mut port = Port { packet: Some(packet), out, shape: flow.shape };
+        let mut port = Port { packet: Some(packet), out, shape: &mut flow.shape };
         if let Some(set) = &mut flow.set {
             self.iface.poll_ingress_single(smol(now), &mut port, set);
         }
@@ -451,7 +449,7 @@ impl<'a> Tcp<'a> {
             if !out.has_room() {
                 return Egress::Parked;
             }
-            let mut port = Port { packet: None, out, shape: flow.shape };
+            let mut port = Port { packet: None, out, shape: &mut flow.shape };
             let sent = self.iface.poll_egress(smol(now), &mut port, set);
             if let Some(end) = out.take_sent_end() {
                 let is_farther = |known: u32| end.wrapping_sub(known).cast_signed() > 0;

@@ -64,6 +64,11 @@ impl Headers {
         TcpPacket::new_unchecked(segment).seq_number().0.cast_unsigned()
     }
 
+    /// The packet's transport header, and what follows it.
+    pub(crate) fn transport_mut<'p>(&self, packet: &'p mut [u8]) -> &'p mut [u8] {
+        packet.get_mut(self.ip_len..).unwrap_or(&mut [])
+    }
+
     /// How many sequence numbers the segment's flags take: one for a SYN, one for a FIN.
     pub(crate) fn controls(&self, packet: &[u8]) -> u32 {
         let segment = TcpPacket::new_unchecked(packet.get(self.ip_len..).unwrap_or(&[]));
@@ -72,7 +77,7 @@ impl Headers {
 
     /// Clears what only the last segment of several says: FIN and PSH.
     pub(crate) fn clear_end_flags(&self, packet: &mut [u8]) {
-        let mut tcp = TcpPacket::new_unchecked(packet.get_mut(self.ip_len..).unwrap_or(&mut []));
+        let mut tcp = TcpPacket::new_unchecked(self.transport_mut(packet));
         tcp.set_fin(false);
         tcp.set_psh(false);
     }
@@ -91,13 +96,13 @@ impl Headers {
             }
         }
         if self.protocol == protocol::UDP {
-            let transport = headers.get_mut(self.ip_len..).unwrap_or(&mut []);
+            let transport = self.transport_mut(headers);
             UdpPacket::new_unchecked(transport).set_len((len - self.ip_len) as u16);
         }
     }
 
     fn set_checksum(&self, headers: &mut [u8], sum: u16) {
-        let transport = headers.get_mut(self.ip_len..).unwrap_or(&mut []);
+        let transport = self.transport_mut(headers);
         match self.protocol {
             protocol::TCP => TcpPacket::new_unchecked(transport).set_checksum(sum),
             _ => UdpPacket::new_unchecked(transport).set_checksum(sum),

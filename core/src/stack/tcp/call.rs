@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{IpAddress, TcpControl, TcpRepr, TcpSeqNumber};
 
-use super::{Phase, SUPER_SEGMENT_BYTES_MAX, Shape, Slot, Syn, Tcp, TcpSlot, window_shift};
+use super::{Phase, SUPER_SEGMENT_BYTES_MAX, Shape, Slot, Syn, Tcp, TcpSlot, Window, window_shift};
 use crate::contract::Instant;
 use crate::stack::device::Emitter;
 use crate::store::ring::RingHandle;
@@ -104,11 +104,10 @@ impl<'a> Tcp<'a> {
         flow.reached = segment.seq.wrapping_add(1);
         flow.edge = flow.reached.wrapping_add(receive_bytes);
         flow.scale = syn.scale.unwrap_or(0);
-        flow.shift = shift;
         flow.acked = segment.ack.map(|ack| (ack, segment.window));
         // The window of a SYN is not scaled (RFC 7323 2.2).
         let reach = segment.ack.map(|ack| ack.wrapping_add(segment.window.into()));
-        flow.shape = Shape { segment_bytes, reach };
+        flow.shape = Shape { segment_bytes, reach, window: Window::new(shift) };
         if flow.outside_finished {
             self.close(slot);
         }

@@ -100,7 +100,8 @@ impl<'a> Tcp<'a> {
         }
         flow.nudged = Some(now);
         flow.nudges = flow.nudges.saturating_add(1);
-        let expected = TcpSeqNumber(flow.expected(free).cast_signed());
+        let next = flow.expected(free);
+        let expected = TcpSeqNumber(next.cast_signed());
         let Some((acked, window)) = flow.acked else { return };
         let acked = TcpSeqNumber(acked.cast_signed());
         let to_guest = TcpRepr {
@@ -109,7 +110,7 @@ impl<'a> Tcp<'a> {
             control: TcpControl::None,
             seq_number: acked,
             ack_number: Some(expected),
-            window_len: u16::try_from(free >> flow.shift).unwrap_or(u16::MAX),
+            window_len: flow.shape.window.field(next, free, out.window_bytes_max()),
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
