@@ -290,9 +290,9 @@ fn where_the_host_relays_or_names_are_asked_nobody_is_connected_to_without_a_nam
 
 /// Of whom the host was told to relay, and how it begins.
 fn told<'w>(world: &'w World<'_>) -> Option<(Option<&'w str>, Beginning)> {
-    world.peers.log.iter().find_map(|did| match did {
-        Did::Intercept { name, begins, .. } => Some((name.as_deref(), *begins)),
-        _ => None,
+    world.peers.log.iter().find_map(|did| {
+        let Did::Intercept { name, begins, .. } = did else { return None };
+        Some((name.as_deref(), *begins))
     })
 }
 
