@@ -73,7 +73,7 @@ use sluicegate_core::{Config, ConfigError, Link, Profile, limits};
 use crate::error::{Error, LoadError};
 
 mod autoconf;
-mod buffers;
+pub(crate) mod buffers;
 mod dns;
 mod file;
 pub(crate) mod host;
@@ -302,8 +302,6 @@ impl NetworkConfig {
             self.trust_host_cas == trust,
             if trust { "true" } else { "false" },
         )?;
-        let is_same_memory = self.max_buffered_bytes == new.max_buffered_bytes;
-        fixed("max_buffered_bytes", is_same_memory, "another number")?;
         fixed("profile", self.profile == new.profile, "another profile")
     }
 

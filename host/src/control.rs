@@ -17,7 +17,7 @@ use sluicegate_core::Config;
 
 use crate::capture::Capture;
 use crate::clock::Clock;
-use crate::config::{Identity, NetworkConfig, PortConfig};
+use crate::config::{Identity, NetworkConfig, PortConfig, buffers};
 use crate::error::Error;
 use crate::events::{Audience, Events};
 use crate::flow::ports::{Listener, PortChange, PublishedPort};
@@ -210,7 +210,8 @@ impl ControlHandle {
     ///
     /// `max_connections`, `max_udp_connections`, `max_inbound_udp_connections` and
     /// `max_icmp_connections` may be lowered, and raised again up to what they were at the start,
-    /// for which memory was laid out; what `max_buffered_bytes` gave each connection stays.
+    /// for which memory was laid out. What `max_buffered_bytes` gave each connection stays; it may be
+    /// any number within which as many connections as `max_connections` then says have that.
     /// Connections and pings that are too many go on, and new ones are refused until there are
     /// fewer; of UDP flows those that were used least recently end at once.
     ///
@@ -253,6 +254,7 @@ impl ControlHandle {
         let config = config.for_guest_of(&now);
         let mut core = config.to_core(desk.slot, [0; 16])?;
         begun.hold(&mut core);
+        buffers::check(config.max_buffered_bytes, &core)?;
         // Nobody else changes a secret meanwhile: it would be lost.
         let held = desk.vault.hold();
         let secrets = held.prepare(config.secrets.clone())?;

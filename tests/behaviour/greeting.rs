@@ -5,7 +5,8 @@
 use sim::guest::Script;
 use sim::{Answer, Did, Room, World};
 use sluicegate_core::{
-    By, DenialReason, DenyFormat, DenyPage, FlowState, Permission, Policy, Refusal, limits,
+    Beginning, By, Config, DenialReason, DenyFormat, DenyPage, FlowState, Permission, Policy,
+    Refusal, limits,
 };
 
 use crate::at;
@@ -16,6 +17,8 @@ use crate::reload;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0];
 const ACK: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
+/// Settings that change nothing.
+const WELCOME: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const WINDOW_UPDATE: &[u8] = &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 1, 0, 0];
 
 fn greeting() -> Vec<u8> {
@@ -224,12 +227,21 @@ fn an_address_that_leads_to_a_denied_name_too_is_not_connected_to() {
 
 /// A room where TLS ends here at port 443.
 fn intercepting<'a>(default: Permission, lines: &[&str], relays: bool) -> Room<'a> {
-    Room::with(|config| {
-        config.policy = Policy::new(default, Permission::Deny);
-        lines.iter().for_each(|line| push(&mut config.policy, line));
-        config.intercepted_ports = [443].as_slice().try_into().expect("because it is one");
-        config.relays_http = relays;
-    })
+    Room::with(|config| self::relays(config, default, lines, relays))
+}
+
+fn relays(config: &mut Config, default: Permission, lines: &[&str], relays: bool) {
+    config.policy = Policy::new(default, Permission::Deny);
+    lines.iter().for_each(|line| push(&mut config.policy, line));
+    config.intercepted_ports = [443].as_slice().try_into().expect("because it is one");
+    (config.relays_http, config.keeps_names) = (relays, relays);
+}
+
+/// The same from now on.
+fn relay(world: &mut World<'_>, default: Permission, lines: &[&str], is_relayed: bool) {
+    let mut config = sim::default_config();
+    relays(&mut config, default, lines, is_relayed);
+    world.replace_config(&config).expect("because it asks for no more than there is");
 }
 
 #[test]
@@ -260,12 +272,116 @@ fn where_the_host_relays_or_names_are_asked_nobody_is_connected_to_without_a_nam
         let mut room = intercepting(Permission::Allow, &[], true);
         let mut world = room.world();
         let mut script = said_to(&mut world, port, &greeting());
+        script.say(&mut world, 0, ACK);
         world.advance(limits::TCP_LOOK_MS_MAX - 1);
         script.read(&mut world);
+        assert_eq!(script.received, if port == 853 { &[][..] } else { WELCOME }, "port {port}");
         assert!(!script.reset, "port {port}: it has its time");
         world.advance(1);
         script.read(&mut world);
         assert!(script.reset && world.peers.streams.is_empty(), "port {port}");
+        assert!(told(&world).is_none() && !is_connected(&world), "port {port}");
+        let [denial] = &world.denials[..] else { panic!("{:?}", world.denials) };
+        let is_of_names = port == 853;
+        let reason = if is_of_names { DenialReason::OtherNames } else { DenialReason::NameUnknown };
+        assert_eq!(denial.reason, reason, "port {port}");
+    }
+}
+
+/// Of whom the host was told to relay, and how it begins.
+fn told<'w>(world: &'w World<'_>) -> Option<(Option<&'w str>, Beginning)> {
+    world.peers.log.iter().find_map(|did| {
+        let Did::Intercept { name, begins, .. } = did else { return None };
+        Some((name.as_deref(), *begins))
+    })
+}
+
+#[test]
+fn where_the_host_relays_the_guest_is_welcomed_at_once_and_judged_by_what_it_then_says() {
+    for (default, lines) in [
+        (Permission::Deny, &["allow any all good.test"][..]),
+        (Permission::Allow, &["deny any all evil.test"]),
+    ] {
+        for (port, name, passes) in
+            [(80, "good.test", true), (443, "good.test", true), (80, "evil.test", false)]
+        {
+            let mut room = intercepting(default, lines, true);
+            let mut world = room.world();
+            bind(&mut world, "good.test", ip("1.1.1.1"));
+            let mut script = said_to(&mut world, port, &greeting());
+            assert_eq!(script.received, WELCOME);
+            let request = request(name);
+            // The acknowledgement, a part of the head, and the rest of it.
+            for part in [&request[..9], &request[9..20], &request[20..]] {
+                assert!(told(&world).is_none() && !is_connected(&world) && !script.reset);
+                script.say(&mut world, 0, part);
+            }
+            assert_eq!(script.reset, !passes);
+            assert_eq!(script.received, WELCOME, "once");
+            let expected = passes.then_some((Some(name), Beginning::Welcomed));
+            assert_eq!(told(&world), expected);
+            if passes {
+                assert_eq!(world.stream().received, [greeting(), request].concat());
+                assert!(world.denials.is_empty());
+            } else {
+                assert!(told(&world).is_none() && !is_connected(&world));
+                assert_eq!(world.denials[0].reason, DenialReason::Policy);
+                assert_eq!(world.denied_names[0].as_deref(), Some("evil.test"));
+            }
+        }
+    }
+}
+
+#[test]
+fn who_asks_at_once_is_not_welcomed() {
+    let mut room = intercepting(Permission::Allow, &[], true);
+    let mut world = room.world();
+    let mut script = Script::connect(&mut world, at(ip("1.1.1.1"), 80), 40_000);
+    script.say(&mut world, 0, &[greeting(), request("good.test")].concat());
+    assert_eq!(told(&world), Some((Some("good.test"), Beginning::Clear)));
+    assert!(script.received.is_empty());
+}
+
+#[test]
+fn nobody_is_welcomed_where_a_denied_name_leads_too() {
+    // One name that leads there may be said, and another may not.
+    for (default, lines) in [
+        (Permission::Deny, &["deny any all evil.test", "allow any all good.test"][..]),
+        (Permission::Allow, &["deny any all evil.test"]),
+    ] {
+        let mut room =
+            intercepting(Permission::Deny, &[BY_NAME.1[0], "allow any all public"], true);
+        let mut world = room.world();
+        for name in ["good.test", "evil.test"] {
+            bind(&mut world, name, ip("1.1.1.1"));
+        }
+        relay(&mut world, default, lines, true);
+        let mut script = said_to(&mut world, 80, &greeting());
+        world.advance(limits::TCP_LOOK_MS_MAX - 1);
+        script.read(&mut world);
+        assert!(!script.reset, "it may yet say a name");
+        world.advance(1);
+        script.read(&mut world);
+        assert!(script.reset && script.received.is_empty(), "{lines:?}");
+        assert!(told(&world).is_none() && !is_connected(&world), "{lines:?}");
+    }
+}
+
+#[test]
+fn who_was_welcomed_is_relayed_or_reset_whatever_the_configuration_becomes() {
+    for is_relayed in [true, false] {
+        let mut room = intercepting(Permission::Allow, &[], true);
+        let mut world = room.world();
+        let mut script = said_to(&mut world, 80, &greeting());
+        assert_eq!(script.received, WELCOME);
+        relay(&mut world, Permission::Allow, &[], is_relayed);
+        world.advance(2 * limits::TCP_GREETING_MS);
+        assert!(!is_connected(&world), "its acknowledgement is no server's");
+        script.say(&mut world, 0, &request("good.test"));
+        assert_eq!(script.reset, !is_relayed);
+        let expected = is_relayed.then_some((Some("good.test"), Beginning::Welcomed));
+        assert_eq!(told(&world), expected);
+        assert!(!is_connected(&world));
     }
 }
 

@@ -53,7 +53,12 @@ impl Web {
     fn run(&self, policy: &Value, script: &str) -> Finished {
         let mut config = asking(&[SERVER]);
         config["policy"] = policy.clone();
-        let file = ConfigFile::new(&config);
+        self.run_under(&config, script)
+    }
+
+    /// The same under the whole of `config`.
+    fn run_under(&self, config: &Value, script: &str) -> Finished {
+        let file = ConfigFile::new(config);
         let sluicegate = guest::sluicegate();
         let mut command = self.outside.host.command(sluicegate.get_program().to_str().unwrap());
         command.args(["run", "--log=json", "--slot", &free_slot().to_string(), "--config"]);
@@ -120,6 +125,8 @@ fn whom_http_2_in_the_clear_is_for_decides_and_nothing_leaves_for_another() {
     }
 }
 
+const GRPC_PORT: u16 = 50_051;
+
 const GRPC_SERVER: &str = r#"
 import grpc, sys
 from concurrent import futures
@@ -141,11 +148,32 @@ import grpc, sys
 address, name = sys.argv[1:3]
 channel = grpc.insecure_channel(address, [("grpc.default_authority", name)])
 call = channel.unary_unary("/t.T/Unary")
-try:
-    print(call(b"word", metadata=(("x-name", name),), timeout=20).decode())
-except grpc.RpcError as error:
-    print(error.code().name)
+for said in sys.argv[3:] or [name]:
+    try:
+        print(call(b"word", metadata=(("x-name", said),), timeout=20).decode())
+    except grpc.RpcError as error:
+        print(error.code().name)
 "#;
+
+/// A server of gRPC, and the words of a shell's by which a guest asks it.
+struct Grpc {
+    server: Process,
+    client: String,
+}
+
+impl Web {
+    fn grpc(&self) -> Grpc {
+        let end = format!("{SERVER}:{GRPC_PORT}");
+        let mut python = self.outside.neighbour.command(PYTHON);
+        let mut server = Process::start(python.args(["-c", GRPC_SERVER, &end]));
+        server.wait_for("listens");
+        let client = self.files.0.join("client.py");
+        std::fs::write(&client, GRPC_CLIENT).unwrap();
+        let client =
+            format!("getent ahostsv4 {GOOD} >&2; exec {PYTHON} {} {end}", client.display());
+        Grpc { server, client }
+    }
+}
 
 #[test]
 fn a_client_that_waits_for_its_server_is_served_and_judged_by_the_name_it_then_says() {
@@ -153,12 +181,7 @@ fn a_client_that_waits_for_its_server_is_served_and_judged_by_the_name_it_then_s
         return;
     }
     let web = Web::new();
-    let end = format!("{SERVER}:50051");
-    let mut python = web.outside.neighbour.command(PYTHON);
-    let mut server = Process::start(python.args(["-c", GRPC_SERVER, &end]));
-    server.wait_for("listens");
-    let client = web.files.0.join("client.py");
-    std::fs::write(&client, GRPC_CLIENT).unwrap();
+    let Grpc { server, client } = web.grpc();
     let allows = json!({"rules": [rule("allow", GOOD)]});
     let open = json!({"default_egress": "allow"});
     let denies = json!({"default_egress": "allow", "rules": [rule("deny", EVIL)]});
@@ -170,8 +193,7 @@ fn a_client_that_waits_for_its_server_is_served_and_judged_by_the_name_it_then_s
         (&denies, EVIL, false),
         (&denies, GOOD, true),
     ] {
-        let client = format!("exec {PYTHON} {} {end} {name}", client.display());
-        let finished = web.run(policy, &format!("getent ahostsv4 {GOOD} >&2; {client}"));
+        let finished = web.run(policy, &format!("{client} {name}"));
         let what = format!("{name} under {policy}: {finished:?}");
         assert_eq!(
             finished.output,
@@ -185,5 +207,46 @@ fn a_client_that_waits_for_its_server_is_served_and_judged_by_the_name_it_then_s
         asked.extend(passes.then(|| format!("asked {name}\n")));
         until("the server says so", || server.output().len() >= asked.concat().len());
         assert_eq!(server.output(), asked.concat(), "{what}");
+    }
+}
+
+/// What only the server is to have.
+const VALUE: &str = "sk-live-0123456789abcdef";
+
+#[test]
+fn where_the_host_relays_what_it_says_a_client_that_waits_is_served_and_its_secret_substituted() {
+    if !needs::are_met(&["curl", "nghttpd", "knotd"]) || !has_module("grpc") {
+        return;
+    }
+    let web = Web::new();
+    let Grpc { server, client } = web.grpc();
+    let mut asked = "listens\n".to_owned();
+    let open = json!({"default_egress": "allow"});
+    let allows = json!({"rules": [rule("allow", GOOD)]});
+    let denies = json!({"default_egress": "allow", "rules": [rule("deny", EVIL)]});
+    for (policy, name, bypass, answers, heard) in [
+        (&allows, GOOD, None, &["heard word"; 3][..], &[VALUE, "word", VALUE][..]),
+        (&open, GOOD, None, &["heard word"; 3], &[VALUE, "word", VALUE]),
+        (&open, EVIL, None, &["PERMISSION_DENIED", "heard word", "PERMISSION_DENIED"], &["word"]),
+        (&allows, EVIL, None, &["UNAVAILABLE"; 3], &[]),
+        (&denies, EVIL, None, &["UNAVAILABLE"; 3], &[]),
+        (&allows, GOOD, Some(GOOD), &["heard word"; 3], &["$MSB_API_KEY", "word", "$MSB_API_KEY"]),
+    ] {
+        let mut config = asking(&[SERVER]);
+        config["policy"] = policy.clone();
+        config["tls"] = json!({"enabled": true, "intercepted_ports": [GRPC_PORT],
+            "bypass": Vec::from_iter(bypass)});
+        config["secrets"] = json!({"secrets": [{"env_var": "API_KEY", "value": VALUE,
+            "allowed_hosts": [GOOD], "require_tls_identity": false,
+            "substitution": {"headers": true}}]});
+        let finished = web.run_under(&config, &format!("{client} {name} $API_KEY word $API_KEY"));
+        let what = format!("{name} under {policy}, {bypass:?} passes: {finished:?}");
+        assert_eq!(finished.output.lines().collect::<Vec<_>>(), answers, "{what}");
+        asked.extend(heard.iter().map(|said| format!("asked {said}\n")));
+        until("the server says so", || server.output().len() >= asked.len());
+        assert_eq!(server.output(), asked, "{what}");
+        let denied = denied(&finished);
+        assert_eq!(denied.is_empty(), !answers.contains(&"UNAVAILABLE"), "{what}");
+        assert!(denied.iter().all(|denied| denied == name), "{what}");
     }
 }

@@ -10,7 +10,7 @@ use core::ops::Range;
 use std::collections::{BTreeMap, VecDeque};
 
 use sluicegate_core::{
-    Action, DatagramKind, Engine, Event, FlowId, Instant, Outside, Refusal, RingHandle,
+    Action, Beginning, DatagramKind, Engine, Event, FlowId, Instant, Outside, Refusal, RingHandle,
 };
 
 /// An action, kept.
@@ -27,6 +27,7 @@ pub enum Did {
         name: Option<String>,
         is_veiled: bool,
         is_denied: bool,
+        begins: Beginning,
     },
     Send {
         flow: FlowId,
@@ -62,9 +63,9 @@ impl Did {
     pub fn of(action: &Action<'_>) -> Option<Self> {
         Some(match *action {
             Action::Connect { flow, to } => Self::Connect { flow, to },
-            Action::Intercept { flow, to, name, is_veiled, is_denied, .. } => {
+            Action::Intercept { flow, to, name, is_veiled, is_denied, begins, .. } => {
                 let name = name.map(str::to_owned);
-                Self::Intercept { flow, to, name, is_veiled, is_denied }
+                Self::Intercept { flow, to, name, is_veiled, is_denied, begins }
             }
             Action::Send { flow } => Self::Send { flow },
             Action::Finish { flow } => Self::Finish { flow },

@@ -31,6 +31,19 @@ pub enum DatagramKind {
     Echo,
 }
 
+/// What was said before a flow is intercepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Beginning {
+    /// The guest has begun a TLS handshake.
+    Tls,
+    /// The guest speaks in the clear.
+    Clear,
+    /// The same in HTTP/2, and it was sent empty settings in the server's place: the first that it
+    /// acknowledges (RFC 9113 6.5.3) are those, and that is not to be handed on.
+    Welcomed,
+}
+
 /// One thing for the host to do. Actions come in order; each is complete in itself.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<'e> {
@@ -50,8 +63,8 @@ pub enum Action<'e> {
     /// the guest has said so far, from its hello on.
     ///
     /// Where `to` is [`Outside::Names`], names are to be asked inside (RFC 7858): nobody is
-    /// connected to, and each query is to be judged. Without `is_tls` there is no hello, and what
-    /// the guest says is to be relayed ([`Config::relays_http`](super::Config::relays_http)).
+    /// connected to, and each query is to be judged. If it does not begin with TLS, what the guest
+    /// says is to be relayed ([`Config::relays_http`](super::Config::relays_http)).
     Intercept {
         /// The flow.
         flow: FlowId,
@@ -59,8 +72,8 @@ pub enum Action<'e> {
         to: Outside,
         /// The guest's port.
         guest_port: u16,
-        /// A handshake has begun; otherwise what is said is said in the clear.
-        is_tls: bool,
+        /// What was said so far.
+        begins: Beginning,
         /// The server's name, in lower case and without a dot at its end: the only one for which
         /// policy allows the flow. `None`: none was said that can be read.
         name: Option<&'e str>,

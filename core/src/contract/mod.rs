@@ -16,7 +16,7 @@ mod policy;
 mod rate;
 mod time;
 
-pub use action::{Action, DatagramKind, Outside, WaitReason};
+pub use action::{Action, Beginning, DatagramKind, Outside, WaitReason};
 pub use autoconf::Autoconf;
 pub(crate) use captured::HEADER_BYTES;
 pub use captured::{Captured, CapturedKind};

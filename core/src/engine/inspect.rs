@@ -21,10 +21,15 @@
 //! greeted and is silent, the host connects where a name that leads there is allowed, and from then
 //! on it is a flow of the second kind: the server speaks, and what the guest says waits for the
 //! verdict. A guest gains nothing by that; it could as well have said that name.
+//!
+//! Where the host relays what is said in the clear it speaks HTTP/2 with the guest itself, so there
+//! is nobody to wait for: on the same condition the guest is sent settings at once, and nobody is
+//! connected to before the name was said, and judged. Its acknowledgement of them (RFC 9113 6.5.3)
+//! is no server's; so from then on the flow is the host's to relay, or is reset.
 
 use super::judge::{Admission, is_for_names_over_tls};
 use super::{Engine, Interception, Step};
-use crate::contract::{Action, By, DenialReason, Instant};
+use crate::contract::{Action, Beginning, By, DenialReason, Instant};
 use crate::limits::HTTP_PORT;
 use crate::rule::policy::{Decision, Said, Verdict};
 use crate::stack::tcp::{self, Held};
@@ -78,7 +83,7 @@ impl<R: RingHandle> Engine<'_, R> {
             && !is_all
             && self.tcp.wait_for(now, slot, wanted)
         {
-            if opening.is_greeting {
+            if opening.is_greeting && !self.welcome(now, slot) {
                 self.tcp.note_greeting(now, slot);
             }
             let deadline = self.tcp.deadline(now, slot);
@@ -94,6 +99,25 @@ impl<R: RingHandle> Engine<'_, R> {
             return self.answer_greeting(now, slot);
         }
         self.conclude(now, slot, &Opening::of(Heard::More(0)))
+    }
+
+    /// Answers the guest's greeting on the flow in `slot`, where the host is to speak HTTP/2 with it
+    /// and a name that leads there is allowed; true: that was done.
+    fn welcome(&mut self, now: Instant, slot: u32) -> bool {
+        if self.tcp.is_welcomed(slot) {
+            return true;
+        }
+        let Some(key) = self.flows.key(slot) else { return false };
+        if !self.is_relayed(&key) || is_for_names_over_tls(&key) {
+            return false;
+        }
+        let decision = |said| self.judge(now, &key, said).decision;
+        let may_be_said = decision(Said::Awaited) != Decision::Deny;
+        if !may_be_said || decision(Said::Never) != Decision::Allow {
+            return false;
+        }
+        self.flows.needs_egress(slot);
+        self.tcp.welcome(slot, &said::WELCOME)
     }
 
     /// The guest has greeted on the flow in `slot`, and may wait for the outside to speak.
@@ -139,7 +163,9 @@ impl<R: RingHandle> Engine<'_, R> {
         let mut verdict = self.judge_heard(now, &key, (&opening.heard, name));
         // Who is silent until now may go on with the very hello that was to be intercepted.
         let is_more = matches!(opening.heard, Heard::More(_));
-        let is_late = waited && self.hears_first(&key) && ending.is_none() && is_more;
+        let is_welcomed = self.tcp.is_welcomed(slot);
+        let is_late =
+            ending.is_none() && (is_welcomed || (waited && self.hears_first(&key) && is_more));
         if is_late && verdict.decision == Decision::Allow {
             verdict = Verdict { decision: Decision::WaitForName, by: By::Gateway };
         }
@@ -231,11 +257,16 @@ impl<R: RingHandle> Engine<'_, R> {
         (name, is_veiled): (Option<&SaidName>, bool),
         (ending, is_denied): (Ending, bool),
     ) -> Step {
+        let is_welcomed = self.tcp.is_welcomed(slot);
         self.tcp.hold(now, slot, Held::Dialling);
         self.heard = name.cloned().unwrap_or_default();
         let (flow, to, guest_port) = (self.flows.id(slot), self.outside(key), key.guest_port);
-        let is_tls = ending == Ending::Tls;
-        Step::Intercept(Interception { flow, to, guest_port, is_tls, is_veiled, is_denied })
+        let begins = match ending {
+            Ending::Tls => Beginning::Tls,
+            Ending::Clear if is_welcomed => Beginning::Welcomed,
+            Ending::Clear => Beginning::Clear,
+        };
+        Step::Intercept(Interception { flow, to, guest_port, begins, is_veiled, is_denied })
     }
 
     /// The verdict on a flow of whose first bytes `heard` was heard, and `name` counts.

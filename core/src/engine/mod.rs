@@ -23,7 +23,8 @@ use core::net::IpAddr;
 use core::ops::Range;
 
 use crate::contract::{
-    Action, Config, ConfigError, Counters, DatagramKind, Denial, FlowId, Instant, Outside, Refusal,
+    Action, Beginning, Config, ConfigError, Counters, DatagramKind, Denial, FlowId, Instant,
+    Outside, Refusal,
 };
 use crate::limits::{self, FRAME_BYTES_MAX};
 use crate::stack::autoconf::Autoconf;
@@ -102,7 +103,7 @@ struct Interception {
     flow: FlowId,
     to: Outside,
     guest_port: u16,
-    is_tls: bool,
+    begins: Beginning,
     is_veiled: bool,
     is_denied: bool,
 }
@@ -208,9 +209,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             Step::Plain(action) => action,
             Step::Denied(denial) => Action::Denied { denial, name: self.denials.name() },
             Step::Intercept(said) => {
-                let Interception { flow, to, guest_port, is_tls, is_veiled, is_denied } = said;
+                let Interception { flow, to, guest_port, begins, is_veiled, is_denied } = said;
                 let name = Some(self.heard.as_str()).filter(|name| !name.is_empty());
-                Action::Intercept { flow, to, guest_port, is_tls, name, is_veiled, is_denied }
+                Action::Intercept { flow, to, guest_port, begins, name, is_veiled, is_denied }
             }
             Step::Datagram { slot, kind, to, payload, segment_bytes } => {
                 let flow = self.flows.id(slot);

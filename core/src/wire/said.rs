@@ -12,6 +12,7 @@ mod hello;
 mod request;
 
 use crate::limits::DOMAIN_BYTES_MAX;
+pub(crate) use frames::WELCOME;
 
 /// A name as it was said: in lower case, without a dot at its end, of letters, digits, hyphens,
 /// underscores and single dots.

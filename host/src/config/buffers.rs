@@ -4,8 +4,11 @@
 //! what does not fit waits where it comes from, as TCP has it. So nothing is counted while bytes
 //! pass, no flow takes another's share, none is refused for want of one, and the bound is that of
 //! the memory itself. To have larger buffers of the same memory, allow fewer connections.
+//!
+//! What each has stays while the network runs. So another bound is kept by how many connections
+//! there may be: who lowers it lowers that too, and who only raises it gains no larger buffers.
 
-use sluicegate_core::{ConfigError, limits};
+use sluicegate_core::{Config, ConfigError, limits};
 
 /// Bytes of the buffers of each of `flows` flows, from the guest and to it, where all of them
 /// together may have `bytes`.
@@ -25,6 +28,24 @@ pub(super) fn divide(bytes: Option<u64>, flows: u32) -> Result<(usize, usize), C
     // The largest power of two that is not more.
     let whole = 1 << share.ilog2();
     Ok((whole.min(limits::TCP_RECEIVE_BYTES), whole.min(limits::TCP_SEND_BYTES)))
+}
+
+/// Checks that as many flows as `core` allows, each of which has had its buffers since the start,
+/// have no more than `bytes` together.
+///
+/// # Errors
+/// They could have more.
+pub(crate) fn check(bytes: Option<u64>, core: &Config) -> Result<(), ConfigError> {
+    let Some(bytes) = bytes.filter(|bytes| *bytes > 0) else { return Ok(()) };
+    let each = (core.tcp_receive_bytes + core.tcp_send_bytes) as u64;
+    let flows = core.tcp_flows_max;
+    if u64::from(flows) * each <= bytes {
+        return Ok(());
+    }
+    let value = format_args!("{bytes} ({flows} times {each} since the start)");
+    let expected = "as much as max_connections have, each of what it had at the start; \
+                    lower both together";
+    Err(ConfigError::new("max_buffered_bytes", value, expected))
 }
 
 #[cfg(test)]

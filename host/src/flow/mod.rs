@@ -153,9 +153,9 @@ impl Flows {
                     self.accept_names(engine, now, flow);
                 }
                 Action::Connect { flow, to } => self.connect(engine, now, flow, to),
-                Action::Intercept { flow, to, guest_port, is_tls, name, is_veiled, is_denied } => {
+                Action::Intercept { flow, to, guest_port, begins, name, is_veiled, is_denied } => {
                     let name = name.map(str::to_owned);
-                    let said = Said { to, guest_port, is_tls, name, is_veiled, is_denied };
+                    let said = Said { to, guest_port, begins, name, is_veiled, is_denied };
                     self.intercept(engine, now, flow, &said);
                 }
                 Action::Send { flow } => {

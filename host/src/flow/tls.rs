@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
-use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal};
+use sluicegate_core::{Beginning, Event, FlowId, Instant, Outside, Refusal};
 use tokio::runtime::Handle;
 
 use super::names::{NameStream, Names, Way};
@@ -20,7 +20,7 @@ use crate::wake::DriverWake;
 pub(super) struct Said {
     pub(super) to: Outside,
     pub(super) guest_port: u16,
-    pub(super) is_tls: bool,
+    pub(super) begins: Beginning,
     pub(super) name: Option<String>,
     pub(super) is_veiled: bool,
     pub(super) is_denied: bool,
@@ -209,9 +209,13 @@ impl Flows {
         let passes = !call.is_veiled && !call.is_denied && !asks;
         let tls = &self.tls;
         let interceptor = tls.interceptor.as_ref();
-        let ends = |it: &&Arc<Interceptor>| !passes || !it.bypasses(call.name.as_deref());
+        // What the guest says to a welcome of ours is no server's, whatever its name.
+        let is_welcomed = call.begins == Beginning::Welcomed;
+        let ends =
+            |it: &&Arc<Interceptor>| !passes || is_welcomed || !it.bypasses(call.name.as_deref());
         let Some(interceptor) = interceptor.filter(ends) else {
             assert!(!asks, "because names over TLS are asked only of who ends TLS");
+            assert!(!is_welcomed, "because who relays welcomes");
             return self.connect(engine, now, flow, call.to);
         };
         let destination = match call.to {
@@ -230,7 +234,7 @@ impl Flows {
             through_proxy,
             name: call.name.clone(),
             is_bound,
-            is_tls: call.is_tls,
+            begins: call.begins,
             is_denied: call.is_denied,
         };
         let list = Arc::clone(&tls.ready);

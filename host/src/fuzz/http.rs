@@ -47,7 +47,7 @@ fn call(name: &str) -> Call {
         through_proxy: None,
         name: Some(name.to_owned()),
         is_bound: true,
-        is_tls: true,
+        begins: sluicegate_core::Beginning::Tls,
         is_denied: false,
     }
 }

@@ -93,7 +93,7 @@ mod tests {
             to: ("93.184.216.34:443".parse().unwrap(), None),
             name: name.map(str::to_owned),
             is_bound: true,
-            is_tls: true,
+            begins: sluicegate_core::Beginning::Tls,
             is_denied: false,
         }
     }

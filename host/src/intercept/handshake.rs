@@ -12,6 +12,7 @@ use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use sluicegate_core::Beginning;
 use sluicegate_core::limits::TCP_CONNECT_MS_MAX;
 use tokio::io::{AsyncWriteExt, BufReader, DuplexStream, copy, split};
 use tokio::net::TcpStream;
@@ -66,7 +67,7 @@ pub(super) async fn run(
     call: Call,
     guest: DuplexStream,
 ) -> Result<(), Broken> {
-    if !call.is_tls {
+    if call.begins != Beginning::Tls {
         let server = dial(&interceptor, &call).await?;
         return sniff::serve(Arc::new(Exchange::new(interceptor, call, false)), guest, server)
             .await;

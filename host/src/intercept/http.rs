@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, client, server};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use sluicegate_core::Beginning;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -66,6 +67,16 @@ impl Exchange {
             is_bound: self.call.is_bound,
         };
         self.interceptor.lasting.vault.current().scope(&peer)
+    }
+
+    /// Whether the guest was sent settings before anybody was connected to.
+    pub(super) fn is_welcomed(&self) -> bool {
+        self.call.begins == Beginning::Welcomed
+    }
+
+    /// Whether what the guest and its server say is nobody else's.
+    pub(super) fn is_bypassed(&self) -> bool {
+        self.is_welcomed() && self.interceptor.bypasses(self.call.name.as_deref())
     }
 
     /// Tells of a violation on this connection.

@@ -28,12 +28,14 @@ mod pipe;
 mod relay;
 mod report;
 mod sniff;
+mod welcome;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Waker;
 
 use rustls::ServerConfig;
+use sluicegate_core::Beginning;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -66,8 +68,8 @@ pub(crate) struct Call {
     pub(crate) name: Option<String>,
     /// The gateway has told the guest that the name leads to the address.
     pub(crate) is_bound: bool,
-    /// It begins with a handshake.
-    pub(crate) is_tls: bool,
+    /// What was said so far.
+    pub(crate) begins: Beginning,
     /// Nobody is connected to: the guest is told that policy denies it.
     pub(crate) is_denied: bool,
 }

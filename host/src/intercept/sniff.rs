@@ -6,17 +6,18 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use super::http::{self, Exchange};
 use super::pipe::Broken;
 use super::relay;
+use super::welcome::Acknowledged;
 
 /// How every connection of HTTP/2 begins (RFC 9113 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Of the longest method that is believed to be one.
 const METHOD_BYTES_MAX: usize = 20;
 
@@ -91,6 +92,12 @@ where
     G: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    if exchange.is_bypassed() {
+        // It has not gone past this task only because the guest was welcomed.
+        let mut guest = Heard::from_guest(&exchange, vec![], guest);
+        copy_bidirectional(&mut guest, &mut server).await?;
+        return Ok(());
+    }
     let (mut heard, mut replied) = (Vec::new(), Vec::new());
     let (mut piece, mut reply) = ([0; 4096], [0; 4096]);
     let mut held = tokio::time::interval(HELD_MAX);
@@ -114,8 +121,8 @@ where
             break now;
         }
     };
-    let guest = Heard { heard, at: 0, stream: guest };
-    let server = Heard { heard: replied, at: 0, stream: server };
+    let guest = Heard::from_guest(&exchange, heard, guest);
+    let server = Heard { heard: replied, at: 0, stream: server, frames: None };
     match kind {
         Kind::Http1 => http::h1(exchange, guest, server).await,
         Kind::Http2 => http::h2(exchange, guest, server).await,
@@ -128,6 +135,28 @@ struct Heard<S> {
     heard: Vec<u8>,
     at: usize,
     stream: S,
+    /// What is left out of what is still to be read.
+    frames: Option<Acknowledged>,
+}
+
+impl<S> Heard<S> {
+    /// The guest's stream, of which `heard` was read.
+    fn from_guest(exchange: &Exchange, heard: Vec<u8>, stream: S) -> Self {
+        let frames = exchange.is_welcomed().then(Acknowledged::new);
+        let mut it = Self { heard: vec![], at: 0, stream, frames };
+        it.hear(heard);
+        it
+    }
+
+    /// Takes in what was read, all of what was heard before having been handed on.
+    fn hear(&mut self, bytes: Vec<u8>) {
+        self.at = 0;
+        self.heard = match &mut self.frames {
+            Some(frames) => frames.without(&bytes),
+            None => bytes,
+        };
+        self.frames = self.frames.take().filter(|frames| !frames.is_found());
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
@@ -136,10 +165,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         context: &mut Context<'_>,
         space: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let rest = self.heard.get(self.at..).unwrap_or(&[]);
-        if rest.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, space);
+        while self.at == self.heard.len() {
+            if self.frames.is_none() {
+                return Pin::new(&mut self.stream).poll_read(context, space);
+            }
+            let mut piece = [0; 4096];
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.hear(piece.filled().to_vec());
         }
+        let rest = self.heard.get(self.at..).unwrap_or(&[]);
         let len = rest.len().min(space.remaining());
         space.put_slice(rest.get(..len).unwrap_or(&[]));
         self.at += len;

@@ -82,9 +82,54 @@ fn numbers_of_flows_go_down_and_up_again_and_what_each_buffers_stays() {
     // Alone it would have buffers of other sizes, for which there is no memory.
     control.replace(limited(1), None).unwrap();
     control.replace(limited(8), None).unwrap();
-    let refused = control.replace(limited(9), None).unwrap_err().to_string();
+    let mut more = limited(9);
+    more.max_buffered_bytes = Some(2 * 1024 * 1024);
+    let refused = control.replace(more, None).unwrap_err().to_string();
     assert!(refused.contains("max_connections: 9 (8 at the start)"), "{refused}");
     assert_eq!(control.config(), (limited(8), 3));
+}
+
+#[test]
+fn the_bound_of_all_buffers_is_lowered_with_how_many_may_have_some_and_raised_again() {
+    const EACH: u64 = 128 * 1024;
+    let bounded = |tcp: u32, bytes: Option<u64>| {
+        let mut config = config(Permission::Allow);
+        (config.max_connections, config.max_buffered_bytes) = (Some(tcp), bytes);
+        config
+    };
+    let (mut network, control, runtime) = network(bounded(8, Some(8 * EACH)));
+    network.try_start(runtime.handle().clone()).unwrap();
+    let mut version = 1;
+    for (tcp, bytes, refused) in [
+        (
+            8,
+            Some(8 * EACH - 1),
+            Some("max_buffered_bytes: 1048575 (8 times 131072 since the start)"),
+        ),
+        (4, Some(4 * EACH), None),
+        // What each has is what it had, though fewer could have more of it, or more have less.
+        (5, Some(4 * EACH), Some("max_buffered_bytes: 524288 (5 times 131072 since the start)")),
+        (1, Some(64 * 1024), Some("max_buffered_bytes: 65536 (1 times 131072 since the start)")),
+        (8, Some(8 * EACH), None),
+        (8, Some(100 * EACH), None),
+        (8, Some(0), None),
+        (8, None, None),
+    ] {
+        let before = control.config();
+        let done = control.replace(bounded(tcp, bytes), None);
+        match refused {
+            Some(words) => {
+                let error = done.unwrap_err().to_string();
+                assert!(error.contains(words), "{error}");
+                assert_eq!(control.config(), before);
+            }
+            None => {
+                version += 1;
+                assert_eq!(done.unwrap(), version);
+                assert_eq!(control.config(), (bounded(tcp, bytes), version));
+            }
+        }
+    }
 }
 
 fn with_secret(value: Option<&str>, host: &str) -> NetworkConfig {

@@ -35,11 +35,13 @@ pub(super) struct Look {
     since: Option<Instant>,
     /// Since when the guest is silent, which may wait for the outside to speak.
     greeted: Option<Instant>,
+    /// We have answered its greeting in the outside's place.
+    is_welcomed: bool,
 }
 
 impl Look {
     pub(super) const NONE: Self =
-        Self { held: Held::No, seen: 0, wanted: 1, since: None, greeted: None };
+        Self { held: Held::No, seen: 0, wanted: 1, since: None, greeted: None, is_welcomed: false };
 
     /// Whether `waiting` bytes are worth a look, or all that will come are there.
     pub(super) fn is_due(&self, waiting: usize, has_finished: bool) -> bool {
@@ -120,6 +122,26 @@ impl Tcp<'_> {
         let is_left = until.is_some_and(|until| until <= now);
         look.greeted = look.greeted.filter(|_| !is_left);
         is_left
+    }
+
+    /// Answers the guest's greeting with `settings` in the outside's place, once; false: there is
+    /// no room for them. The flow's bytes wait as before.
+    pub(crate) fn welcome(&mut self, slot: u32, settings: &[u8]) -> bool {
+        let given = self.give(slot, |space| match space.get_mut(..settings.len()) {
+            Some(to) => {
+                to.copy_from_slice(settings);
+                settings.len()
+            }
+            None => 0,
+        });
+        let is_welcomed = given.is_some_and(|given| given > 0);
+        self.slot(slot).look.is_welcomed |= is_welcomed;
+        is_welcomed
+    }
+
+    /// Whether the guest's greeting was answered in the outside's place.
+    pub(crate) fn is_welcomed(&self, slot: u32) -> bool {
+        self.slots.used(slot).is_some_and(|flow| flow.look.is_welcomed)
     }
 
     /// Lets `look` see what the guest has sent, and how much of it was seen before; true beside its

@@ -18,6 +18,9 @@ const FRAME_HEADER_BYTES: usize = 9;
 /// Where the type of the first frame is.
 const KIND_AT: usize = PREFACE.len() + 3;
 
+/// Settings that change nothing (RFC 9113 6.5): what a server says first (RFC 9113 3.4).
+pub(crate) const WELCOME: [u8; FRAME_HEADER_BYTES] = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
