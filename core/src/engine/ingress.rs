@@ -13,6 +13,7 @@ use crate::stack::tcp::{Fit, Syn};
 use crate::store::flows::{FlowKey, FlowKind, Share};
 use crate::store::ring::{Record, RingHandle};
 use crate::wire::classify::{self, Ip, Network, Segment, Transport, protocol};
+use crate::wire::problem;
 use crate::wire::reply::{self, Fault, HOP_LIMIT};
 
 /// Where the payload of an IP packet lies.
@@ -50,8 +51,19 @@ impl<R: RingHandle> Engine<'_, R> {
                 if self.is_watched {
                     self.watch_drop(reason);
                 }
+                if matches!(reason, Drop::Unsupported | Drop::Malformed | Drop::Fragment) {
+                    self.say_problem(now, &record);
+                }
                 self.denied()
             }
+        }
+    }
+
+    /// Tells the guest what is wrong with the dropped frame of `record`, where that is to be told.
+    #[cold]
+    fn say_problem(&mut self, now: Instant, record: &Record) {
+        if let Some(said) = problem::of(self.from_guest.bytes(record), &self.ends) {
+            self.out.icmp_error_about(now, said.fault, said.ends, said.packet);
         }
     }
 

@@ -5,7 +5,8 @@ use super::{Engine, Step};
 use crate::contract::{Drop, Instant, Offload};
 use crate::store::fragments::HEADROOM_BYTES;
 use crate::store::ring::{Record, RingHandle};
-use crate::wire::classify::{self, Fragment, Ip};
+use crate::wire::classify::{Fragment, Ip};
+use crate::wire::extensions;
 
 impl<R: RingHandle> Engine<'_, R> {
     /// Takes `piece` in, which is the payload of `ip` in the frame of `record`.
@@ -36,7 +37,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let (protocol, start) = if ip.source.is_ipv4() {
             (protocol, HEADROOM_BYTES)
         } else {
-            classify::after_extensions(protocol, whole, HEADROOM_BYTES)?
+            extensions::within(protocol, whole, HEADROOM_BYTES)?
         };
         let ip = Ip { protocol, hop_limit: ip.hop_limit.min(254), ..ip };
         self.packet(now, Packet { ip, source: Source::Set(set), at: start..end }, Offload::NONE)

@@ -205,6 +205,10 @@ pub(crate) enum Fault {
     Refused(Refusal),
     /// It was the first piece of a datagram that was not whole in time.
     NotWhole,
+    /// It is of a protocol that is not served, in IPv4.
+    Protocol,
+    /// A byte of it is not understood, in IPv6.
+    Parameter { code: u8, pointer: u32 },
 }
 
 impl Fault {
@@ -230,6 +234,8 @@ impl Fault {
             },
             (Self::NotWhole, true) => (11, 1, 0),
             (Self::NotWhole, false) => (3, 1, 0),
+            (Self::Protocol, _) => (3, 2, 0),
+            (Self::Parameter { code, pointer }, _) => (4, code, pointer),
         }
     }
 }
