@@ -112,8 +112,8 @@ pub const UDP_ROW_DATAGRAMS_MAX: usize = 64;
 pub const FRAGMENT_SETS_DEFAULT: u32 = 16;
 /// Separate pieces of one datagram that are remembered.
 pub const FRAGMENT_HOLES_MAX: usize = 16;
-/// A datagram must be complete this long after its first fragment (RFC 8200 4.5 allows 60 s).
-pub const FRAGMENT_MS_MAX: u64 = 10_000;
+/// A datagram must be complete this long after its first fragment (RFC 1122 3.3.2, RFC 8200 4.5).
+pub const FRAGMENT_MS_MAX: u64 = 60_000;
 
 /// ICMP errors that the guest is sent in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 pub const ICMP_ERRORS_PER_SECOND_MAX: u32 = 1000;

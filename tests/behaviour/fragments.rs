@@ -6,7 +6,7 @@ use sim::frame::{self, ETHERNET, OUTSIDE_V4, OUTSIDE_V6, OUTSIDES, protocol};
 use sim::{Dice, Pattern, Room, World};
 use sluicegate_core::Drop;
 
-use crate::at;
+use crate::{Error, at};
 
 /// The payload of the datagram that the host was told to send last.
 fn sent(world: &mut World<'_>) -> Vec<u8> {
@@ -182,10 +182,13 @@ fn pieces_that_overlap_discard_the_whole() {
     }
 }
 
+const MINUTE_MS: u64 = 60_000;
+const NOT_WHOLE: Error = Error { v4: (11, 1), v6: (3, 1) };
+
 #[test]
-fn a_datagram_must_be_whole_within_10_seconds() {
+fn a_datagram_must_be_whole_within_a_minute() {
     for outside in OUTSIDES {
-        for (wait, arrives) in [(9_900, true), (10_100, false)] {
+        for (wait, arrives) in [(MINUTE_MS - 100, true), (MINUTE_MS + 100, false)] {
             let mut room = Room::plain();
             let mut world = room.world();
             let whole = frame::udp(1000, at(outside, 53), &[1; 2000]);
@@ -197,6 +200,83 @@ fn a_datagram_must_be_whole_within_10_seconds() {
             assert_eq!(world.peers.log.len(), usize::from(arrives), "after {wait} ms");
         }
     }
+}
+
+/// Checks that `seen` is the time exceeded about the datagram whose first piece is `piece`: with as
+/// much of that as fits.
+fn assert_not_whole(seen: &sim::Seen, outside: IpAddr, piece: &[u8]) {
+    let icmp = crate::assert_error_about(seen, NOT_WHOLE.of(outside), piece);
+    let quoted_max = if outside.is_ipv4() { 548 } else { 1232 };
+    let packet = &piece[ETHERNET..];
+    assert_eq!(icmp.body.len(), packet.len().min(quoted_max));
+    // Of the rest no more changes than what the way may: the time to live, and the header's sum.
+    let (mut quote, mut sent) = (icmp.body, packet[..packet.len().min(quoted_max)].to_vec());
+    for bytes in [&mut quote, &mut sent] {
+        let changed = if outside.is_ipv4() { 8..12 } else { 7..8 };
+        bytes[changed].fill(0);
+    }
+    assert!(quote == sent, "{quote:02x?} is {sent:02x?}");
+}
+
+#[test]
+fn who_sent_a_first_piece_hears_after_a_minute_that_the_rest_did_not_come() {
+    for outside in OUTSIDES {
+        for first in [0, 1] {
+            let mut room = Room::plain();
+            let mut world = room.world();
+            let whole = frame::udp(1000, at(outside, 53), &[1; 3000]);
+            let pieces = frame::fragments(&whole, 9, 1400);
+            world.send(&pieces[first]);
+            world.send(&pieces[1 - first]);
+            world.advance(MINUTE_MS - 100);
+            assert_eq!(world.inbox(), vec![]);
+            world.advance(200);
+            assert_not_whole(&crate::only(&mut world), outside, &pieces[0]);
+            world.advance(2 * MINUTE_MS);
+            assert_eq!(world.inbox(), vec![], "once");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_said_of_a_datagram_without_its_first_piece_nor_of_what_was_spoilt_or_became_whole() {
+    for outside in OUTSIDES {
+        let whole = frame::udp(1000, at(outside, 53), &[1; 2000]);
+        let pieces = frame::fragments(&whole, 9, 1000);
+        let again = frame::fragment(&whole, 9, (8, true), &[2; 16]);
+        for sent in [&pieces[1..], &[pieces[0].clone(), again][..], &pieces[..]] {
+            let mut room = Room::plain();
+            let mut world = room.world();
+            sent.iter().for_each(|piece| world.send(piece));
+            world.advance(2 * MINUTE_MS);
+            assert_eq!(world.inbox(), vec![], "{} pieces", sent.len());
+        }
+    }
+}
+
+#[test]
+fn each_of_many_that_are_late_is_told_and_what_gave_way_is_not() {
+    let sets = sim::default_config().fragment_sets;
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let first = |ident: u32| {
+        let outside = OUTSIDES[ident as usize % 2];
+        let whole = frame::udp(ident as u16, at(outside, 53), &[1; 2000]);
+        (outside, frame::fragments(&whole, ident, 1000).swap_remove(0))
+    };
+    for ident in 0..sets + 4 {
+        world.send(&first(ident).1);
+        world.advance(100);
+    }
+    world.advance(MINUTE_MS - 100 * u64::from(sets) - 50);
+    assert_eq!(world.inbox(), vec![]);
+    for ident in 4..sets + 4 {
+        world.advance(100);
+        let (outside, piece) = first(ident);
+        assert_not_whole(&crate::only(&mut world), outside, &piece);
+    }
+    world.advance(MINUTE_MS);
+    assert_eq!(world.inbox(), vec![]);
 }
 
 #[test]

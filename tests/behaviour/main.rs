@@ -12,6 +12,7 @@ mod denials;
 mod drops;
 mod fragments;
 mod greeting;
+mod header_problems;
 mod hop_limit;
 mod http_denied;
 mod inspection;

@@ -419,3 +419,26 @@ fn what_answers_no_call_is_dropped_while_one_is_made() {
     }
     assert_eq!(world.peers.streams.len(), 1);
 }
+
+#[test]
+fn a_guest_that_calls_the_same_end_at_the_same_time_shares_one_connection() {
+    // RFC 9293 3.5, figure 8: the SYNs cross, and each side takes the other's for the answer.
+    for peer in PEERS {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        come(&mut world, peer).unwrap();
+        let (mut server, _) = Server::called(&mut world);
+        let mut crossing = server.segment(flag::SYN, b"");
+        crossing.ack = 0;
+        world.send(&frame::tcp(server.to, &crossing));
+        assert_eq!(world.inbox(), vec![], "no reset, and no connection beside it");
+        // Our SYN has reached it meanwhile.
+        server.answer(&mut world);
+        server.say(&mut world, flag::PSH, b"hello");
+        assert_eq!(world.stream().received, b"hello");
+        world.give(b"welcome");
+        server.read(&mut world);
+        assert_eq!((&server.received[..], server.reset), (&b"welcome"[..], false));
+        assert_eq!((world.counters().tcp_opened, world.counters().inbound_opened), (0, 1));
+    }
+}

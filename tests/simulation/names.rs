@@ -18,7 +18,7 @@ use sim::{Datagrams, Dice, Did, Message, Seen};
 use super::lie::{self, Answer, DATAGRAM_BYTES_MAX, Truth, any_address, spelt};
 use super::policies::Rules;
 use super::run::address;
-use super::signs::{self, quoted};
+use super::signs::{self, Quoted, quoted};
 
 /// Ports of the guest: each question and each visit has one of its own, below those of the stacks.
 const ASKING: u16 = 12_000;
@@ -305,9 +305,8 @@ impl Names {
                 assert!(may, "the guest hears {payload:?} on port {port}");
             }
             Message::Icmp(icmp) => {
-                let Some(quoted) = quoted(icmp).filter(|quoted| is_visited(quoted.to)) else {
-                    return;
-                };
+                let is_ours = |quoted: &Quoted| is_visited(quoted.to) && !quoted.is_damaged();
+                let Some(quoted) = quoted(icmp).filter(is_ours) else { return };
                 let found = (icmp.kind, icmp.code, 0);
                 let forbidden = signs::kind(Refusal::Forbidden, quoted.to.ip());
                 if found == signs::kind(Refusal::Expired, quoted.to.ip()) {

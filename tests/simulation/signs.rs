@@ -77,6 +77,13 @@ impl Quoted {
     fn is_late_answer(&self) -> bool {
         self.to.ip() == gateway(self.to.ip()) && limits::GATEWAY_PORTS.contains(&self.to.port())
     }
+
+    /// Whether it was damaged on the link where IPv6 says what comes next, which no checksum
+    /// guards: it became a piece, or something that nobody here sends.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let sent = [protocol::TCP, protocol::UDP, protocol::ICMPV6];
+        self.to.is_ipv6() && !sent.contains(&self.protocol)
+    }
 }
 
 /// The packet that `icmp` is about, which is the guest's own; `None`: it is no error.
@@ -143,6 +150,11 @@ impl Signs {
                 let is_known = |quoted: &Quoted| !is_visited(quoted.to) && !quoted.is_late_answer();
                 let Some(quoted) = quoted(icmp).filter(is_known) else { return };
                 let found = (icmp.kind, icmp.code, u32::from_be_bytes(icmp.rest));
+                if quoted.is_damaged() {
+                    let (kind, code, _) = found;
+                    assert!(kind == 4 || (kind, code) == (3, 1), "{found:?} about {quoted:?}");
+                    return;
+                }
                 if quoted.protocol == protocol::TCP {
                     let said = self.connections.entry(number(quoted.to)).or_default();
                     said.errors.push((icmp.kind, icmp.code));

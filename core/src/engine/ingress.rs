@@ -11,10 +11,10 @@ use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES, UDP_SEGMENTS_
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn};
 use crate::store::flows::{FlowKey, FlowKind, Share};
-use crate::store::fragments::HEADROOM_BYTES;
 use crate::store::ring::{Record, RingHandle};
 use crate::wire::classify::{self, Ip, Network, Segment, Transport, protocol};
-use crate::wire::reply::{self, HOP_LIMIT, Quote};
+use crate::wire::problem;
+use crate::wire::reply::{self, Fault, HOP_LIMIT};
 
 /// Where the payload of an IP packet lies.
 #[derive(Clone, Copy)]
@@ -51,8 +51,19 @@ impl<R: RingHandle> Engine<'_, R> {
                 if self.is_watched {
                     self.watch_drop(reason);
                 }
+                if matches!(reason, Drop::Unsupported | Drop::Malformed | Drop::Fragment) {
+                    self.say_problem(now, &record);
+                }
                 self.denied()
             }
+        }
+    }
+
+    /// Tells the guest what is wrong with the dropped frame of `record`, where that is to be told.
+    #[cold]
+    fn say_problem(&mut self, now: Instant, record: &Record) {
+        if let Some(said) = problem::of(self.from_guest.bytes(record), &self.ends) {
+            self.out.icmp_error_about(now, said.fault, said.ends, said.packet);
         }
     }
 
@@ -65,35 +76,12 @@ impl<R: RingHandle> Engine<'_, R> {
             }
             Network::Ip(ip) => ip,
         };
-        let Some(piece) = ip.fragment else {
-            let at = ip.payload.clone();
-            return self.packet(
-                now,
-                Packet { ip, source: Source::Ring(record), at },
-                record.offload,
-            );
-        };
-        let payload = frame.get(ip.payload.clone()).ok_or(Drop::Truncated)?;
-        let Some(set) = self.fragments.add(now, &ip, piece, payload)? else { return Ok(None) };
-        let step = self.reassembled(now, ip, set);
-        if !matches!(&step, Ok(Some(Step::Datagram { .. }))) {
-            self.fragments.release(set);
+        if let Some(piece) = ip.fragment {
+            return self.piece(now, ip, piece, &record);
         }
-        step
-    }
-
-    /// Takes a datagram in whose last piece was that of `ip`.
-    fn reassembled(&mut self, now: Instant, ip: Ip, set: usize) -> Result<Option<Step>, Drop> {
-        let protocol = self.fragments.protocol(set);
-        let whole = self.fragments.datagram(set);
-        let end = whole.len();
-        let (protocol, start) = if ip.source.is_ipv4() {
-            (protocol, HEADROOM_BYTES)
-        } else {
-            classify::after_extensions(protocol, whole, HEADROOM_BYTES)?
-        };
-        let ip = Ip { protocol, hop_limit: ip.hop_limit.min(254), ..ip };
-        self.packet(now, Packet { ip, source: Source::Set(set), at: start..end }, Offload::NONE)
+        let at = ip.payload.clone();
+        let packet = Packet { ip, source: Source::Ring(record), at };
+        self.packet(now, packet, record.offload)
     }
 
     fn answer_arp(&mut self, sender: core::net::Ipv4Addr, target: core::net::Ipv4Addr) {
@@ -107,7 +95,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// Takes the payload of an IP packet in.
-    fn packet(
+    pub(super) fn packet(
         &mut self,
         now: Instant,
         packet: Packet,
@@ -373,15 +361,14 @@ impl<R: RingHandle> Engine<'_, R> {
             None => self.admit(now, key, kind),
         };
         let slot = slot.map_err(|(reason, refusal)| {
-            let head = self.bytes(packet.source).get(packet.at.clone()).unwrap_or(&[]);
-            let quote = Quote {
-                guest,
-                outside: key.outside,
-                protocol: packet.ip.protocol,
-                len: packet.at.len(),
-                head: head.first_chunk().copied().unwrap_or([0; 8]),
+            let bytes = match packet.source {
+                Source::Ring(record) => self.from_guest.bytes_mut(&record),
+                Source::Set(set) => self.fragments.datagram(set),
             };
-            self.out.icmp_error(now, refusal, &quote);
+            if let Ok(whole) = canonical(&packet.ip, packet.at.clone(), bytes) {
+                let (ends, fault) = ((guest, key.outside), Fault::Refused(refusal));
+                self.out.icmp_error_about(now, fault, ends, whole);
+            }
             reason
         })?;
         let bytes = match packet.source {

@@ -79,7 +79,8 @@ impl MemoryLen {
         let keeps_names = config.keeps_names || has_names(&config.policy);
         let names = if keeps_names { limits::BINDINGS_MAX as usize } else { 0 };
         Self {
-            flows: pages(tcp + datagrams),
+            // One timer more than there are flows: that of datagrams under reassembly.
+            flows: pages(tcp + datagrams + 1),
             flow_names: tcp + datagrams,
             index: FlowTable::index_len(tcp + datagrams),
             tcp: pages(tcp),

@@ -15,6 +15,7 @@ mod listing;
 mod memory;
 mod names;
 mod outside;
+mod pieces;
 mod reload;
 mod run;
 mod turn;
@@ -299,6 +300,9 @@ impl<'a, R: RingHandle> Engine<'a, R> {
 
     /// The timer of `slot` has come: a retransmission is due, or the flow's time is up.
     fn expire(&mut self, now: Instant, slot: u32) -> Option<Step> {
+        if slot == self.pieces_slot() {
+            self.expire_pieces(now);
+        }
         let key = self.flows.key(slot)?;
         let flow = self.flows.id(slot);
         let kind = match key.kind {

@@ -20,9 +20,10 @@ use super::watch::Watch;
 use super::window::Window;
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
+use crate::store::fragments::Late;
 use crate::store::ring::{Producer, RingHandle};
 use crate::wire::classify::protocol;
-use crate::wire::reply::{self, HOP_LIMIT, Quote, REPLY_BYTES_MAX};
+use crate::wire::reply::{self, Fault, HOP_LIMIT, Quote, REPLY_BYTES_MAX};
 use crate::wire::segment::{Headers, set_offered_mss};
 
 mod parts;
@@ -193,8 +194,47 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         is_sent
     }
 
-    /// Sends the ICMP error for `refusal`, unless too many were sent this second.
+    /// Sends the ICMP error for `refusal` of a packet that is here no longer.
     pub(crate) fn icmp_error(&mut self, now: Instant, refusal: Refusal, quote: &Quote) {
+        let ends = (quote.guest, quote.outside);
+        let fault = Fault::Refused(refusal);
+        self.error_about(now, fault, ends, (quote.bytes(), |out| quote.write(out)));
+    }
+
+    /// Sends the ICMP error for `fault` of `packet`, which was between `ends`.
+    pub(crate) fn icmp_error_about(
+        &mut self,
+        now: Instant,
+        fault: Fault,
+        ends: (IpAddr, IpAddr),
+        packet: &[u8],
+    ) {
+        let quoted = packet.get(..reply::quoted_bytes_max(ends.0)).unwrap_or(packet);
+        self.error_about(now, fault, ends, (quoted.len(), |out| out.copy_from_slice(quoted)));
+    }
+
+    /// Sends the ICMP error about a datagram of which the rest did not come in time, unless its
+    /// first piece did not either (RFC 792, RFC 8200 4.5).
+    pub(crate) fn late_error(&mut self, now: Instant, late: &Late<'_>) {
+        let Some((head, payload)) = late.first.split_first_chunk() else { return };
+        let ends = (late.guest, late.outside);
+        let parts = Parts { head: *head, payload, segment_bytes: 0 };
+        let piece = Piece { offset: 0, len: late.first.len(), more: true, ident: late.ident };
+        let headers = if late.guest.is_ipv4() { 20 } else { 48 };
+        let len = (headers + late.first.len()).min(reply::quoted_bytes_max(late.guest));
+        let write = |out: &mut [u8]| piece.write(ends, late.protocol, &parts, out);
+        self.error_about(now, Fault::NotWhole, ends, (len, write));
+    }
+
+    /// Sends the ICMP error for `fault` of the packet between `ends` which `quote` writes the given
+    /// number of bytes of, unless too many were sent this second.
+    fn error_about(
+        &mut self,
+        now: Instant,
+        fault: Fault,
+        (guest, outside): (IpAddr, IpAddr),
+        (len, quote): (usize, impl FnOnce(&mut [u8])),
+    ) {
         let second = now.as_millis() / 1000;
         if self.errors.second != second {
             self.errors = ErrorBudget { second, sent: 0 };
@@ -204,13 +244,17 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         }
         self.errors.sent += 1;
         // A closed port is said by its owner, everything else by the router.
-        let from = match (refusal, quote.guest) {
-            (Refusal::Refused, _) => quote.outside,
+        let from = match (fault, guest) {
+            (Fault::Refused(Refusal::Refused), _) => outside,
             (_, IpAddr::V4(_)) => self.link.gateway_ipv4.into(),
             (_, IpAddr::V6(_)) => self.link.gateway_ipv6.into(),
         };
-        let kind = ethertype(quote.guest);
-        self.reply(kind, |out| reply::icmp_error(from, refusal, quote, out));
+        let at = reply::ip_header_len(guest) + reply::ICMP_ERROR_HEADER_BYTES;
+        self.frame(ethertype(guest), at + len, |out| {
+            quote(out.get_mut(at..).unwrap_or(&mut []));
+            reply::icmp_error((from, guest), fault, out);
+            Offload::NONE
+        });
     }
 
     /// Sends a datagram whose transport is the eight bytes of `head` and `payload`, in fragments

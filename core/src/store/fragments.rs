@@ -39,7 +39,21 @@ pub struct FragmentSet {
     total: Option<u32>,
     /// Known once the first piece has come: what the datagram carries (RFC 8200 4.5).
     protocol: u8,
+    /// Bytes of the first piece; 0: it has not come.
+    first_len: u16,
     discarded: bool,
+}
+
+/// A datagram that was not whole in time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Late<'b> {
+    pub(crate) guest: IpAddr,
+    pub(crate) outside: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) ident: u32,
+    /// What its first piece carried; empty if that has not come, or the set was discarded, of which
+    /// nothing is said (RFC 8200 4.5).
+    pub(crate) first: &'b [u8],
 }
 
 impl FragmentSet {
@@ -50,6 +64,7 @@ impl FragmentSet {
         ranges: heapless::Vec::new(),
         total: None,
         protocol: 0,
+        first_len: 0,
         discarded: false,
     };
 
@@ -118,6 +133,8 @@ impl<'a> Fragments<'a> {
     /// Adds the piece `payload` of `ip`. `Ok(Some(set))`: its datagram is whole, in
     /// [`datagram`](Self::datagram) until [`release`](Self::release).
     ///
+    /// The caller has [taken](Self::take_late) what is late.
+    ///
     /// # Errors
     /// [`Drop::Fragment`]: the piece spoilt its set, or belongs to one that is.
     ///
@@ -130,7 +147,6 @@ impl<'a> Fragments<'a> {
         piece: Fragment,
         payload: &[u8],
     ) -> Result<Option<usize>, Drop> {
-        self.expire(now);
         let index = self.set_of(now, ip, piece.ident);
         let set = self.sets.get_mut(index).ok_or(Drop::Fragment)?;
         if set.discarded {
@@ -149,6 +165,8 @@ impl<'a> Fragments<'a> {
         }
         if piece.offset == 0 {
             set.protocol = ip.protocol;
+            // A piece is shorter than a packet.
+            set.first_len = payload.len() as u16;
         }
         let whole = set.is_whole();
         let at = index * SET_BYTES + HEADROOM_BYTES + piece.offset;
@@ -200,12 +218,26 @@ impl<'a> Fragments<'a> {
         }
     }
 
-    fn expire(&mut self, now: Instant) {
-        for set in &mut *self.sets {
-            if set.name.is_some() && set.deadline <= now {
-                *set = FragmentSet::FREE;
-            }
-        }
+    /// Frees a set whose time is up, one a call; `None`: there are no more.
+    pub(crate) fn take_late(&mut self, now: Instant) -> Option<Late<'_>> {
+        let is_late = |set: &FragmentSet| set.name.is_some() && set.deadline <= now;
+        let index = self.sets.iter().position(is_late)?;
+        let set = core::mem::replace(self.sets.get_mut(index)?, FragmentSet::FREE);
+        let Name { source, destination, ident, .. } = set.name?;
+        let at = index * SET_BYTES + HEADROOM_BYTES;
+        let len = if set.discarded { 0 } else { usize::from(set.first_len) };
+        Some(Late {
+            guest: source,
+            outside: destination,
+            protocol: set.protocol,
+            ident,
+            first: self.bytes.get(at..at + len).unwrap_or(&[]),
+        })
+    }
+
+    /// When the time of the first set is up, if there is one.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.sets.iter().filter(|set| set.name.is_some()).map(|set| set.deadline).min()
     }
 }
 
@@ -263,6 +295,8 @@ mod tests {
             let rest = f.add(Instant::ZERO, &ip(), piece(1, 16, false), &[0; 4]);
             assert_eq!(rest, Err(Drop::Fragment));
             let later = Instant::from_millis(FRAGMENT_MS_MAX);
+            assert_eq!(f.take_late(later).map(|late| late.first.len()), Some(0), "in silence");
+            assert_eq!(f.take_late(later), None);
             assert_eq!(f.add(later, &ip(), piece(1, 16, false), &[0; 4]), Ok(None));
         });
     }

@@ -12,12 +12,13 @@ use core::ops::Range;
 
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    Icmpv6Packet, Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet, TcpPacket, UdpPacket,
+    Icmpv6Packet, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
 use super::advert;
 use super::checksum::Sum;
 use super::dhcpv6::SERVERS;
+use super::extensions::{self, Chain};
 use crate::contract::{Drop, Link, Offload, TransportChecksum};
 use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES};
 
@@ -27,13 +28,12 @@ pub(crate) mod protocol {
     pub(crate) const ICMP: u8 = 1;
     pub(crate) const TCP: u8 = 6;
     pub(crate) const UDP: u8 = 17;
+    pub(crate) const ROUTING: u8 = 43;
     pub(crate) const FRAGMENT: u8 = 44;
     pub(crate) const ICMPV6: u8 = 58;
+    pub(crate) const NO_NEXT_HEADER: u8 = 59;
     pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 }
-
-/// Extension headers that are walked before a packet is given up (the nearest peer walks 4).
-const EXTENSION_HEADERS_MAX: usize = 4;
 
 /// Who is on the link: what [`network`] needs to know to judge addresses.
 #[derive(Debug, Clone, Copy)]
@@ -211,7 +211,7 @@ fn ipv4(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
     })
 }
 
-fn judge_v4(ip: &Ipv4Packet<&[u8]>, ends: &Ends) -> Result<(), Drop> {
+pub(super) fn judge_v4(ip: &Ipv4Packet<&[u8]>, ends: &Ends) -> Result<(), Drop> {
     if ip.src_addr() != ends.guest_ipv4 {
         return Err(Drop::SourceAddress);
     }
@@ -266,7 +266,8 @@ fn ipv6(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
     }
     let end = ip.total_len();
     let first = (u8::from(ip.next_header()), ip.header_len());
-    let (protocol, at, fragment) = extensions(packet.get(..end).ok_or(Drop::Truncated)?, first)?;
+    let packet = packet.get(..end).ok_or(Drop::Truncated)?;
+    let Chain { protocol, at, fragment, .. } = extensions::walk(packet, first)?;
     // Neighbour discovery never comes in fragments (RFC 6980 5).
     let discovers = fragment.is_none() && matches!(packet.get(at), Some(133..=137));
     let neighbor_discovery = discovers && protocol == protocol::ICMPV6 && ip.hop_limit() == 255;
@@ -285,62 +286,13 @@ fn ipv6(packet: &[u8], ends: &Ends) -> Result<Ip, Drop> {
     })
 }
 
-/// Walks the extension headers of `packet` from one of kind `protocol` at `at` on: what follows
-/// them, and where. A fragment header ends the walk: what follows is a part of what was cut, of
-/// which other headers may be the first (RFC 8200 4.5).
-fn extensions(
-    packet: &[u8],
-    (mut protocol, mut at): (u8, usize),
-) -> Result<(u8, usize, Option<Fragment>), Drop> {
-    for place in 0..EXTENSION_HEADERS_MAX {
-        // Whoever is on the way looks for it behind the IPv6 header, and only there (RFC 8200 4.1).
-        if protocol == protocol::HOP_BY_HOP && place > 0 {
-            return Err(Drop::Malformed);
-        }
-        let rest = packet.get(at..).ok_or(Drop::Truncated)?;
-        match protocol {
-            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS => {
-                let header = Ipv6ExtHeader::new_checked(rest).map_err(|_| Drop::Truncated)?;
-                protocol = u8::from(header.next_header());
-                at += usize::from(header.header_len()) * 8 + 8;
-            }
-            protocol::FRAGMENT => {
-                let body = rest.get(2..8).ok_or(Drop::Truncated)?;
-                let piece = Ipv6FragmentHeader::new_checked(body).map_err(|_| Drop::Truncated)?;
-                protocol = *rest.first().ok_or(Drop::Truncated)?;
-                at += 8;
-                let (offset, more) = (usize::from(piece.frag_offset()) * 8, piece.more_frags());
-                // An atomic fragment is a whole datagram (RFC 6946).
-                if more || offset > 0 {
-                    let fragment = Fragment { ident: piece.ident(), offset, more };
-                    return Ok((protocol, at, Some(fragment)));
-                }
-            }
-            _ => break,
-        }
-    }
-    Ok((protocol, at, None))
-}
-
-/// What a reassembled IPv6 datagram carries, and where, whose first header is of kind `protocol` at
-/// `at` of `datagram`.
-///
-/// # Errors
-/// A header that is cut short, or a fragment within a fragment.
-pub(crate) fn after_extensions(
-    protocol: u8,
-    datagram: &[u8],
-    at: usize,
-) -> Result<(u8, usize), Drop> {
-    match extensions(datagram, (protocol, at))? {
-        (protocol, at, None) => Ok((protocol, at)),
-        (_, _, Some(_)) => Err(Drop::Fragment),
-    }
-}
-
 /// Neighbour discovery may come from link-local and unspecified sources and go to multicast
 /// groups; everything else is between the guest's address and a unicast one.
-fn judge_v6(ip: &Ipv6Packet<&[u8]>, neighbor_discovery: bool, ends: &Ends) -> Result<(), Drop> {
+pub(super) fn judge_v6(
+    ip: &Ipv6Packet<&[u8]>,
+    neighbor_discovery: bool,
+    ends: &Ends,
+) -> Result<(), Drop> {
     let (source, destination) = (ip.src_addr(), ip.dst_addr());
     let local = source.is_unicast_link_local() || source.is_unspecified();
     if source != ends.guest_ipv6 && !(neighbor_discovery && local) {

@@ -19,10 +19,11 @@ use super::classify::{Segment, protocol};
 use super::segment::{Headers, finish_ipv4_header};
 use crate::contract::Refusal;
 
-/// The longest packet composed here: IPv6, ICMPv6 and a quoted IPv6 header with eight bytes.
+/// The longest packet composed here whose length is not given.
 pub(crate) const REPLY_BYTES_MAX: usize = 128;
 
-/// What of a refused packet goes back in the ICMP error: the first eight bytes of its transport.
+/// What is known of a refused packet that is here no longer, for its ICMP error: its ends, and the
+/// first eight bytes of its transport.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quote {
     pub(crate) guest: IpAddr,
@@ -31,6 +32,22 @@ pub(crate) struct Quote {
     /// Bytes of the whole transport part.
     pub(crate) len: usize,
     pub(crate) head: [u8; 8],
+}
+
+impl Quote {
+    /// Bytes of [`write`](Self::write).
+    pub(crate) const fn bytes(&self) -> usize {
+        ip_header_len(self.guest) + self.head.len()
+    }
+
+    /// Writes the packet as far as it is known.
+    pub(crate) fn write(&self, out: &mut [u8]) {
+        let ends = (self.guest, self.outside);
+        let at = ip_header(ends, self.protocol, self.len, HOP_LIMIT, out);
+        if let Some(head) = out.get_mut(at..at + self.head.len()) {
+            head.copy_from_slice(&self.head);
+        }
+    }
 }
 
 /// An ARP reply that `target` is at the gateway's MAC (RFC 826).
@@ -181,45 +198,74 @@ pub(crate) fn ip_header(
     repr.header_len()
 }
 
-/// The ICMP error for `refusal`, from `from`, about the packet of `quote`.
-///
-/// RFC 792, RFC 1191 4, RFC 1812 5.2.7.1; RFC 4443 3.1 to 3.3.
-pub(crate) fn icmp_error(from: IpAddr, refusal: Refusal, quote: &Quote, out: &mut [u8]) -> usize {
-    let v4 = quote.guest.is_ipv4();
-    let (kind, code, mtu) = match (refusal, v4) {
-        (Refusal::Refused, true) => (3, 3, 0),
-        (Refusal::Refused, false) => (1, 4, 0),
-        (Refusal::NetUnreachable, true) => (3, 0, 0),
-        (Refusal::NetUnreachable, false) => (1, 0, 0),
-        (Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted, true) => (3, 1, 0),
-        (Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted, false) => (1, 3, 0),
-        (Refusal::Forbidden, true) => (3, 13, 0),
-        (Refusal::Forbidden, false) => (1, 1, 0),
-        (Refusal::Expired, true) => (11, 0, 0),
-        (Refusal::Expired, false) => (3, 0, 0),
-        (Refusal::TooBig { mtu }, true) => (3, 4, mtu.min(0xffff)),
-        (Refusal::TooBig { mtu }, false) => (2, 0, mtu),
-    };
-    let quoted_ip = if v4 { 20 } else { 40 };
-    let len = 8 + quoted_ip + quote.head.len();
-    let ends = (from, quote.guest);
-    let number = if v4 { protocol::ICMP } else { protocol::ICMPV6 };
-    let at = ip_header(ends, number, len, HOP_LIMIT, out);
-    let Some(message) = out.get_mut(at..at + len) else { return 0 };
-    let (head, quoted) = message.split_at_mut(8);
-    head.fill(0);
-    if let [k, c, _, _, rest @ ..] = head {
-        (*k, *c) = (kind, code);
-        rest.copy_from_slice(&mtu.to_be_bytes());
+/// What an ICMP error says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    /// The packet is not wanted, or not taken.
+    Refused(Refusal),
+    /// It was the first piece of a datagram that was not whole in time.
+    NotWhole,
+    /// It is of a protocol that is not served, in IPv4.
+    Protocol,
+    /// A byte of it is not understood, in IPv6.
+    Parameter { code: u8, pointer: u32 },
+}
+
+impl Fault {
+    /// Type, code, and the four bytes behind the checksum (RFC 792, RFC 1191 4, RFC 1812 5.2.7.1;
+    /// RFC 4443 3.1 to 3.4).
+    fn numbers(self, v4: bool) -> (u8, u8, u32) {
+        match (self, v4) {
+            (Self::Refused(refusal), true) => match refusal {
+                Refusal::Refused => (3, 3, 0),
+                Refusal::NetUnreachable => (3, 0, 0),
+                Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted => (3, 1, 0),
+                Refusal::Forbidden => (3, 13, 0),
+                Refusal::Expired => (11, 0, 0),
+                Refusal::TooBig { mtu } => (3, 4, mtu.min(0xffff)),
+            },
+            (Self::Refused(refusal), false) => match refusal {
+                Refusal::Refused => (1, 4, 0),
+                Refusal::NetUnreachable => (1, 0, 0),
+                Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted => (1, 3, 0),
+                Refusal::Forbidden => (1, 1, 0),
+                Refusal::Expired => (3, 0, 0),
+                Refusal::TooBig { mtu } => (2, 0, mtu),
+            },
+            (Self::NotWhole, true) => (11, 1, 0),
+            (Self::NotWhole, false) => (3, 1, 0),
+            (Self::Protocol, _) => (3, 2, 0),
+            (Self::Parameter { code, pointer }, _) => (4, code, pointer),
+        }
     }
-    ip_header((quote.guest, quote.outside), quote.protocol, quote.len, HOP_LIMIT, quoted);
-    if let Some(tail) = quoted.get_mut(quoted_ip..) {
-        tail.copy_from_slice(&quote.head);
+}
+
+/// Bytes of the packet that an ICMP error to `guest` is about which it may quote, so that it is no
+/// longer than what every link takes (RFC 1812 4.3.2.3, RFC 4443 2.4 c).
+pub(crate) const fn quoted_bytes_max(guest: IpAddr) -> usize {
+    let packet = if guest.is_ipv4() { 576 } else { 1280 };
+    packet - ip_header_len(guest) - ICMP_ERROR_HEADER_BYTES
+}
+
+/// Bytes of an ICMP error before the quoted packet.
+pub(crate) const ICMP_ERROR_HEADER_BYTES: usize = 8;
+
+/// Writes the ICMP error about `fault` around the quoted packet, which is at the end of `out`
+/// already; it is as long as `out` is.
+pub(crate) fn icmp_error(ends: (IpAddr, IpAddr), fault: Fault, out: &mut [u8]) {
+    let v4 = ends.0.is_ipv4();
+    let (kind, code, word) = fault.numbers(v4);
+    let number = if v4 { protocol::ICMP } else { protocol::ICMPV6 };
+    let len = out.len() - ip_header_len(ends.0);
+    let at = ip_header(ends, number, len, HOP_LIMIT, out);
+    let Some(message) = out.get_mut(at..) else { return };
+    if let [k, c, s1, s2, w1, w2, w3, w4, ..] = message {
+        [*k, *c, *s1, *s2] = [kind, code, 0, 0];
+        [*w1, *w2, *w3, *w4] = word.to_be_bytes();
     }
     let sum = Sum::of(message);
     let sum = if v4 { sum } else { sum.pseudo(&ends, number, len) }.finish();
     if let Some(field) = message.get_mut(2..4) {
         field.copy_from_slice(&sum);
     }
-    at + len
 }
