@@ -210,8 +210,8 @@ impl ControlHandle {
     ///
     /// `max_connections`, `max_udp_connections`, `max_inbound_udp_connections` and
     /// `max_icmp_connections` may be lowered, and raised again up to what they were at the start,
-    /// for which memory was laid out. What `max_buffered_bytes` gave each connection stays; it may be
-    /// any number within which as many connections as `max_connections` then says have that.
+    /// for which memory was laid out. What `max_buffered_bytes` gave each connection stays; it may
+    /// be any number within which as many connections as `max_connections` then says have that.
     /// Connections and pings that are too many go on, and new ones are refused until there are
     /// fewer; of UDP flows those that were used least recently end at once.
     ///

@@ -101,8 +101,8 @@ impl<R: RingHandle> Engine<'_, R> {
         self.conclude(now, slot, &Opening::of(Heard::More(0)))
     }
 
-    /// Answers the guest's greeting on the flow in `slot`, where the host is to speak HTTP/2 with it
-    /// and a name that leads there is allowed; true: that was done.
+    /// Answers the guest's greeting on the flow in `slot`, where the host is to speak HTTP/2 with
+    /// it and a name that leads there is allowed; true: that was done.
     fn welcome(&mut self, now: Instant, slot: u32) -> bool {
         if self.tcp.is_welcomed(slot) {
             return true;
