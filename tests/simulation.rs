@@ -15,6 +15,7 @@ mod simulation {
     pub(crate) mod lie;
     pub(crate) mod lines;
     pub(crate) mod names;
+    pub(crate) mod pings;
     pub(crate) mod policies;
     pub(crate) mod run;
     pub(crate) mod signs;
@@ -33,7 +34,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 19] = [
+const STORIES: [&str; 24] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -53,6 +54,11 @@ const STORIES: [&str; 19] = [
     "nothing is said: first Dialled, then Free",
     "nothing is said: first Unknown, then Over",
     "nonsense is said: first Dialled, then Over",
+    "a ping of the gateway",
+    "a ping that policy denies",
+    "a ping that fails",
+    "a ping that is answered",
+    "a ping for which there is no place",
 ];
 
 /// Says which seed it was, should it fail.

@@ -469,7 +469,7 @@ impl Names {
 
 /// `frame` without the class and label of IPv6, which no checksum guards, so that damage there
 /// changes nothing (RFC 8200 8.1); and with its first hop limit, unless damage left none.
-fn unmarked(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn unmarked(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     if frame[12..14] == [0x86, 0xdd] {
         frame[frame::ETHERNET] &= 0xf0;

@@ -18,6 +18,7 @@ use super::client::{Client, by_plain, index, smol};
 use super::lie::{self, MEANT, PUBLIC};
 use super::lines::{Line, framed};
 use super::names::{self, Names, Reply, is_own, is_visited};
+use super::pings::Pings;
 use super::policies::{self, Rules};
 use super::signs::{Signs, quoted, timer_at};
 
@@ -42,6 +43,7 @@ pub(crate) struct Plan {
     apps: Vec<App>,
     datagrams: u32,
     stalls: u64,
+    icmp_flows_max: u32,
     /// What policy says, and from when on.
     policies: Vec<(u64, Rules)>,
 }
@@ -78,6 +80,7 @@ impl Plan {
             apps,
             datagrams: dice.below(20) as u32,
             stalls: if dice.one_of(500) { dice.below(50) } else { 0 },
+            icmp_flows_max: [1, 2, 3, 8, 8][dice.below(5) as usize],
             dice,
         }
     }
@@ -98,6 +101,7 @@ impl Plan {
         names::configure(&mut config);
         rules.configure(&mut config);
         config.tcp_flows_max = 32;
+        config.icmp_flows_max = self.icmp_flows_max;
         config.keeps_names = self.policies.len() > 1;
         config.link.mtu = self.mtu;
         config.link.receive_frame_bytes = self.receive_frame_bytes;
@@ -140,6 +144,7 @@ pub(crate) struct Run<'a> {
     udp: Udp,
     pub(super) writers: Writers,
     pub(super) names: Names,
+    pings: Pings,
     is_calm: bool,
     pub(super) began: Instant,
     /// What policy says.
@@ -178,6 +183,8 @@ impl<'a> Run<'a> {
         let changes = plan.policies[1..].iter();
         let changes = changes.map(|(at, rules)| (*at, rules.clone(), plan.config(rules))).collect();
         let writers = Writers::new(&mut guest, Dice::new(plan.dice.draw()));
+        let pings = Dice::new(plan.dice.draw());
+        let pings = Pings::new(world.now(), plan.icmp_flows_max, pings);
         let socket = guest.bind();
         let link = |dice: &mut Dice| Link::new(plan.weather, Dice::new(dice.draw()));
         Self {
@@ -185,6 +192,7 @@ impl<'a> Run<'a> {
             down: link(&mut plan.dice),
             udp: Udp { socket, left: plan.datagrams, sent: vec![], answered: 0 },
             writers,
+            pings,
             is_calm: plan.is_calm(),
             began: world.now(),
             names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
@@ -227,7 +235,7 @@ impl<'a> Run<'a> {
             // A SYN that comes twice may have begun a connection once more.
             let connects = self.world.peers.streams.values().any(|stream| !stream.open);
             let is_answered = !self.is_calm || self.writers.are_done();
-            let is_over = is_answered && self.changes.is_empty();
+            let is_over = is_answered && self.changes.is_empty() && self.pings.are_asked();
             if self.unfinished().is_empty() && !connects && is_over {
                 return self.conclude();
             }
@@ -272,9 +280,8 @@ impl<'a> Run<'a> {
         }
         self.ask();
         self.writers.serve(&mut self.guest);
-        if let Some(frame) = self.names.frame() {
-            self.up.send(now, frame);
-        }
+        let own = self.names.frame().into_iter().chain(self.pings.frames(now));
+        own.for_each(|frame| self.up.send(now, frame));
         self.guest.poll(now);
         for frame in self.guest.port.leaving.drain(..) {
             self.up.send(now, frame);
@@ -321,6 +328,7 @@ impl<'a> Run<'a> {
                 break; // lost, as on a ring that stays full
             }
             self.names.pushed(now, &frame);
+            self.pings.heard(now, &frame);
             self.hear(now, &frame);
         }
     }
@@ -336,6 +344,7 @@ impl<'a> Run<'a> {
                 self.answer_connect(index, now);
             }
         }
+        self.pings.serve(now, &mut self.world);
         self.answer_datagrams(now);
         self.world.run();
         for stream in &mut self.world.peers.ended {
@@ -496,6 +505,7 @@ impl<'a> Run<'a> {
             self.signs.note(&seen);
             self.writers.note(&seen);
             self.names.note(&seen);
+            self.pings.note(&seen);
         }
     }
 
@@ -610,7 +620,6 @@ impl<'a> Run<'a> {
 
     /// Answers that come when nobody waits for them any more, and the end of what is known by them.
     fn conclude_names(&mut self) {
-        self.note_signs();
         let now = self.world.now();
         for Reply { flow, is_on_line, message } in self.names.answers(now, &mut self.world.engine) {
             assert!(!is_on_line, "a connection ends before it is answered");
@@ -629,8 +638,15 @@ impl<'a> Run<'a> {
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
         assert_eq!(self.world.wait().0, None, "nothing is left");
+        self.note_signs();
+        let now = self.world.now();
+        self.pings.answer(now, &mut self.world);
         self.conclude_names();
-        self.signs.conclude(&self.apps, self.world.counters().dropped(Drop::AnswerLost));
+        let counters = self.world.counters();
+        let lost = counters.dropped(Drop::AnswerLost);
+        self.signs.conclude(&self.apps, lost);
+        self.pings.conclude(lost);
+        assert_eq!(counters.dropped(Drop::FlowsFull), self.pings.refused, "refused at a cap");
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
             for stream in streams.filter(|s| address(s.to) == app.to) {
@@ -654,6 +670,7 @@ impl<'a> Run<'a> {
         for app in &self.apps {
             *self.tally.entry(app.story()).or_insert(0) += 1;
         }
+        self.tally.append(&mut self.pings.tally);
         (self.digest, self.tally)
     }
 }
