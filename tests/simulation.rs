@@ -17,6 +17,7 @@ mod simulation {
     pub(crate) mod names;
     pub(crate) mod pings;
     pub(crate) mod policies;
+    pub(crate) mod rates;
     pub(crate) mod run;
     pub(crate) mod signs;
     pub(crate) mod words;
@@ -34,7 +35,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 24] = [
+const STORIES: [&str; 26] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -59,6 +60,8 @@ const STORIES: [&str; 24] = [
     "a ping that fails",
     "a ping that is answered",
     "a ping for which there is no place",
+    "what the guest sends waits",
+    "what the guest is sent waits",
 ];
 
 /// Says which seed it was, should it fail.

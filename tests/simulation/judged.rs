@@ -21,13 +21,14 @@ impl Run<'_> {
             return;
         }
         let Some((_, rules, config)) = self.changes.pop_front() else { return };
-        self.world.run();
+        self.turn(now);
         let streams: Vec<(FlowId, SocketAddr)> =
             self.world.peers.streams.values().map(|s| (s.id, address(s.to))).collect();
         let sockets: Vec<Datagrams> = self.world.peers.datagrams.values().cloned().collect();
         self.deny(&rules);
         let replaced = self.world.engine.replace_config(now, &config);
-        replaced.expect("because only the policy is another");
+        replaced.expect("because what is fixed is the same");
+        self.rates.change(&config);
         streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
         self.check_unknown(now, &rules);
         let engine = &self.world.engine;
@@ -40,6 +41,7 @@ impl Run<'_> {
         self.writers.change(&rules, engine);
         self.rules = rules;
         self.world.close_ended();
+        self.turn(now);
     }
 
     /// The connection of the host's socket for `flow` has ended, or not, as `rules` have it.
@@ -142,7 +144,8 @@ impl Run<'_> {
             let Some(words) = app.words.as_mut().filter(|words| words.is_held()) else { continue };
             let is_its = |stream: &&Stream| address(stream.to) == app.to;
             let stream = peers.streams.values().chain(&peers.ended).find(is_its);
-            let is_there = engine.flows().any(|flow| flow.outside == app.to);
+            let is_there =
+                engine.flows().any(|f| f.outside == app.to && f.state == FlowState::Hearing);
             let place = place(&self.names, &self.rules, (now, index), app.to);
             if words.check(now, &place, Sight { stream, is_there }) {
                 app.denied = Some(Denied::Ended);

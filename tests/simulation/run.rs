@@ -20,6 +20,7 @@ use super::lines::{Line, framed};
 use super::names::{self, Names, Reply, is_own, is_visited};
 use super::pings::Pings;
 use super::policies::{self, Rules};
+use super::rates::{self, Limits, Rates};
 use super::signs::{Signs, quoted, timer_at};
 
 /// Virtual time that a run may take.
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     icmp_flows_max: u32,
     /// What policy says, and from when on.
     policies: Vec<(u64, Rules)>,
+    /// What limits each direction meanwhile.
+    rates: Vec<Limits>,
 }
 
 impl Plan {
@@ -70,16 +73,20 @@ impl Plan {
         let own = apps.iter().filter(|app| app.call.is_none() && app.line.is_none());
         let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
         let policies = policies::plan(&starts, &mut dice);
+        let rates = rates::plan(policies.len(), &mut dice);
+        // What a guest that stalls was sent is seen too late for its rate.
+        let stalls = rates.iter().all(|[_, to_guest]| to_guest.is_none()) && dice.one_of(500);
         Self {
             seed,
             policies,
+            rates,
             weather,
             mtu,
             receive_frame_bytes: receive,
             buffers: (size(&mut dice), size(&mut dice)),
             apps,
             datagrams: dice.below(20) as u32,
-            stalls: if dice.one_of(500) { dice.below(50) } else { 0 },
+            stalls: if stalls { dice.below(50) } else { 0 },
             icmp_flows_max: [1, 2, 3, 8, 8][dice.below(5) as usize],
             dice,
         }
@@ -95,8 +102,9 @@ impl Plan {
         self.apps.iter().map(|app| app.ending)
     }
 
-    /// What the engine is told where `rules` hold.
-    fn config(&self, rules: &Rules) -> Config {
+    /// What the engine is told in the stretch of number `index`.
+    fn config(&self, index: usize) -> Config {
+        let (_, rules) = &self.policies[index];
         let mut config = default_config();
         names::configure(&mut config);
         rules.configure(&mut config);
@@ -106,11 +114,12 @@ impl Plan {
         config.link.mtu = self.mtu;
         config.link.receive_frame_bytes = self.receive_frame_bytes;
         (config.tcp_receive_bytes, config.tcp_send_bytes) = self.buffers;
+        [config.from_guest_rate, config.to_guest_rate] = self.rates[index];
         config
     }
 
     pub(crate) fn room<'r>(&self) -> Room<'r> {
-        Room::new(self.config(&self.policies[0].1)).with_rings(1 << 18)
+        Room::new(self.config(0)).with_rings(1 << 18)
     }
 }
 
@@ -145,6 +154,7 @@ pub(crate) struct Run<'a> {
     pub(super) writers: Writers,
     pub(super) names: Names,
     pings: Pings,
+    pub(super) rates: Rates,
     is_calm: bool,
     pub(super) began: Instant,
     /// What policy says.
@@ -152,6 +162,7 @@ pub(crate) struct Run<'a> {
     /// What it is going to say, and when.
     pub(super) changes: VecDeque<(u64, Rules, Config)>,
     stalls: u64,
+    has_stalls: bool,
     stalled_until: Instant,
     digest: u64,
     tally: Tally,
@@ -180,8 +191,9 @@ impl<'a> Run<'a> {
         link.mtu = plan.mtu.min(1500);
         let mut guest = Guest::new(&link, plan.seed, world.now());
         let clients = plan.apps.iter().map(|_| Client::Due).collect();
-        let changes = plan.policies[1..].iter();
-        let changes = changes.map(|(at, rules)| (*at, rules.clone(), plan.config(rules))).collect();
+        let changes = plan.policies.iter().enumerate().skip(1);
+        let changes =
+            changes.map(|(index, (at, rules))| (*at, rules.clone(), plan.config(index))).collect();
         let writers = Writers::new(&mut guest, Dice::new(plan.dice.draw()));
         let pings = Dice::new(plan.dice.draw());
         let pings = Pings::new(world.now(), plan.icmp_flows_max, pings);
@@ -193,12 +205,14 @@ impl<'a> Run<'a> {
             udp: Udp { socket, left: plan.datagrams, sent: vec![], answered: 0 },
             writers,
             pings,
+            rates: Rates::new(plan.rates[0]),
             is_calm: plan.is_calm(),
             began: world.now(),
             names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
             rules: plan.policies[0].1.clone(),
             changes,
             stalls: plan.stalls,
+            has_stalls: plan.stalls > 0,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
             tally: Tally::new(),
@@ -225,10 +239,7 @@ impl<'a> Run<'a> {
             self.inside(now);
             self.call(now);
             self.deliver_up(now);
-            self.world.run();
-            self.check_calls(now);
-            self.check_words(now);
-            self.names.check_visits(&self.world.peers.log);
+            self.turn(now);
             self.outside();
             self.collect(now);
             self.deliver_down(now);
@@ -327,10 +338,22 @@ impl<'a> Run<'a> {
             if !self.world.push(&frame) {
                 break; // lost, as on a ring that stays full
             }
+            self.rates.pushed(frame);
+        }
+    }
+
+    /// The engine does what it can, and every model hears the frames that it has taken.
+    pub(super) fn turn(&mut self, now: Instant) {
+        self.world.run();
+        for frame in self.rates.heard(now, &self.world) {
             self.names.pushed(now, &frame);
             self.pings.heard(now, &frame);
             self.hear(now, &frame);
         }
+        self.rates.look(now, &self.world);
+        self.check_calls(now);
+        self.check_words(now);
+        self.names.check_visits(&self.world.peers.log);
     }
 
     /// What the outside does.
@@ -486,6 +509,10 @@ impl<'a> Run<'a> {
         }
         self.world.stalled = now < self.stalled_until;
         self.world.run();
+        self.rates.look(now, &self.world);
+        self.rates.check(now, &self.world);
+        self.rates.sent();
+        self.world.records.clear();
         for frame in core::mem::take(&mut self.world.raw) {
             self.note(&frame);
             self.down.send(now, frame);
@@ -644,6 +671,7 @@ impl<'a> Run<'a> {
         self.conclude_names();
         let counters = self.world.counters();
         let lost = counters.dropped(Drop::AnswerLost);
+        assert!(self.has_stalls || lost == 0, "{lost} answers are lost where the guest takes all");
         self.signs.conclude(&self.apps, lost);
         self.pings.conclude(lost);
         assert_eq!(counters.dropped(Drop::FlowsFull), self.pings.refused, "refused at a cap");
@@ -671,6 +699,9 @@ impl<'a> Run<'a> {
             *self.tally.entry(app.story()).or_insert(0) += 1;
         }
         self.tally.append(&mut self.pings.tally);
+        for story in self.rates.stories() {
+            *self.tally.entry(story.to_owned()).or_insert(0) += 1;
+        }
         (self.digest, self.tally)
     }
 }

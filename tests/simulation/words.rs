@@ -91,7 +91,7 @@ impl Place<'_> {
 pub(crate) struct Sight<'a> {
     /// The host's socket.
     pub(crate) stream: Option<&'a Stream>,
-    /// The engine has a flow.
+    /// The engine waits for what the guest says.
     pub(crate) is_there: bool,
 }
 
