@@ -10,6 +10,7 @@
 mod simulation {
     pub(crate) mod app;
     pub(crate) mod callers;
+    pub(crate) mod caps;
     pub(crate) mod client;
     pub(crate) mod judged;
     pub(crate) mod lie;
@@ -35,7 +36,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 26] = [
+const STORIES: [&str; 28] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -62,6 +63,8 @@ const STORIES: [&str; 26] = [
     "a ping for which there is no place",
     "what the guest sends waits",
     "what the guest is sent waits",
+    "a connection has no place",
+    "a call has no place",
 ];
 
 /// Says which seed it was, should it fail.

@@ -29,6 +29,7 @@ impl Run<'_> {
         let replaced = self.world.engine.replace_config(now, &config);
         replaced.expect("because what is fixed is the same");
         self.rates.change(&config);
+        self.caps.change(&config, &self.world);
         streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
         self.check_unknown(now, &rules);
         let engine = &self.world.engine;
@@ -111,7 +112,29 @@ impl Run<'_> {
         }
     }
 
-    /// The engine is about to hear `frame`, which may answer a call, or say something first.
+    /// `frame` has opened a connection, or would have, had there been a place.
+    pub(super) fn note_place(&mut self, frame: &[u8], is_crowded: bool) {
+        let seen = Seen::read(frame).expect("because the engine could read it");
+        let segment = seen.tcp().expect("because it is a SYN");
+        let to = SocketAddr::new(segment.ends.1, segment.ports.1);
+        let Some(app) = self.apps.iter_mut().find(|app| app.to == to) else { return };
+        let peers = &self.world.peers;
+        let is_its = |stream: &Stream| address(stream.to) == to;
+        let is_known = peers.streams.values().chain(&peers.ended).any(is_its)
+            || app.words.as_ref().is_some_and(|words| !words.is_new());
+        if !is_crowded {
+            app.is_muddled |= app.is_crowded;
+            app.denied = app.denied.filter(|_| !app.is_crowded);
+            app.is_crowded = false;
+        } else if is_known || (app.denied.is_some() && !app.is_crowded) {
+            app.is_muddled = true;
+        } else {
+            app.is_crowded = true;
+            app.denied = Some(Denied::Refused { before: false });
+        }
+    }
+
+    /// The engine has heard `frame`, which may answer a call, or say something first.
     pub(super) fn hear(&mut self, now: Instant, frame: &[u8]) {
         let began = self.began;
         let has_begun = |app: &App| began.plus_millis(app.start_ms) <= now;

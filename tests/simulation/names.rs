@@ -227,9 +227,12 @@ impl Names {
         frame
     }
 
-    /// The guest's `frame` is in the ring.
-    pub(crate) fn pushed(&mut self, now: Instant, frame: &[u8]) {
+    /// The engine has taken the guest's `frame`. `is_crowded`: there was no place.
+    pub(crate) fn heard(&mut self, now: Instant, frame: &[u8], is_crowded: bool) {
         let Some(&(to, is_tcp)) = self.frames.get(&unmarked(frame)) else { return };
+        if is_crowded {
+            return;
+        }
         let may = self.rules.allows_datagram(to.ip(), &self.names_of(to.ip(), now));
         if !may {
             self.denied.insert(to);

@@ -14,6 +14,7 @@ use smoltcp::socket::tcp::{RecvError, State};
 
 use super::app::{App, Denied, Ending, REFUSALS, number};
 use super::callers::{Call, PUBLISHED, Writers, is_published};
+use super::caps::{self, Caps, Fate, Places};
 use super::client::{Client, by_plain, index, smol};
 use super::lie::{self, MEANT, PUBLIC};
 use super::lines::{Line, framed};
@@ -49,6 +50,8 @@ pub(crate) struct Plan {
     policies: Vec<(u64, Rules)>,
     /// What limits each direction meanwhile.
     rates: Vec<Limits>,
+    /// How many flows there may be.
+    caps: Vec<Places>,
 }
 
 impl Plan {
@@ -73,13 +76,21 @@ impl Plan {
         let own = apps.iter().filter(|app| app.call.is_none() && app.line.is_none());
         let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
         let policies = policies::plan(&starts, &mut dice);
-        let rates = rates::plan(policies.len(), &mut dice);
+        let caps = caps::plan(policies.len(), &mut dice);
+        let is_small = Caps::new(caps[0]).are_small();
+        let rates = if is_small {
+            vec![[None; 2]; policies.len()]
+        } else {
+            rates::plan(policies.len(), &mut dice)
+        };
         // What a guest that stalls was sent is seen too late for its rate.
-        let stalls = rates.iter().all(|[_, to_guest]| to_guest.is_none()) && dice.one_of(500);
+        let may_stall = !is_small && rates.iter().all(|[_, to_guest]| to_guest.is_none());
+        let stalls = may_stall && dice.one_of(500);
         Self {
             seed,
             policies,
             rates,
+            caps,
             weather,
             mtu,
             receive_frame_bytes: receive,
@@ -108,7 +119,10 @@ impl Plan {
         let mut config = default_config();
         names::configure(&mut config);
         rules.configure(&mut config);
-        config.tcp_flows_max = 32;
+        let Places { tcp, inbound, udp } = self.caps[index];
+        config.tcp_flows_max = tcp;
+        config.inbound_tcp_flows_max = inbound;
+        config.udp_flows_max = udp;
         config.icmp_flows_max = self.icmp_flows_max;
         config.keeps_names = self.policies.len() > 1;
         config.link.mtu = self.mtu;
@@ -155,6 +169,7 @@ pub(crate) struct Run<'a> {
     pub(super) names: Names,
     pings: Pings,
     pub(super) rates: Rates,
+    pub(super) caps: Caps,
     is_calm: bool,
     pub(super) began: Instant,
     /// What policy says.
@@ -206,6 +221,7 @@ impl<'a> Run<'a> {
             writers,
             pings,
             rates: Rates::new(plan.rates[0]),
+            caps: Caps::new(plan.caps[0]),
             is_calm: plan.is_calm(),
             began: world.now(),
             names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
@@ -323,8 +339,12 @@ impl<'a> Run<'a> {
     fn call(&mut self, now: Instant) {
         let (world, when) = (&mut self.world, (now, self.began));
         for app in &mut self.apps {
-            let Some(call) = &mut app.call else { continue };
-            if let Some(flow) = call.make(when, (app.to, &self.rules), &mut world.engine) {
+            let Some(call) = app.call.as_mut().filter(|call| call.is_due(now, self.began)) else {
+                continue;
+            };
+            let (may, is_full) = (self.rules.may_come(app.to.ip()), self.caps.refuses_call(world));
+            self.caps.refused_calls += u64::from(may && is_full);
+            if let Some(flow) = call.make(when, (app.to, may, !is_full), &mut world.engine) {
                 world.peers.came(flow, app.to);
             }
         }
@@ -339,17 +359,31 @@ impl<'a> Run<'a> {
                 break; // lost, as on a ring that stays full
             }
             self.rates.pushed(frame);
+            if self.caps.are_small() {
+                self.turn(now);
+            }
         }
     }
 
     /// The engine does what it can, and every model hears the frames that it has taken.
     pub(super) fn turn(&mut self, now: Instant) {
+        self.caps.begin(&self.world);
         self.world.run();
         for frame in self.rates.heard(now, &self.world) {
-            self.names.pushed(now, &frame);
             self.pings.heard(now, &frame);
-            self.hear(now, &frame);
+            let fate = match self.caps.are_small() {
+                true => self.caps.fate(&self.world, self.pings.refused),
+                false => Fate::Other,
+            };
+            self.names.heard(now, &frame, fate == Fate::Crowded);
+            if fate != Fate::Other {
+                self.note_place(&frame, fate == Fate::Crowded);
+            }
+            if fate != Fate::Crowded {
+                self.hear(now, &frame);
+            }
         }
+        self.caps.check(&self.world);
         self.rates.look(now, &self.world);
         self.check_calls(now);
         self.check_words(now);
@@ -674,7 +708,8 @@ impl<'a> Run<'a> {
         assert!(self.has_stalls || lost == 0, "{lost} answers are lost where the guest takes all");
         self.signs.conclude(&self.apps, lost);
         self.pings.conclude(lost);
-        assert_eq!(counters.dropped(Drop::FlowsFull), self.pings.refused, "refused at a cap");
+        let refused = self.pings.refused + self.caps.refused;
+        assert_eq!(counters.dropped(Drop::FlowsFull), refused, "refused at a cap");
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
             for stream in streams.filter(|s| address(s.to) == app.to) {
@@ -699,6 +734,9 @@ impl<'a> Run<'a> {
             *self.tally.entry(app.story()).or_insert(0) += 1;
         }
         self.tally.append(&mut self.pings.tally);
+        for (story, count) in self.caps.stories() {
+            *self.tally.entry(story.to_owned()).or_insert(0) += count as u32;
+        }
         for story in self.rates.stories() {
             *self.tally.entry(story.to_owned()).or_insert(0) += 1;
         }

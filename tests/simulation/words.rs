@@ -223,6 +223,11 @@ impl Words {
         None
     }
 
+    /// Whether nothing of it was heard.
+    pub(crate) fn is_new(&self) -> bool {
+        self.stage == Stage::Before
+    }
+
     /// Whether what the guest sends matters.
     pub(crate) fn listens(&self) -> bool {
         self.stage == Stage::Before || self.is_held()
