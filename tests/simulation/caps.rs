@@ -8,31 +8,35 @@
 use sim::core::{Config, Direction, Drop, FlowState, Protocol};
 use sim::{Dice, World};
 
-/// Places of connections, of those from outside, and of datagrams.
+/// Places of connections, of those from outside, of datagrams, and of pings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Places {
     pub(crate) tcp: u32,
     pub(crate) inbound: u32,
     pub(crate) udp: u32,
+    pub(crate) echo: u32,
 }
 
 /// More connections than a run has.
-const MANY: Places = Places { tcp: 32, inbound: u32::MAX, udp: 16 };
+const MANY: Places = Places { tcp: 32, inbound: u32::MAX, udp: 16, echo: 8 };
 
 /// The caps in each of `count` stretches: mostly large ones. Memory is lent for the first.
 pub(crate) fn plan(count: usize, dice: &mut Dice) -> Vec<Places> {
-    if !dice.one_of(250) {
-        return vec![MANY; count];
+    let is_small = dice.one_of(250);
+    let inbound = |dice: &mut Dice| [1, 2, u32::MAX][dice.below(3) as usize];
+    let mut first = Places { echo: [1, 2, 3, 8, 8][dice.below(5) as usize], ..MANY };
+    if is_small {
+        first.tcp = dice.between(1, 6) as u32;
+        first.inbound = inbound(dice);
+        first.udp = dice.between(1, 16) as u32;
     }
-    let first = Places {
-        tcp: dice.between(1, 6) as u32,
-        inbound: [1, 2, u32::MAX][dice.below(3) as usize],
-        udp: dice.between(1, 16) as u32,
-    };
-    let another = |dice: &mut Dice| Places {
-        tcp: dice.between(1, first.tcp.into()) as u32,
-        inbound: [1, 2, u32::MAX][dice.below(3) as usize],
-        udp: first.udp,
+    let another = |dice: &mut Dice| {
+        let mut places = Places { echo: dice.between(1, first.echo.into()) as u32, ..first };
+        if is_small {
+            places.tcp = dice.between(1, first.tcp.into()) as u32;
+            places.inbound = inbound(dice);
+        }
+        places
     };
     let mut all = vec![first];
     all.extend((1..count).map(|_| if dice.one_of(500) { another(dice) } else { first }));
@@ -71,7 +75,7 @@ impl Caps {
     }
 
     pub(crate) fn are_small(&self) -> bool {
-        self.places != MANY
+        self.places.tcp < MANY.tcp
     }
 
     /// What `config` says holds from now on; nobody has to go for it.

@@ -30,6 +30,7 @@ impl Run<'_> {
         replaced.expect("because what is fixed is the same");
         self.rates.change(&config);
         self.caps.change(&config, &self.world);
+        self.pings.change(now, config.icmp_flows_max);
         streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
         self.check_unknown(now, &rules);
         let engine = &self.world.engine;

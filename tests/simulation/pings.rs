@@ -82,6 +82,8 @@ pub(crate) struct Pings {
     numbers: u16,
     /// Flows that there may be.
     flows_max: usize,
+    /// Flows that there were when that was lowered, which stay.
+    stay_max: usize,
     flows: BTreeMap<Key, Flow>,
     /// What the host must be asked to send, in order.
     expected: Vec<Request>,
@@ -122,6 +124,7 @@ impl Pings {
             frames: BTreeMap::new(),
             numbers: 0,
             flows_max: flows_max as usize,
+            stay_max: 0,
             flows: BTreeMap::new(),
             expected: vec![],
             late: BTreeMap::new(),
@@ -150,6 +153,12 @@ impl Pings {
             frames.push(frame);
         }
         frames
+    }
+
+    /// There may be so many flows from `now` on; who is there stays.
+    pub(crate) fn change(&mut self, now: Instant, flows_max: u32) {
+        self.flows_max = flows_max as usize;
+        self.stay_max = self.flows.values().filter(|flow| flow.is_there(now)).count();
     }
 
     /// Whether the guest has asked all that it has to ask.
@@ -207,7 +216,10 @@ impl Pings {
     pub(crate) fn serve(&mut self, now: Instant, world: &mut World<'_>) {
         let sockets = world.peers.datagrams.values_mut();
         let sockets: Vec<_> = sockets.filter(|socket| socket.kind == DatagramKind::Echo).collect();
-        assert!(sockets.len() <= self.flows_max, "{} of {}", sockets.len(), self.flows_max);
+        let count = sockets.len();
+        let max = self.flows_max.max(self.stay_max);
+        assert!(count <= max, "{count} echo flows of {max}");
+        self.stay_max = self.stay_max.min(count);
         let mut failed = vec![];
         for socket in sockets {
             failed.extend(self.send(now, socket));

@@ -45,7 +45,6 @@ pub(crate) struct Plan {
     apps: Vec<App>,
     datagrams: u32,
     stalls: u64,
-    icmp_flows_max: u32,
     /// What policy says, and from when on.
     policies: Vec<(u64, Rules)>,
     /// What limits each direction meanwhile.
@@ -98,7 +97,6 @@ impl Plan {
             apps,
             datagrams: dice.below(20) as u32,
             stalls: if stalls { dice.below(50) } else { 0 },
-            icmp_flows_max: [1, 2, 3, 8, 8][dice.below(5) as usize],
             dice,
         }
     }
@@ -119,11 +117,11 @@ impl Plan {
         let mut config = default_config();
         names::configure(&mut config);
         rules.configure(&mut config);
-        let Places { tcp, inbound, udp } = self.caps[index];
+        let Places { tcp, inbound, udp, echo } = self.caps[index];
         config.tcp_flows_max = tcp;
         config.inbound_tcp_flows_max = inbound;
         config.udp_flows_max = udp;
-        config.icmp_flows_max = self.icmp_flows_max;
+        config.icmp_flows_max = echo;
         config.keeps_names = self.policies.len() > 1;
         config.link.mtu = self.mtu;
         config.link.receive_frame_bytes = self.receive_frame_bytes;
@@ -167,7 +165,7 @@ pub(crate) struct Run<'a> {
     udp: Udp,
     pub(super) writers: Writers,
     pub(super) names: Names,
-    pings: Pings,
+    pub(super) pings: Pings,
     pub(super) rates: Rates,
     pub(super) caps: Caps,
     is_calm: bool,
@@ -211,7 +209,7 @@ impl<'a> Run<'a> {
             changes.map(|(index, (at, rules))| (*at, rules.clone(), plan.config(index))).collect();
         let writers = Writers::new(&mut guest, Dice::new(plan.dice.draw()));
         let pings = Dice::new(plan.dice.draw());
-        let pings = Pings::new(world.now(), plan.icmp_flows_max, pings);
+        let pings = Pings::new(world.now(), plan.caps[0].echo, pings);
         let socket = guest.bind();
         let link = |dice: &mut Dice| Link::new(plan.weather, Dice::new(dice.draw()));
         Self {
