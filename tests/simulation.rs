@@ -10,12 +10,15 @@
 mod simulation {
     pub(crate) mod app;
     pub(crate) mod callers;
+    pub(crate) mod caps;
     pub(crate) mod client;
     pub(crate) mod judged;
     pub(crate) mod lie;
     pub(crate) mod lines;
     pub(crate) mod names;
+    pub(crate) mod pings;
     pub(crate) mod policies;
+    pub(crate) mod rates;
     pub(crate) mod run;
     pub(crate) mod signs;
     pub(crate) mod words;
@@ -33,7 +36,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 19] = [
+const STORIES: [&str; 28] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -53,6 +56,15 @@ const STORIES: [&str; 19] = [
     "nothing is said: first Dialled, then Free",
     "nothing is said: first Unknown, then Over",
     "nonsense is said: first Dialled, then Over",
+    "a ping of the gateway",
+    "a ping that policy denies",
+    "a ping that fails",
+    "a ping that is answered",
+    "a ping for which there is no place",
+    "what the guest sends waits",
+    "what the guest is sent waits",
+    "a connection has no place",
+    "a call has no place",
 ];
 
 /// Says which seed it was, should it fail.

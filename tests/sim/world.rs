@@ -32,6 +32,8 @@ pub struct World<'a> {
     pub inbox: Vec<Seen>,
     /// The same, as bytes.
     pub raw: Vec<Vec<u8>>,
+    /// As how many frames of the inbox each record of the ring came.
+    pub records: Vec<usize>,
     /// What the engine told of denials.
     pub denials: Vec<Denial>,
     /// The names that were said on the flows of these.
@@ -61,6 +63,7 @@ impl<'a> World<'a> {
             engine: engine.expect("because the configuration of a test is valid"),
             inbox: vec![],
             raw: vec![],
+            records: vec![],
             denials: vec![],
             denied_names: vec![],
             stalled: false,
@@ -199,6 +202,7 @@ impl<'a> World<'a> {
             self.raw.push(frame);
             pieces += 1;
         }
+        self.records.push(pieces);
         assert_eq!(pieces, record.offload.frames(whole.len()), "as many pieces as are counted");
         true
     }
@@ -248,6 +252,7 @@ impl<'a> World<'a> {
     /// The frames for the guest since this was last asked.
     pub fn inbox(&mut self) -> Vec<Seen> {
         self.raw.clear();
+        self.records.clear();
         core::mem::take(&mut self.inbox)
     }
 

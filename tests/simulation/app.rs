@@ -218,6 +218,10 @@ pub(crate) struct App {
     pub(crate) start_ms: u64,
     /// Policy has denied it.
     pub(crate) denied: Option<Denied>,
+    /// There was no place for it, which is how it was denied.
+    pub(crate) is_crowded: bool,
+    /// It was refused and asked once more, or the other way round: how it ends is not known.
+    pub(crate) is_muddled: bool,
     /// The guest has reset, or was told that the connection is no more.
     pub(crate) was_reset: bool,
 }
@@ -264,6 +268,8 @@ impl App {
             outside_last: order == 2,
             start_ms: if dice.one_of(300) { dice.below(START_MS_MAX) } else { 0 },
             denied: None,
+            is_crowded: false,
+            is_muddled: false,
             was_reset: false,
         }
     }
@@ -328,7 +334,7 @@ impl App {
 
     /// Whether it is not to be known how it ends.
     pub(crate) fn is_muddled(&self) -> bool {
-        self.words.as_ref().is_some_and(|words| words.is_muddled)
+        self.is_muddled || self.words.as_ref().is_some_and(|words| words.is_muddled)
     }
 
     /// How it went, in a few words.

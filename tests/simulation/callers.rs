@@ -96,20 +96,28 @@ impl Call {
         (call, SocketAddr::new(ip(peers[dice.below(2) as usize]), OUTSIDE + index))
     }
 
-    /// Makes the call of `peer` if it is time; returns its flow.
+    /// Whether it is time to make it.
+    pub(crate) fn is_due(&self, now: Instant, began: Instant) -> bool {
+        self.state == State::Due && now >= began.plus_millis(self.at_ms)
+    }
+
+    /// Makes the call of `peer` if it is time; returns its flow. Where it `has_place` not, it is
+    /// refused, and comes again.
     pub(crate) fn make<R: RingHandle>(
         &mut self,
         (now, began): (Instant, Instant),
-        (peer, rules): (SocketAddr, &Rules),
+        (peer, may, has_place): (SocketAddr, bool, bool),
         engine: &mut Engine<'_, R>,
     ) -> Option<FlowId> {
-        if self.state != State::Due || now < began.plus_millis(self.at_ms) {
+        if !self.is_due(now, began) {
             return None;
         }
         let (guest_port, is_ipv6) = (self.guest_port, self.is_ipv6);
         let inbound = Inbound { protocol: Protocol::Tcp, peer, guest_port, is_ipv6 };
         let opened = engine.open_inbound(now, &inbound);
-        if rules.may_come(peer.ip()) {
+        if may && !has_place {
+            assert_eq!(opened, Err(Refusal::Exhausted), "{peer} is one too many");
+        } else if may {
             self.state = State::Rings { since: now };
             self.flow = Some(opened.expect("because it may come"));
         } else {

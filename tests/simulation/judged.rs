@@ -21,13 +21,16 @@ impl Run<'_> {
             return;
         }
         let Some((_, rules, config)) = self.changes.pop_front() else { return };
-        self.world.run();
+        self.turn(now);
         let streams: Vec<(FlowId, SocketAddr)> =
             self.world.peers.streams.values().map(|s| (s.id, address(s.to))).collect();
         let sockets: Vec<Datagrams> = self.world.peers.datagrams.values().cloned().collect();
         self.deny(&rules);
         let replaced = self.world.engine.replace_config(now, &config);
-        replaced.expect("because only the policy is another");
+        replaced.expect("because what is fixed is the same");
+        self.rates.change(&config);
+        self.caps.change(&config, &self.world);
+        self.pings.change(now, config.icmp_flows_max);
         streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
         self.check_unknown(now, &rules);
         let engine = &self.world.engine;
@@ -40,6 +43,7 @@ impl Run<'_> {
         self.writers.change(&rules, engine);
         self.rules = rules;
         self.world.close_ended();
+        self.turn(now);
     }
 
     /// The connection of the host's socket for `flow` has ended, or not, as `rules` have it.
@@ -109,7 +113,29 @@ impl Run<'_> {
         }
     }
 
-    /// The engine is about to hear `frame`, which may answer a call, or say something first.
+    /// `frame` has opened a connection, or would have, had there been a place.
+    pub(super) fn note_place(&mut self, frame: &[u8], is_crowded: bool) {
+        let seen = Seen::read(frame).expect("because the engine could read it");
+        let segment = seen.tcp().expect("because it is a SYN");
+        let to = SocketAddr::new(segment.ends.1, segment.ports.1);
+        let Some(app) = self.apps.iter_mut().find(|app| app.to == to) else { return };
+        let peers = &self.world.peers;
+        let is_its = |stream: &Stream| address(stream.to) == to;
+        let is_known = peers.streams.values().chain(&peers.ended).any(is_its)
+            || app.words.as_ref().is_some_and(|words| !words.is_new());
+        if !is_crowded {
+            app.is_muddled |= app.is_crowded;
+            app.denied = app.denied.filter(|_| !app.is_crowded);
+            app.is_crowded = false;
+        } else if is_known || (app.denied.is_some() && !app.is_crowded) {
+            app.is_muddled = true;
+        } else {
+            app.is_crowded = true;
+            app.denied = Some(Denied::Refused { before: false });
+        }
+    }
+
+    /// The engine has heard `frame`, which may answer a call, or say something first.
     pub(super) fn hear(&mut self, now: Instant, frame: &[u8]) {
         let began = self.began;
         let has_begun = |app: &App| began.plus_millis(app.start_ms) <= now;
@@ -142,7 +168,8 @@ impl Run<'_> {
             let Some(words) = app.words.as_mut().filter(|words| words.is_held()) else { continue };
             let is_its = |stream: &&Stream| address(stream.to) == app.to;
             let stream = peers.streams.values().chain(&peers.ended).find(is_its);
-            let is_there = engine.flows().any(|flow| flow.outside == app.to);
+            let is_there =
+                engine.flows().any(|f| f.outside == app.to && f.state == FlowState::Hearing);
             let place = place(&self.names, &self.rules, (now, index), app.to);
             if words.check(now, &place, Sight { stream, is_there }) {
                 app.denied = Some(Denied::Ended);

@@ -227,9 +227,12 @@ impl Names {
         frame
     }
 
-    /// The guest's `frame` is in the ring.
-    pub(crate) fn pushed(&mut self, now: Instant, frame: &[u8]) {
+    /// The engine has taken the guest's `frame`. `is_crowded`: there was no place.
+    pub(crate) fn heard(&mut self, now: Instant, frame: &[u8], is_crowded: bool) {
         let Some(&(to, is_tcp)) = self.frames.get(&unmarked(frame)) else { return };
+        if is_crowded {
+            return;
+        }
         let may = self.rules.allows_datagram(to.ip(), &self.names_of(to.ip(), now));
         if !may {
             self.denied.insert(to);
@@ -468,7 +471,7 @@ impl Names {
 
 /// `frame` without the class and label of IPv6, which no checksum guards, so that damage there
 /// changes nothing (RFC 8200 8.1); and with its first hop limit, unless damage left none.
-fn unmarked(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn unmarked(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     if frame[12..14] == [0x86, 0xdd] {
         frame[frame::ETHERNET] &= 0xf0;

@@ -14,11 +14,14 @@ use smoltcp::socket::tcp::{RecvError, State};
 
 use super::app::{App, Denied, Ending, REFUSALS, number};
 use super::callers::{Call, PUBLISHED, Writers, is_published};
+use super::caps::{self, Caps, Fate, Places};
 use super::client::{Client, by_plain, index, smol};
 use super::lie::{self, MEANT, PUBLIC};
 use super::lines::{Line, framed};
 use super::names::{self, Names, Reply, is_own, is_visited};
+use super::pings::Pings;
 use super::policies::{self, Rules};
+use super::rates::{self, Limits, Rates};
 use super::signs::{Signs, quoted, timer_at};
 
 /// Virtual time that a run may take.
@@ -44,6 +47,10 @@ pub(crate) struct Plan {
     stalls: u64,
     /// What policy says, and from when on.
     policies: Vec<(u64, Rules)>,
+    /// What limits each direction meanwhile.
+    rates: Vec<Limits>,
+    /// How many flows there may be.
+    caps: Vec<Places>,
 }
 
 impl Plan {
@@ -68,16 +75,28 @@ impl Plan {
         let own = apps.iter().filter(|app| app.call.is_none() && app.line.is_none());
         let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
         let policies = policies::plan(&starts, &mut dice);
+        let caps = caps::plan(policies.len(), &mut dice);
+        let is_small = Caps::new(caps[0]).are_small();
+        let rates = if is_small {
+            vec![[None; 2]; policies.len()]
+        } else {
+            rates::plan(policies.len(), &mut dice)
+        };
+        // What a guest that stalls was sent is seen too late for its rate.
+        let may_stall = !is_small && rates.iter().all(|[_, to_guest]| to_guest.is_none());
+        let stalls = may_stall && dice.one_of(500);
         Self {
             seed,
             policies,
+            rates,
+            caps,
             weather,
             mtu,
             receive_frame_bytes: receive,
             buffers: (size(&mut dice), size(&mut dice)),
             apps,
             datagrams: dice.below(20) as u32,
-            stalls: if dice.one_of(500) { dice.below(50) } else { 0 },
+            stalls: if stalls { dice.below(50) } else { 0 },
             dice,
         }
     }
@@ -92,21 +111,27 @@ impl Plan {
         self.apps.iter().map(|app| app.ending)
     }
 
-    /// What the engine is told where `rules` hold.
-    fn config(&self, rules: &Rules) -> Config {
+    /// What the engine is told in the stretch of number `index`.
+    fn config(&self, index: usize) -> Config {
+        let (_, rules) = &self.policies[index];
         let mut config = default_config();
         names::configure(&mut config);
         rules.configure(&mut config);
-        config.tcp_flows_max = 32;
+        let Places { tcp, inbound, udp, echo } = self.caps[index];
+        config.tcp_flows_max = tcp;
+        config.inbound_tcp_flows_max = inbound;
+        config.udp_flows_max = udp;
+        config.icmp_flows_max = echo;
         config.keeps_names = self.policies.len() > 1;
         config.link.mtu = self.mtu;
         config.link.receive_frame_bytes = self.receive_frame_bytes;
         (config.tcp_receive_bytes, config.tcp_send_bytes) = self.buffers;
+        [config.from_guest_rate, config.to_guest_rate] = self.rates[index];
         config
     }
 
     pub(crate) fn room<'r>(&self) -> Room<'r> {
-        Room::new(self.config(&self.policies[0].1)).with_rings(1 << 18)
+        Room::new(self.config(0)).with_rings(1 << 18)
     }
 }
 
@@ -140,6 +165,9 @@ pub(crate) struct Run<'a> {
     udp: Udp,
     pub(super) writers: Writers,
     pub(super) names: Names,
+    pub(super) pings: Pings,
+    pub(super) rates: Rates,
+    pub(super) caps: Caps,
     is_calm: bool,
     pub(super) began: Instant,
     /// What policy says.
@@ -147,6 +175,7 @@ pub(crate) struct Run<'a> {
     /// What it is going to say, and when.
     pub(super) changes: VecDeque<(u64, Rules, Config)>,
     stalls: u64,
+    has_stalls: bool,
     stalled_until: Instant,
     digest: u64,
     tally: Tally,
@@ -175,9 +204,12 @@ impl<'a> Run<'a> {
         link.mtu = plan.mtu.min(1500);
         let mut guest = Guest::new(&link, plan.seed, world.now());
         let clients = plan.apps.iter().map(|_| Client::Due).collect();
-        let changes = plan.policies[1..].iter();
-        let changes = changes.map(|(at, rules)| (*at, rules.clone(), plan.config(rules))).collect();
+        let changes = plan.policies.iter().enumerate().skip(1);
+        let changes =
+            changes.map(|(index, (at, rules))| (*at, rules.clone(), plan.config(index))).collect();
         let writers = Writers::new(&mut guest, Dice::new(plan.dice.draw()));
+        let pings = Dice::new(plan.dice.draw());
+        let pings = Pings::new(world.now(), plan.caps[0].echo, pings);
         let socket = guest.bind();
         let link = |dice: &mut Dice| Link::new(plan.weather, Dice::new(dice.draw()));
         Self {
@@ -185,12 +217,16 @@ impl<'a> Run<'a> {
             down: link(&mut plan.dice),
             udp: Udp { socket, left: plan.datagrams, sent: vec![], answered: 0 },
             writers,
+            pings,
+            rates: Rates::new(plan.rates[0]),
+            caps: Caps::new(plan.caps[0]),
             is_calm: plan.is_calm(),
             began: world.now(),
             names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
             rules: plan.policies[0].1.clone(),
             changes,
             stalls: plan.stalls,
+            has_stalls: plan.stalls > 0,
             stalled_until: Instant::ZERO,
             digest: 0xcbf2_9ce4_8422_2325,
             tally: Tally::new(),
@@ -217,17 +253,14 @@ impl<'a> Run<'a> {
             self.inside(now);
             self.call(now);
             self.deliver_up(now);
-            self.world.run();
-            self.check_calls(now);
-            self.check_words(now);
-            self.names.check_visits(&self.world.peers.log);
+            self.turn(now);
             self.outside();
             self.collect(now);
             self.deliver_down(now);
             // A SYN that comes twice may have begun a connection once more.
             let connects = self.world.peers.streams.values().any(|stream| !stream.open);
             let is_answered = !self.is_calm || self.writers.are_done();
-            let is_over = is_answered && self.changes.is_empty();
+            let is_over = is_answered && self.changes.is_empty() && self.pings.are_asked();
             if self.unfinished().is_empty() && !connects && is_over {
                 return self.conclude();
             }
@@ -272,9 +305,8 @@ impl<'a> Run<'a> {
         }
         self.ask();
         self.writers.serve(&mut self.guest);
-        if let Some(frame) = self.names.frame() {
-            self.up.send(now, frame);
-        }
+        let own = self.names.frame().into_iter().chain(self.pings.frames(now));
+        own.for_each(|frame| self.up.send(now, frame));
         self.guest.poll(now);
         for frame in self.guest.port.leaving.drain(..) {
             self.up.send(now, frame);
@@ -305,8 +337,12 @@ impl<'a> Run<'a> {
     fn call(&mut self, now: Instant) {
         let (world, when) = (&mut self.world, (now, self.began));
         for app in &mut self.apps {
-            let Some(call) = &mut app.call else { continue };
-            if let Some(flow) = call.make(when, (app.to, &self.rules), &mut world.engine) {
+            let Some(call) = app.call.as_mut().filter(|call| call.is_due(now, self.began)) else {
+                continue;
+            };
+            let (may, is_full) = (self.rules.may_come(app.to.ip()), self.caps.refuses_call(world));
+            self.caps.refused_calls += u64::from(may && is_full);
+            if let Some(flow) = call.make(when, (app.to, may, !is_full), &mut world.engine) {
                 world.peers.came(flow, app.to);
             }
         }
@@ -320,9 +356,36 @@ impl<'a> Run<'a> {
             if !self.world.push(&frame) {
                 break; // lost, as on a ring that stays full
             }
-            self.names.pushed(now, &frame);
-            self.hear(now, &frame);
+            self.rates.pushed(frame);
+            if self.caps.are_small() {
+                self.turn(now);
+            }
         }
+    }
+
+    /// The engine does what it can, and every model hears the frames that it has taken.
+    pub(super) fn turn(&mut self, now: Instant) {
+        self.caps.begin(&self.world);
+        self.world.run();
+        for frame in self.rates.heard(now, &self.world) {
+            self.pings.heard(now, &frame);
+            let fate = match self.caps.are_small() {
+                true => self.caps.fate(&self.world, self.pings.refused),
+                false => Fate::Other,
+            };
+            self.names.heard(now, &frame, fate == Fate::Crowded);
+            if fate != Fate::Other {
+                self.note_place(&frame, fate == Fate::Crowded);
+            }
+            if fate != Fate::Crowded {
+                self.hear(now, &frame);
+            }
+        }
+        self.caps.check(&self.world);
+        self.rates.look(now, &self.world);
+        self.check_calls(now);
+        self.check_words(now);
+        self.names.check_visits(&self.world.peers.log);
     }
 
     /// What the outside does.
@@ -336,6 +399,7 @@ impl<'a> Run<'a> {
                 self.answer_connect(index, now);
             }
         }
+        self.pings.serve(now, &mut self.world);
         self.answer_datagrams(now);
         self.world.run();
         for stream in &mut self.world.peers.ended {
@@ -477,6 +541,10 @@ impl<'a> Run<'a> {
         }
         self.world.stalled = now < self.stalled_until;
         self.world.run();
+        self.rates.look(now, &self.world);
+        self.rates.check(now, &self.world);
+        self.rates.sent();
+        self.world.records.clear();
         for frame in core::mem::take(&mut self.world.raw) {
             self.note(&frame);
             self.down.send(now, frame);
@@ -496,6 +564,7 @@ impl<'a> Run<'a> {
             self.signs.note(&seen);
             self.writers.note(&seen);
             self.names.note(&seen);
+            self.pings.note(&seen);
         }
     }
 
@@ -610,7 +679,6 @@ impl<'a> Run<'a> {
 
     /// Answers that come when nobody waits for them any more, and the end of what is known by them.
     fn conclude_names(&mut self) {
-        self.note_signs();
         let now = self.world.now();
         for Reply { flow, is_on_line, message } in self.names.answers(now, &mut self.world.engine) {
             assert!(!is_on_line, "a connection ends before it is answered");
@@ -629,8 +697,17 @@ impl<'a> Run<'a> {
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
         assert_eq!(self.world.wait().0, None, "nothing is left");
+        self.note_signs();
+        let now = self.world.now();
+        self.pings.answer(now, &mut self.world);
         self.conclude_names();
-        self.signs.conclude(&self.apps, self.world.counters().dropped(Drop::AnswerLost));
+        let counters = self.world.counters();
+        let lost = counters.dropped(Drop::AnswerLost);
+        assert!(self.has_stalls || lost == 0, "{lost} answers are lost where the guest takes all");
+        self.signs.conclude(&self.apps, lost);
+        self.pings.conclude(lost);
+        let refused = self.pings.refused + self.caps.refused;
+        assert_eq!(counters.dropped(Drop::FlowsFull), refused, "refused at a cap");
         for (app, client) in self.apps.iter().zip(&mut self.clients) {
             let streams = self.world.peers.ended.iter();
             for stream in streams.filter(|s| address(s.to) == app.to) {
@@ -653,6 +730,13 @@ impl<'a> Run<'a> {
         }
         for app in &self.apps {
             *self.tally.entry(app.story()).or_insert(0) += 1;
+        }
+        self.tally.append(&mut self.pings.tally);
+        for (story, count) in self.caps.stories() {
+            *self.tally.entry(story.to_owned()).or_insert(0) += count as u32;
+        }
+        for story in self.rates.stories() {
+            *self.tally.entry(story.to_owned()).or_insert(0) += 1;
         }
         (self.digest, self.tally)
     }

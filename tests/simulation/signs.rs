@@ -69,7 +69,10 @@ struct Said {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Quoted {
     pub(crate) protocol: u8,
+    /// Where it went; a ping to port 0.
     pub(crate) to: SocketAddr,
+    /// The first bytes of its transport.
+    pub(crate) head: [u8; 8],
 }
 
 impl Quoted {
@@ -105,11 +108,13 @@ pub(crate) fn quoted(icmp: &Icmp) -> Option<Quoted> {
     };
     let (source, target) = if to.is_ipv4() { (12, 16) } else { (8, 24) };
     assert_eq!(address(source), guest(to), "an error about another's packet");
-    let port = u16::from_be_bytes([body[header + 2], body[header + 3]]);
+    let head = *body[header..].first_chunk().expect("because an error has 8 bytes of it");
+    let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
+    let port = if has_ports { u16::from_be_bytes([head[2], head[3]]) } else { 0 };
     let to = SocketAddr::new(address(target), port);
     let is_from = from == to.ip() || from == gateway(to.ip());
     assert!(is_from, "an error of {from}, who has nothing to do with {to}");
-    Some(Quoted { protocol, to })
+    Some(Quoted { protocol, to, head })
 }
 
 /// What the guest was told, and what it has to be told yet.
@@ -159,6 +164,9 @@ impl Signs {
                     let said = self.connections.entry(number(quoted.to)).or_default();
                     said.errors.push((icmp.kind, icmp.code));
                     return;
+                }
+                if quoted.protocol != protocol::UDP {
+                    return; // a ping
                 }
                 loop {
                     let due = self.due.pop_front();

@@ -91,7 +91,7 @@ impl Place<'_> {
 pub(crate) struct Sight<'a> {
     /// The host's socket.
     pub(crate) stream: Option<&'a Stream>,
-    /// The engine has a flow.
+    /// The engine waits for what the guest says.
     pub(crate) is_there: bool,
 }
 
@@ -221,6 +221,11 @@ impl Words {
             since.get_or_insert(now);
         }
         None
+    }
+
+    /// Whether nothing of it was heard.
+    pub(crate) fn is_new(&self) -> bool {
+        self.stage == Stage::Before
     }
 
     /// Whether what the guest sends matters.
