@@ -132,7 +132,8 @@ fn no_problem_is_told_of_what_nobody_may_be_told_of() {
         assert_eq!(reasons, [None, Some(Drop::Unsupported)]);
         assert_eq!(world.inbox(), vec![]);
     }
-    for frame in [v4, v6] {
+    let option = behind(protocol::DESTINATION_OPTIONS, [0x9e, 0, 1, 2, 0, 0]);
+    for frame in [v4, v6, option] {
         // To a group or to everybody on the link, and from or to an address that cannot be.
         let is_v4 = frame[ETHERNET] >> 4 == 4;
         let [source, destination] = if is_v4 { [15, 16] } else { [23, 24] };
