@@ -52,7 +52,7 @@ impl<R: RingHandle> Engine<'_, R> {
                     self.watch_drop(reason);
                 }
                 if matches!(reason, Drop::Unsupported | Drop::Malformed | Drop::Fragment) {
-                    self.say_problem(now, &record);
+                    self.say_problem(now, record);
                 }
                 self.denied()
             }
@@ -61,8 +61,9 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// Tells the guest what is wrong with the dropped frame of `record`, where that is to be told.
     #[cold]
-    fn say_problem(&mut self, now: Instant, record: &Record) {
-        if let Some(said) = problem::of(self.from_guest.bytes(record), &self.ends) {
+    #[inline(never)]
+    fn say_problem(&mut self, now: Instant, record: Record) {
+        if let Some(said) = problem::of(self.from_guest.bytes(&record), &self.ends) {
             self.out.icmp_error_about(now, said.fault, said.ends, said.packet);
         }
     }
@@ -77,7 +78,7 @@ impl<R: RingHandle> Engine<'_, R> {
             Network::Ip(ip) => ip,
         };
         if let Some(piece) = ip.fragment {
-            return self.piece(now, ip, piece, &record);
+            return self.piece(now, ip, piece, record);
         }
         let at = ip.payload.clone();
         let packet = Packet { ip, source: Source::Ring(record), at };

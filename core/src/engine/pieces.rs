@@ -10,15 +10,16 @@ use crate::wire::extensions;
 
 impl<R: RingHandle> Engine<'_, R> {
     /// Takes `piece` in, which is the payload of `ip` in the frame of `record`.
+    #[inline(never)]
     pub(super) fn piece(
         &mut self,
         now: Instant,
         ip: Ip,
         piece: Fragment,
-        record: &Record,
+        record: Record,
     ) -> Result<Option<Step>, Drop> {
         self.expire_pieces(now);
-        let payload = self.from_guest.bytes(record).get(ip.payload.clone());
+        let payload = self.from_guest.bytes(&record).get(ip.payload.clone());
         let whole = self.fragments.add(now, &ip, piece, payload.ok_or(Drop::Truncated)?);
         self.timers.set(self.pieces_slot(), self.fragments.deadline());
         let Some(set) = whole? else { return Ok(None) };
