@@ -343,6 +343,21 @@ fn who_asks_at_once_is_not_welcomed() {
 }
 
 #[test]
+fn who_has_not_greeted_in_full_or_asks_in_http_1_is_not_welcomed() {
+    let greeted = greeting();
+    let half_settings = &greeted[..greeted.len() - 1];
+    for begun in [b"GET / HTTP/1.1\r\nHo".as_slice(), &PREFACE[..20], half_settings] {
+        let mut room = intercepting(Permission::Allow, &[], true);
+        let mut world = room.world();
+        let mut script = said_to(&mut world, 80, begun);
+        world.advance(2 * limits::TCP_GREETING_MS);
+        script.read(&mut world);
+        assert!(script.received.is_empty(), "{begun:?}");
+        assert!(told(&world).is_none() && !is_connected(&world), "{begun:?}");
+    }
+}
+
+#[test]
 fn nobody_is_welcomed_where_a_denied_name_leads_too() {
     // One name that leads there may be said, and another may not.
     for (default, lines) in [
