@@ -11,7 +11,8 @@ use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES, UDP_SEGMENTS_
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn};
 use crate::store::flows::{FlowKey, FlowKind, Share};
-use crate::store::ring::{Record, RingHandle};
+use crate::store::fragments::Fragments;
+use crate::store::ring::{Consumer, Record, RingHandle};
 use crate::wire::classify::{self, Ip, Network, Segment, Transport, protocol};
 use crate::wire::problem;
 use crate::wire::reply::{self, Fault, HOP_LIMIT};
@@ -23,6 +24,21 @@ pub(super) enum Source {
     Ring(Record),
     /// In a reassembled datagram.
     Set(usize),
+}
+
+impl Source {
+    /// The bytes that it names, in the ring or among datagrams under reassembly: of these alone, so
+    /// that the caller may use the rest of the engine meanwhile.
+    fn bytes<'x, R: RingHandle>(
+        self,
+        from_guest: &'x mut Consumer<R>,
+        fragments: &'x mut Fragments<'_>,
+    ) -> &'x mut [u8] {
+        match self {
+            Self::Ring(record) => from_guest.bytes_mut(&record),
+            Self::Set(set) => fragments.datagram(set),
+        }
+    }
 }
 
 /// An IP packet whose payload was read.
@@ -135,10 +151,7 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     fn bytes(&mut self, source: Source) -> &mut [u8] {
-        match source {
-            Source::Ring(record) => self.from_guest.bytes_mut(&record),
-            Source::Set(set) => self.fragments.datagram(set),
-        }
+        source.bytes(&mut self.from_guest, &mut self.fragments)
     }
 
     /// RFC 4861 7.2.3, 7.2.4.
@@ -218,10 +231,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let ends = (packet.ip.source, packet.ip.destination);
         self.tcp.believe(now, (slot, segment), ends, &mut self.out)?;
         let fit = self.tcp.fit(slot, segment);
-        let bytes = match packet.source {
-            Source::Ring(record) => self.from_guest.bytes_mut(&record),
-            Source::Set(set) => self.fragments.datagram(set),
-        };
+        let bytes = packet.source.bytes(&mut self.from_guest, &mut self.fragments);
         let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
         let (whole, end) = trim(ends, segment, fit, whole)?;
         self.tcp.ingress(now, (slot, segment, end), whole, &mut self.out);
@@ -325,10 +335,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let len = packet.at.len();
         let link = &self.config.link;
         if outside == link.gateway_ipv4 || outside == link.gateway_ipv6 {
-            let message = match packet.source {
-                Source::Ring(record) => self.from_guest.bytes(&record),
-                Source::Set(set) => self.fragments.datagram(set),
-            };
+            let message = packet.source.bytes(&mut self.from_guest, &mut self.fragments);
             let message = message.get(packet.at.clone()).unwrap_or(&[]);
             if let Some(parts) = datagram::echo_reply(guest, &key, message) {
                 let number = datagram::number(DatagramKind::Echo, guest);
@@ -362,20 +369,14 @@ impl<R: RingHandle> Engine<'_, R> {
             None => self.admit(now, key, kind),
         };
         let slot = slot.map_err(|(reason, refusal)| {
-            let bytes = match packet.source {
-                Source::Ring(record) => self.from_guest.bytes_mut(&record),
-                Source::Set(set) => self.fragments.datagram(set),
-            };
+            let bytes = packet.source.bytes(&mut self.from_guest, &mut self.fragments);
             if let Ok(whole) = canonical(&packet.ip, packet.at.clone(), bytes) {
                 let (ends, fault) = ((guest, key.outside), Fault::Refused(refusal));
                 self.out.icmp_error_about(now, fault, ends, whole);
             }
             reason
         })?;
-        let bytes = match packet.source {
-            Source::Ring(record) => self.from_guest.bytes(&record),
-            Source::Set(set) => self.fragments.datagram(set),
-        };
+        let bytes = packet.source.bytes(&mut self.from_guest, &mut self.fragments);
         let transport = bytes.get(packet.at.clone()).unwrap_or(&[]);
         let own = self.datagrams.made(slot - self.flows.datagrams_start());
         let own = own.expect("because there is one for each flow");

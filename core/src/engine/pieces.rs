@@ -18,9 +18,11 @@ impl<R: RingHandle> Engine<'_, R> {
         piece: Fragment,
         record: Record,
     ) -> Result<Option<Step>, Drop> {
-        self.expire_pieces(now);
+        self.tell_late(now);
         let payload = self.from_guest.bytes(&record).get(ip.payload.clone());
-        let whole = self.fragments.add(now, &ip, piece, payload.ok_or(Drop::Truncated)?);
+        let whole = payload
+            .ok_or(Drop::Truncated)
+            .and_then(|payload| self.fragments.add(now, &ip, piece, payload));
         self.timers.set(self.pieces_slot(), self.fragments.deadline());
         let Some(set) = whole? else { return Ok(None) };
         let step = self.whole(now, ip, set);
@@ -50,11 +52,16 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// Gives up the datagrams that were not whole in time, and says so to the guest (RFC 792,
-    /// RFC 8200 4.5).
-    pub(super) fn expire_pieces(&mut self, now: Instant) {
+    /// RFC 8200 4.5). The caller sets the timer of those that are left.
+    fn tell_late(&mut self, now: Instant) {
         while let Some(late) = self.fragments.take_late(now) {
             self.out.late_error(now, &late);
         }
+    }
+
+    /// The time of a datagram under reassembly is up.
+    pub(super) fn expire_pieces(&mut self, now: Instant) {
+        self.tell_late(now);
         self.timers.set(self.pieces_slot(), self.fragments.deadline());
     }
 }

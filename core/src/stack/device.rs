@@ -220,8 +220,8 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         let ends = (late.guest, late.outside);
         let parts = Parts { head: *head, payload, segment_bytes: 0 };
         let piece = Piece { offset: 0, len: late.first.len(), more: true, ident: late.ident };
-        let headers = if late.guest.is_ipv4() { 20 } else { 48 };
-        let len = (headers + late.first.len()).min(reply::quoted_bytes_max(late.guest));
+        let len = (Piece::headers_len(late.guest) + late.first.len())
+            .min(reply::quoted_bytes_max(late.guest));
         let write = |out: &mut [u8]| piece.write(ends, late.protocol, &parts, out);
         self.error_about(now, Fault::NotWhole, ends, (len, write));
     }
@@ -278,7 +278,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             parts.complete_udp((from, to));
         }
         self.fragment_ident = self.fragment_ident.wrapping_add(1);
-        let headers = if from.is_ipv4() { 20 } else { 48 };
+        let headers = Piece::headers_len(from);
         let step = (self.packet_bytes_max() - headers) & !7;
         let mut offset = 0;
         while offset < total {

@@ -215,28 +215,23 @@ impl Fault {
     /// Type, code, and the four bytes behind the checksum (RFC 792, RFC 1191 4, RFC 1812 5.2.7.1;
     /// RFC 4443 3.1 to 3.4).
     fn numbers(self, v4: bool) -> (u8, u8, u32) {
-        match (self, v4) {
-            (Self::Refused(refusal), true) => match refusal {
-                Refusal::Refused => (3, 3, 0),
-                Refusal::NetUnreachable => (3, 0, 0),
-                Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted => (3, 1, 0),
-                Refusal::Forbidden => (3, 13, 0),
-                Refusal::Expired => (11, 0, 0),
-                Refusal::TooBig { mtu } => (3, 4, mtu.min(0xffff)),
+        // In IPv4, and in IPv6; each of the last two is of one of them.
+        let (in_v4, in_v6) = match self {
+            Self::Refused(refusal) => match refusal {
+                Refusal::Refused => ((3, 3, 0), (1, 4, 0)),
+                Refusal::NetUnreachable => ((3, 0, 0), (1, 0, 0)),
+                Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted => {
+                    ((3, 1, 0), (1, 3, 0))
+                }
+                Refusal::Forbidden => ((3, 13, 0), (1, 1, 0)),
+                Refusal::Expired => ((11, 0, 0), (3, 0, 0)),
+                Refusal::TooBig { mtu } => ((3, 4, mtu.min(0xffff)), (2, 0, mtu)),
             },
-            (Self::Refused(refusal), false) => match refusal {
-                Refusal::Refused => (1, 4, 0),
-                Refusal::NetUnreachable => (1, 0, 0),
-                Refusal::HostUnreachable | Refusal::TimedOut | Refusal::Exhausted => (1, 3, 0),
-                Refusal::Forbidden => (1, 1, 0),
-                Refusal::Expired => (3, 0, 0),
-                Refusal::TooBig { mtu } => (2, 0, mtu),
-            },
-            (Self::NotWhole, true) => (11, 1, 0),
-            (Self::NotWhole, false) => (3, 1, 0),
-            (Self::Protocol, _) => (3, 2, 0),
-            (Self::Parameter { code, pointer }, _) => (4, code, pointer),
-        }
+            Self::NotWhole => ((11, 1, 0), (3, 1, 0)),
+            Self::Protocol => return (3, 2, 0),
+            Self::Parameter { code, pointer } => return (4, code, pointer),
+        };
+        if v4 { in_v4 } else { in_v6 }
     }
 }
 

@@ -69,6 +69,12 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// Bytes of the headers before a piece in the family of `address`: in IPv6 the fragment header
+    /// among them.
+    pub(super) const fn headers_len(address: IpAddr) -> usize {
+        if address.is_ipv4() { 20 } else { 48 }
+    }
+
     pub(super) fn write(
         &self,
         ends: (IpAddr, IpAddr),
