@@ -144,15 +144,7 @@ fn whoever_finishes_first_both_ends_are_told_once() {
         let mut world = room.world();
         let mut script = Script::connect(&mut world, at(OUTSIDE_V4, 80), 40_000);
         let flow = world.stream().id;
-        if outside_first {
-            world.finish();
-            script.read(&mut world);
-            script.finish(&mut world);
-        } else {
-            script.finish(&mut world);
-            world.finish();
-            script.read(&mut world);
-        }
+        script.finish_both(&mut world, outside_first);
         world.advance(60_000);
         let ends = [Did::Finish { flow }, Did::Close { flow }];
         assert_eq!(world.peers.log[world.peers.log.len() - 2..], ends);
@@ -190,15 +182,7 @@ fn a_port_may_be_used_again_at_once_after_either_kind_of_end() {
                 let mut script = Script::new(at(outside, 80), 40_000);
                 script.next = script.next.wrapping_add(round * 100_000);
                 script.open(&mut world);
-                if outside_first {
-                    world.finish();
-                    script.read(&mut world);
-                    script.finish(&mut world);
-                } else {
-                    script.finish(&mut world);
-                    world.finish();
-                    script.read(&mut world);
-                }
+                script.finish_both(&mut world, outside_first);
                 assert_eq!(world.peers.ended.len(), round as usize + 1);
                 assert!(script.finished && !script.reset);
             }

@@ -195,15 +195,7 @@ fn a_connection_in_order_leaves_its_slot_within_seconds() {
     for outside_first in [true, false] {
         let port = 40_000 + u16::from(outside_first);
         let mut script = Script::connect(&mut world, at(OUTSIDE_V4, 80), port);
-        if outside_first {
-            world.finish();
-            script.read(&mut world);
-            script.finish(&mut world);
-        } else {
-            script.finish(&mut world);
-            world.finish();
-            script.read(&mut world);
-        }
+        script.finish_both(&mut world, outside_first);
         world.advance(2_000);
         assert_eq!(world.wait().0, None);
     }

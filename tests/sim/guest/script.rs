@@ -143,6 +143,19 @@ impl Script {
         self.say(world, flag::FIN, &[]);
     }
 
+    /// Finishes both sides, the one of the two first.
+    pub fn finish_both(&mut self, world: &mut World<'_>, outside_first: bool) {
+        if outside_first {
+            world.finish();
+            self.read(world);
+            self.finish(world);
+        } else {
+            self.finish(world);
+            world.finish();
+            self.read(world);
+        }
+    }
+
     /// Reads what has come for this connection; acknowledges it and reads on, if told to.
     pub fn read(&mut self, world: &mut World<'_>) {
         loop {
