@@ -48,6 +48,7 @@ mod held;
 mod host;
 mod memory;
 mod pages;
+mod path;
 mod syn;
 mod wait;
 
