@@ -17,56 +17,68 @@ pub(crate) struct Window {
     shift: u8,
     /// A window is no less than this, unless it was more and is being filled.
     worth_bytes: u16,
-    /// The sequence number behind all that the guest was told it may send. The window of a SYN is
-    /// not scaled, and never larger than what a flow may have in any case.
-    edge: Option<u32>,
+    told: Option<Told>,
+}
+
+/// What the guest was told last. The window of a SYN is not scaled, and never larger than what a
+/// flow may have in any case.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// The sequence number behind all that was acknowledged.
+    ack: u32,
+    /// The sequence number behind all that it may send.
+    edge: u32,
 }
 
 impl Window {
-    pub(crate) const NONE: Self = Self { shift: 0, worth_bytes: 0, edge: None };
+    pub(crate) const NONE: Self = Self { shift: 0, worth_bytes: 0, told: None };
 
     /// The window of a buffer of `buffer_bytes` bytes, in fields shifted by `shift`, for a guest
     /// whose segments have up to `segment_bytes`.
     pub(crate) fn new(shift: u8, buffer_bytes: usize, segment_bytes: u16) -> Self {
         let half = u16::try_from(buffer_bytes / 2).unwrap_or(u16::MAX);
-        Self { shift, worth_bytes: segment_bytes.min(half), edge: None }
+        Self { shift, worth_bytes: segment_bytes.min(half), told: None }
     }
 
     /// The field of a segment that acknowledges up to `ack`, where `free` bytes of the buffer are
     /// and the guest is to have no more than `bytes_max` on their way.
     pub(crate) fn field(&mut self, ack: u32, free: usize, bytes_max: u32) -> u16 {
-        self.narrow(ack, u16::try_from(free >> self.shift).unwrap_or(u16::MAX), bytes_max)
+        self.narrow(ack, u16::try_from(free >> self.shift).unwrap_or(u16::MAX), bytes_max).0
     }
 
     /// Mends the field of the TCP segment in `packet`, with headers `headers`, that says all that
-    /// the buffer has room for.
+    /// the buffer has room for. False: as it is mended, it tells the guest what it was told before.
     #[inline]
-    pub(crate) fn tell(&mut self, headers: &Headers, packet: &mut [u8], bytes_max: u32) {
+    pub(crate) fn tell(&mut self, headers: &Headers, packet: &mut [u8], bytes_max: u32) -> bool {
         let mut tcp = TcpPacket::new_unchecked(headers.transport_mut(packet));
         if tcp.syn() || !tcp.ack() {
-            return;
+            return true;
         }
-        let field = tcp.window_len();
-        let narrowed = self.narrow(tcp.ack_number().0.cast_unsigned(), field, bytes_max);
+        let (ack, field) = (tcp.ack_number().0.cast_unsigned(), tcp.window_len());
+        let before = self.told;
+        let (narrowed, is_withheld) = self.narrow(ack, field, bytes_max);
         if narrowed != field {
             tcp.set_window_len(narrowed);
         }
+        !is_withheld || before.is_none_or(|told| told.ack != ack)
     }
 
-    fn narrow(&mut self, ack: u32, field: u16, bytes_max: u32) -> u16 {
-        let told = self.edge.map_or(0, |edge| edge.wrapping_sub(ack).cast_signed());
+    /// The field, and whether there is room for more that is not worth telling of.
+    fn narrow(&mut self, ack: u32, field: u16, bytes_max: u32) -> (u16, bool) {
+        let told = self.told.map_or(0, |told| told.edge.wrapping_sub(ack).cast_signed());
         let told = u32::try_from(told).unwrap_or(0);
         let bytes = told.max(bytes_max);
         let most = u16::try_from(bytes.div_ceil(1 << self.shift)).unwrap_or(u16::MAX);
         let mut field = field.min(most);
         let offered = u32::from(field) << self.shift;
-        let is_worth_it = offered >= u32::from(self.worth_bytes);
-        if self.edge.is_some() && offered > told && !is_worth_it {
+        let is_crumb = offered > told && offered < u32::from(self.worth_bytes);
+        let is_withheld = is_crumb && self.told.is_some();
+        if is_withheld {
             // What the buffer has room for is more, so it is not less than this.
             field = u16::try_from(told.div_ceil(1 << self.shift)).unwrap_or(field);
         }
-        self.edge = Some(ack.wrapping_add(u32::from(field) << self.shift));
-        field
+        self.told = Some(Told { ack, edge: ack.wrapping_add(u32::from(field) << self.shift) });
+        (field, is_withheld)
     }
 }
 
