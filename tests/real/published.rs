@@ -117,8 +117,10 @@ fn a_port_where_the_guest_does_not_listen_resets_who_came() {
 
 /// Lets the firewall of `guest` refuse all who come to its port by ICMP, or nobody.
 fn reject(guest: &Guest, rejects: bool) {
-    let rules = "flush ruleset\ntable inet door { chain input { type filter hook input priority 0;\n\
-                 meta l4proto { tcp, udp } th dport 7000 reject with icmpx type port-unreachable;\n}; }";
+    let rules = "flush ruleset
+        table inet door { chain input { type filter hook input priority 0;
+        meta l4proto { tcp, udp } th dport 7000 reject with icmpx type port-unreachable;
+        }; }";
     let rules = if rejects { rules } else { "flush ruleset" };
     process::succeed(guest.command("nft").arg(rules));
 }

@@ -17,27 +17,24 @@ pub(crate) struct Window {
     shift: u8,
     /// A window is no less than this, unless it was more and is being filled.
     worth_bytes: u16,
-    told: Option<Told>,
-}
-
-/// What the guest was told last. The window of a SYN is not scaled, and never larger than what a
-/// flow may have in any case.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    /// The sequence number behind all that was acknowledged.
-    ack: u32,
-    /// The sequence number behind all that it may send.
+    /// Something was told. The window of a SYN is not scaled, and never larger than what a flow may
+    /// have in any case.
+    is_told: bool,
+    /// The field that was told last.
+    field: u16,
+    /// The sequence number behind all that the guest was told it may send.
     edge: u32,
 }
 
 impl Window {
-    pub(crate) const NONE: Self = Self { shift: 0, worth_bytes: 0, told: None };
+    pub(crate) const NONE: Self =
+        Self { shift: 0, worth_bytes: 0, is_told: false, field: 0, edge: 0 };
 
     /// The window of a buffer of `buffer_bytes` bytes, in fields shifted by `shift`, for a guest
     /// whose segments have up to `segment_bytes`.
     pub(crate) fn new(shift: u8, buffer_bytes: usize, segment_bytes: u16) -> Self {
         let half = u16::try_from(buffer_bytes / 2).unwrap_or(u16::MAX);
-        Self { shift, worth_bytes: segment_bytes.min(half), told: None }
+        Self { shift, worth_bytes: segment_bytes.min(half), ..Self::NONE }
     }
 
     /// The field of a segment that acknowledges up to `ack`, where `free` bytes of the buffer are
@@ -55,30 +52,42 @@ impl Window {
             return true;
         }
         let (ack, field) = (tcp.ack_number().0.cast_unsigned(), tcp.window_len());
-        let before = self.told;
-        let (narrowed, is_withheld) = self.narrow(ack, field, bytes_max);
+        let (narrowed, is_news) = self.narrow(ack, field, bytes_max);
         if narrowed != field {
             tcp.set_window_len(narrowed);
         }
-        !is_withheld || before.is_none_or(|told| told.ack != ack)
+        is_news
     }
 
-    /// The field, and whether there is room for more that is not worth telling of.
+    /// The field, and whether the guest was not told of it and of `ack` before.
+    #[inline]
     fn narrow(&mut self, ack: u32, field: u16, bytes_max: u32) -> (u16, bool) {
-        let told = self.told.map_or(0, |told| told.edge.wrapping_sub(ack).cast_signed());
-        let told = u32::try_from(told).unwrap_or(0);
-        let bytes = told.max(bytes_max);
-        let most = u16::try_from(bytes.div_ceil(1 << self.shift)).unwrap_or(u16::MAX);
-        let mut field = field.min(most);
-        let offered = u32::from(field) << self.shift;
-        let is_crumb = offered > told && offered < u32::from(self.worth_bytes);
-        let is_withheld = is_crumb && self.told.is_some();
-        if is_withheld {
-            // What the buffer has room for is more, so it is not less than this.
-            field = u16::try_from(told.div_ceil(1 << self.shift)).unwrap_or(field);
+        let told = if self.is_told { self.edge.wrapping_sub(ack).cast_signed().max(0) } else { 0 };
+        let told = told.cast_unsigned();
+        let most = told.max(bytes_max).div_ceil(1 << self.shift);
+        let field = u16::try_from(most).unwrap_or(u16::MAX).min(field);
+        if u32::from(field) << self.shift < u32::from(self.worth_bytes) {
+            return self.withhold(ack, field, told);
         }
-        self.told = Some(Told { ack, edge: ack.wrapping_add(u32::from(field) << self.shift) });
-        (field, is_withheld)
+        self.note(ack, field);
+        (field, true)
+    }
+
+    fn note(&mut self, ack: u32, field: u16) {
+        (self.is_told, self.field) = (true, field);
+        self.edge = ack.wrapping_add(u32::from(field) << self.shift);
+    }
+
+    /// The same, where `field` is not worth telling of: nothing beyond the `told` bytes is, which
+    /// may be sent in any case. Apart, as windows are rarely so small.
+    #[cold]
+    fn withhold(&mut self, ack: u32, field: u16, told: u32) -> (u16, bool) {
+        let is_crumb = self.is_told && u32::from(field) << self.shift > told;
+        let known = u16::try_from(told.div_ceil(1 << self.shift)).unwrap_or(u16::MAX);
+        let field = if is_crumb { field.min(known) } else { field };
+        let acked = self.edge.wrapping_sub(u32::from(self.field) << self.shift);
+        self.note(ack, field);
+        (field, !is_crumb || acked != ack)
     }
 }
 
@@ -113,7 +122,8 @@ mod tests {
             for free in (8..worth).step_by(8) {
                 assert_eq!(tell(3000, free), 0, "{free}");
             }
-            assert_eq!(tell(3000, worth.next_multiple_of(8)), worth.next_multiple_of(8) as u32);
+            let enough = worth.next_multiple_of(8);
+            assert_eq!(tell(3000, enough), u32::try_from(enough).unwrap_or(0));
         }
     }
 
