@@ -31,6 +31,7 @@ pub(crate) struct Published {
     dhcpv6_answered: AtomicU64,
     leases_given_up: AtomicU64,
     router_advertisements: AtomicU64,
+    icmp_errors_heeded: AtomicU64,
     /// Turns of the driver's loop: an idle guest causes none.
     pub(crate) driver_turns: AtomicU64,
     /// Sockets that the host would not open or connect, by lack of descriptors, ports or memory.
@@ -98,6 +99,7 @@ impl Published {
             (&self.dhcpv6_answered, counters.dhcpv6_answered),
             (&self.leases_given_up, counters.leases_given_up),
             (&self.router_advertisements, counters.router_advertisements),
+            (&self.icmp_errors_heeded, counters.icmp_errors_heeded),
         ] {
             to.store(from, Ordering::Relaxed);
         }
@@ -193,6 +195,7 @@ impl MetricsHandle {
             ("dhcpv6_answered", read(&p.dhcpv6_answered)),
             ("leases_given_up", read(&p.leases_given_up)),
             ("router_advertisements", read(&p.router_advertisements)),
+            ("icmp_errors_heeded", read(&p.icmp_errors_heeded)),
             ("host_exhausted", read(&p.host_exhausted)),
             ("adapter_ring_full", read(&p.adapter_drops.ring_full)),
             ("adapter_short", read(&p.adapter_drops.short)),
@@ -223,6 +226,7 @@ fn drop_name(reason: Drop) -> &'static str {
         Drop::NoFlow => "drop_no_flow",
         Drop::Redundant => "drop_redundant",
         Drop::Doubtful => "drop_doubtful",
+        Drop::IcmpError => "drop_icmp_error",
         Drop::FlowsFull => "drop_flows_full",
         Drop::Denied => "drop_denied",
         Drop::RingFull => "drop_ring_full",

@@ -20,6 +20,7 @@ const HELP: &[(&str, &str)] = &[
     ("tcp_denied_heard", "TCP flows that were denied by what they said"),
     ("udp_evicted", "UDP flows that made room for newer ones"),
     ("inbound_opened", "flows that somebody outside opened at a published port"),
+    ("icmp_errors_heeded", "ICMP errors of the guest's from which something followed"),
     ("denials_left_out", "denials that were too many to be told"),
     ("host_exhausted", "sockets that the host would not open, by lack of descriptors or memory"),
     ("driver_turns", "turns of the driver's loop"),

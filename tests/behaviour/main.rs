@@ -8,6 +8,7 @@ mod addresses;
 mod autoconf;
 mod caps;
 mod capture;
+mod complaints;
 mod denials;
 mod drops;
 mod fragments;

@@ -13,27 +13,27 @@ use sluicegate_core::{
 use crate::policy_rules::{ip, push};
 use crate::{at, only};
 
-const PEERS: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
+pub(crate) const PEERS: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
 
-fn inbound(protocol: Protocol, peer: &str, guest_port: u16) -> Inbound {
+pub(crate) fn inbound(protocol: Protocol, peer: &str, guest_port: u16) -> Inbound {
     let peer = at(ip(peer), 5000);
     Inbound { protocol, peer, guest_port, is_ipv6: peer.is_ipv6() }
 }
 
 /// The guest's end of a connection that came to it.
-struct Server {
-    to: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) to: SocketAddr,
     port: u16,
     next: u32,
     expected: u32,
-    received: Vec<u8>,
+    pub(crate) received: Vec<u8>,
     finished: bool,
-    reset: bool,
+    pub(crate) reset: bool,
 }
 
 impl Server {
     /// The SYN that came, unanswered.
-    fn called(world: &mut World<'_>) -> (Self, Tcp) {
+    pub(crate) fn called(world: &mut World<'_>) -> (Self, Tcp) {
         let seen = only(world);
         let syn = seen.tcp().expect("a segment").clone();
         assert_eq!(syn.flags & (flag::SYN | flag::ACK), flag::SYN, "{syn:?}");
@@ -61,7 +61,7 @@ impl Server {
         }
     }
 
-    fn say(&mut self, world: &mut World<'_>, flags: u8, payload: &[u8]) {
+    pub(crate) fn say(&mut self, world: &mut World<'_>, flags: u8, payload: &[u8]) {
         let segment = self.segment(flags | flag::ACK, payload);
         self.next = self.next.wrapping_add(payload.len() as u32 + u32::from(flags & 3 != 0));
         world.send(&frame::tcp(self.to, &segment));
@@ -69,7 +69,7 @@ impl Server {
     }
 
     /// Answers the SYN as Linux does.
-    fn answer(&mut self, world: &mut World<'_>) {
+    pub(crate) fn answer(&mut self, world: &mut World<'_>) {
         let mut segment = self.segment(flag::SYN | flag::ACK, &[]);
         segment.window = 65_535;
         segment.options = vec![2, 4, 0x05, 0xb4, 1, 3, 3, 7, 1, 1, 4, 2];
@@ -78,7 +78,7 @@ impl Server {
         self.read(world);
     }
 
-    fn read(&mut self, world: &mut World<'_>) {
+    pub(crate) fn read(&mut self, world: &mut World<'_>) {
         loop {
             let mut news = false;
             for seen in world.inbox() {
@@ -106,7 +106,7 @@ impl Server {
 }
 
 /// Somebody comes from `peer` to port 80.
-fn come(world: &mut World<'_>, peer: &str) -> Result<FlowId, Refusal> {
+pub(crate) fn come(world: &mut World<'_>, peer: &str) -> Result<FlowId, Refusal> {
     let now = world.now();
     let inbound = inbound(Protocol::Tcp, peer, 80);
     let flow = world.engine.open_inbound(now, &inbound);

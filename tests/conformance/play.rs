@@ -121,6 +121,10 @@ impl<P: Peer> Play<P> {
                 let frames = self.frames(told).map_err(broken)?;
                 self.peer.send(&frames).map_err(broken)?;
             }
+            What::Complain(complaint) => {
+                let error = self.numbers.icmp_error(complaint);
+                self.peer.send(&[error]).map_err(broken)?;
+            }
             What::Host(host) => self.peer.host(*host).map_err(|seen| ("not so", seen))?,
             What::Expect(_) | What::Silence => {}
         }

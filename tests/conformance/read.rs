@@ -17,6 +17,8 @@ pub(crate) enum What {
     Inject(Told),
     /// The guest gets this.
     Expect(Told),
+    /// The guest sends an ICMP error.
+    Complain(Complaint),
     /// The guest gets nothing until now.
     Silence,
     /// The host's side does something.
@@ -48,6 +50,26 @@ pub(crate) enum Host {
     HasClosed,
     /// It was asked for nothing.
     IsIdle,
+}
+
+/// An ICMP error about a segment that the guest got, if it did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Complaint {
+    /// The segment.
+    pub(crate) seq: u32,
+    pub(crate) len: usize,
+    pub(crate) says: Says,
+}
+
+/// What an ICMP error says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Says {
+    /// Its port is closed.
+    Closed,
+    /// Its host is not to be reached.
+    Unreachable,
+    /// It was too long: there is room for so many bytes behind its headers.
+    TooBig(u16),
 }
 
 /// A segment, as a script tells it: numbers count from each side's SYN.
@@ -127,7 +149,10 @@ fn step(text: &str) -> Option<Step> {
     let after_ms = milliseconds(time.strip_prefix('+')?)?;
     let rest = rest.trim();
     let what = match rest.chars().next()? {
-        '<' => What::Inject(told(&rest[1..])?),
+        '<' => match rest[1..].trim_start().strip_prefix('[') {
+            Some(error) => What::Complain(complaint(error)?),
+            None => What::Inject(told(&rest[1..])?),
+        },
         '>' => What::Expect(told(&rest[1..])?),
         _ if rest == "nothing" => What::Silence,
         _ => What::Host(host(rest.strip_prefix("host ")?)?),
@@ -162,6 +187,27 @@ fn host(text: &str) -> Option<Host> {
     })
 }
 
+/// What stands behind the first bracket of `[1:101(100)] icmp closed`.
+fn complaint(text: &str) -> Option<Complaint> {
+    let (segment, error) = text.split_once("] icmp ")?;
+    let (seq, len) = place(segment)?;
+    let says = match error.split_once(' ').unwrap_or((error, "")) {
+        ("closed", "") => Says::Closed,
+        ("unreachable", "") => Says::Unreachable,
+        ("too-big", mss) => Says::TooBig(mss.parse().ok()?),
+        _ => return None,
+    };
+    Some(Complaint { seq, len, says })
+}
+
+/// Where a segment begins, and how long it is: `1:101(100)`.
+fn place(text: &str) -> Option<(u32, usize)> {
+    let (range, len) = text.strip_suffix(')')?.split_once('(')?;
+    let (seq, end) = range.split_once(':')?;
+    let (seq, len) = (seq.parse::<u32>().ok()?, len.parse::<u32>().ok()?);
+    (seq.wrapping_add(len) == end.parse::<u32>().ok()?).then_some((seq, len as usize))
+}
+
 fn told(text: &str) -> Option<Told> {
     let (head, options) = match text.split_once('<') {
         Some((head, options)) => (head, Some(options.strip_suffix('>')?)),
@@ -175,11 +221,7 @@ fn told(text: &str) -> Option<Told> {
             told.flags |= 1 << LETTERS.find(letter)?;
         }
     }
-    let (range, len) = words.next()?.strip_suffix(')')?.split_once('(')?;
-    let (seq, end) = range.split_once(':')?;
-    (told.seq, told.len) = (seq.parse().ok()?, len.parse().ok()?);
-    let len = u32::try_from(told.len).ok()?;
-    (told.seq.wrapping_add(len) == end.parse::<u32>().ok()?).then_some(())?;
+    (told.seq, told.len) = place(words.next()?)?;
     while let Some(word) = words.next() {
         let value = words.next()?;
         match word {

@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 
 use sim::Tcp;
-use sim::frame::{Segment, flag};
+use sim::frame::{self, Segment, flag, protocol};
 
-use super::read::{Choice, Told};
+use super::read::{Choice, Complaint, Says, Told};
 
 /// The guest's port and the outside's.
 pub(crate) const PORTS: (u16, u16) = (40_000, 80);
@@ -130,6 +130,25 @@ impl Numbers {
             options,
             payload: (place..place + told.len).map(byte).collect(),
         })
+    }
+
+    /// The guest's ICMP error that is told.
+    pub(crate) fn icmp_error(&self, told: &Complaint) -> Vec<u8> {
+        let (outside, v4) = (self.to.ip(), self.to.is_ipv4());
+        let mut lost = vec![0; 20 + told.len];
+        lost[..2].copy_from_slice(&PORTS.1.to_be_bytes());
+        lost[2..4].copy_from_slice(&PORTS.0.to_be_bytes());
+        let seq = told.seq.wrapping_add(self.isn.unwrap_or(0));
+        lost[4..8].copy_from_slice(&seq.to_be_bytes());
+        (lost[12], lost[13]) = (5 << 4, flag::ACK);
+        let lost = frame::packet((outside, frame::guest(outside)), protocol::TCP, &lost);
+        let headers = if v4 { 40 } else { 60 };
+        let (said, word) = match told.says {
+            Says::Closed => (if v4 { (3, 3) } else { (1, 4) }, 0),
+            Says::Unreachable => (if v4 { (3, 1) } else { (1, 3) }, 0),
+            Says::TooBig(mss) => (if v4 { (3, 4) } else { (2, 0) }, u32::from(mss) + headers),
+        };
+        frame::icmp_error(said, word, &lost)
     }
 
     fn write(&self, choice: Choice, out: &mut Vec<u8>) -> Result<(), String> {

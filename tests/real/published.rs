@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use sluicegate_host::NetworkConfig;
 use socket2::SockRef;
 
 use crate::guest::{Guest, Setup, free_slot, sluicegate};
@@ -112,6 +113,56 @@ fn a_port_where_the_guest_does_not_listen_resets_who_came() {
     let inside = listener(&guest, Family::V4);
     let _outside = TcpStream::connect(published(&guest)[0]).unwrap();
     inside.accept().unwrap();
+}
+
+/// Lets the firewall of `guest` refuse all who come to its port by ICMP, or nobody.
+fn reject(guest: &Guest, rejects: bool) {
+    let rules = "flush ruleset
+        table inet door { chain input { type filter hook input priority 0;
+        meta l4proto { tcp, udp } th dport 7000 reject with icmpx type port-unreachable;
+        }; }";
+    let rules = if rejects { rules } else { "flush ruleset" };
+    process::succeed(guest.command("nft").arg(rules));
+}
+
+#[test]
+fn whom_the_guests_firewall_rejects_is_reset_before_the_call_is_given_up() {
+    if !needs::are_met(&["nft"]) {
+        return;
+    }
+    let ports = [any("tcp", "127.0.0.1"), any("tcp", "::1"), any("udp", "127.0.0.1")];
+    let allow = json!({ "default_egress": "allow", "default_ingress": "allow" });
+    let config = json!({ "policy": allow, "ports": ports });
+    let guest = Guest::embedded_with(NetworkConfig::from_json(&config.to_string()).unwrap());
+    let places = guest.network(|network| network.published_ports());
+    let place = |index: usize| places[index].host;
+    reject(&guest, true);
+    let heeded = || guest.counter("icmp_errors_heeded");
+    for index in 0..2 {
+        let mut outside = TcpStream::connect(place(index)).unwrap();
+        outside.set_read_timeout(Some(PATIENCE)).unwrap();
+        let error = outside.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        // A guest that says nothing resets nobody before ten seconds: this one was heard.
+        until("the guest's word is heard", || heeded() == index as u64 + 1);
+    }
+    let peer = servers::datagrams(Family::V4);
+    peer.connect(place(2)).unwrap();
+    peer.send(b"ask").unwrap();
+    until("its word about a datagram too", || heeded() == 3);
+    // As soon as it lets them in, all is well.
+    reject(&guest, false);
+    for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
+        let inside = listener(&guest, family);
+        let _outside = TcpStream::connect(place(index)).unwrap();
+        inside.accept().unwrap();
+    }
+    let address = guest.address(Family::V4);
+    servers::echo_datagrams(
+        guest.namespace().inside(|| UdpSocket::bind((address, GUEST_PORT)).unwrap()),
+    );
+    peer.send(b"ask again").unwrap();
+    assert_eq!(peer.recv(&mut [0; 16]).unwrap(), 9);
 }
 
 #[test]

@@ -116,6 +116,24 @@ pub fn echo(to: IpAddr, ident: u16, number: u16, payload: &[u8]) -> Vec<u8> {
     ip(to, protocol, &out)
 }
 
+/// The guest's ICMP error of type and code `said` about `frame`, which it got; `word` follows the
+/// checksum. As much of the packet is quoted as may be (RFC 1812 4.3.2.3, RFC 4443 3).
+#[must_use]
+pub fn icmp_error(said: (u8, u8), word: u32, frame: &[u8]) -> Vec<u8> {
+    let quoted = &frame[ETHERNET..];
+    let (to, number, len): (IpAddr, _, _) = if quoted[0] >> 4 == 4 {
+        let source: [u8; 4] = quoted[12..16].try_into().expect("because it has a header");
+        (source.into(), protocol::ICMP, 548)
+    } else {
+        let source: [u8; 16] = quoted[8..24].try_into().expect("because it has a header");
+        (source.into(), protocol::ICMPV6, 1232)
+    };
+    let mut out = vec![said.0, said.1, 0, 0];
+    out.extend(word.to_be_bytes());
+    out.extend(&quoted[..quoted.len().min(len)]);
+    ip(to, number, &out)
+}
+
 /// A frame with `transport` in one IP packet from the guest to `to`, all checksums in place.
 #[must_use]
 pub fn ip(to: IpAddr, protocol: u8, transport: &[u8]) -> Vec<u8> {

@@ -34,6 +34,9 @@ pub struct Counters {
     pub router_advertisements: u64,
     /// Flows that somebody outside opened at a published port.
     pub inbound_opened: u64,
+    /// ICMP errors of the guest's that ended what somebody outside had opened, or shortened the
+    /// segments of a connection.
+    pub icmp_errors_heeded: u64,
     /// Denials that were too many to be told ([`Action::Denied`](super::Action::Denied)).
     pub denials_left_out: u64,
 }

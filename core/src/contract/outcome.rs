@@ -38,6 +38,9 @@ pub enum Drop {
     /// A reset, a SYN or an acknowledgement on an open connection that whoever does not know the
     /// connection's numbers might have sent (RFC 5961).
     Doubtful,
+    /// An ICMP error from which nothing follows: it is about nothing that is on its way to the
+    /// guest, or about what may yet arrive.
+    IcmpError,
     /// The flow table of the protocol is full of busy flows.
     FlowsFull,
     /// Policy denies the destination.
@@ -54,7 +57,7 @@ pub enum Drop {
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Truncated,
         Self::TooLong,
         Self::SourceMac,
@@ -70,6 +73,7 @@ impl Drop {
         Self::NoFlow,
         Self::Redundant,
         Self::Doubtful,
+        Self::IcmpError,
         Self::FlowsFull,
         Self::Denied,
         Self::RingFull,
@@ -97,6 +101,7 @@ impl Drop {
             Self::NoFlow => "no_flow",
             Self::Redundant => "redundant",
             Self::Doubtful => "doubtful",
+            Self::IcmpError => "icmp_error",
             Self::FlowsFull => "flows_full",
             Self::Denied => "denied",
             Self::RingFull => "ring_full",

@@ -145,6 +145,7 @@ impl<R: RingHandle> Engine<'_, R> {
             }
             Transport::Echo { .. } if offload.segment_bytes > 0 => Err(Drop::Offload),
             Transport::Echo { ident } => self.echo(now, &packet, ident),
+            Transport::Error(complaint) => self.complaint(now, &packet.ip, complaint),
             Transport::NeighborSolicit { target } => self.answer_solicit(&packet.ip, target),
             Transport::RouterSolicit => self.answer_router_solicit(now, &packet.ip),
         }

@@ -6,6 +6,7 @@
 //! guest sent in a batch goes out in one write, and one acknowledgement answers it.
 
 mod autoconf;
+mod complaints;
 mod datagrams;
 mod inbound;
 mod ingress;

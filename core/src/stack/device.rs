@@ -317,11 +317,17 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     }
 
     /// Sends the TCP packet of `len` bytes that `write` makes, as far as `shape` lets the guest
-    /// have it. `write` is called exactly once; without room its packet is dropped and counted.
+    /// have it, and as it has anything to tell, or answers something. `write` is called exactly
+    /// once; without room its packet is dropped and counted.
     ///
     /// # Cost
     /// Constant beside the writing, which is in place.
-    fn tcp(&mut self, len: usize, shape: &mut Shape, write: impl FnOnce(&mut [u8])) {
+    fn tcp(
+        &mut self,
+        len: usize,
+        (shape, is_answer): (&mut Shape, bool),
+        write: impl FnOnce(&mut [u8]),
+    ) {
         let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) else {
             write(self.scratch.get_mut(..len).unwrap_or(&mut []));
             self.counters.count_drop(Drop::AnswerLost);
@@ -339,10 +345,12 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         if kept < payload {
             headers.clear_end_flags(packet);
         }
-        shape.window.tell(&headers, packet, self.window_bytes_max);
+        let is_news = shape.window.tell(&headers, packet, self.window_bytes_max);
         let counted = kept as u32 + headers.controls(packet);
         if counted > 0 {
             self.sent_end = Some(headers.seq(packet).wrapping_add(counted));
+        } else if !is_news && !is_answer {
+            return;
         }
         let offload = if kept == 0 {
             offer_mss(&self.link, headers.ip_len, packet);
@@ -431,11 +439,12 @@ impl<'a, R: RingHandle> phy::Device for Port<'_, 'a, R> {
     fn receive(&mut self, _: SmolInstant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let packet = self.packet.take()?;
         let out = &mut *self.out;
-        Some((FromGuest(packet), ToGuest { out, shape: self.shape }))
+        Some((FromGuest(packet), ToGuest { out, shape: self.shape, is_answer: true }))
     }
 
     fn transmit(&mut self, _: SmolInstant) -> Option<Self::TxToken<'_>> {
-        self.out.has_room().then_some(ToGuest { out: self.out, shape: self.shape })
+        let has_room = self.out.has_room();
+        has_room.then_some(ToGuest { out: self.out, shape: self.shape, is_answer: false })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -462,12 +471,14 @@ impl phy::RxToken for FromGuest<'_> {
 pub(crate) struct ToGuest<'t, 'a, R: RingHandle> {
     out: &'t mut Emitter<'a, R>,
     shape: &'t mut Shape,
+    /// It answers a packet of the guest's, and goes whatever it says.
+    is_answer: bool,
 }
 
 impl<R: RingHandle> phy::TxToken for ToGuest<'_, '_, R> {
     fn consume<T, F: FnOnce(&mut [u8]) -> T>(self, len: usize, f: F) -> T {
         let mut result = None;
-        self.out.tcp(len, self.shape, |packet| {
+        self.out.tcp(len, (self.shape, self.is_answer), |packet| {
             if packet.len() == len {
                 result = Some(f(packet));
             }

@@ -48,6 +48,7 @@ mod held;
 mod host;
 mod memory;
 mod pages;
+mod path;
 mod syn;
 mod wait;
 
@@ -275,7 +276,8 @@ impl<'a> Tcp<'a> {
         flow.phase = Phase::Open;
         flow.since = now;
         let shift = syn.scale.map_or(0, |_| window_shift(receive_bytes));
-        flow.shape = Shape { segment_bytes, reach: None, window: Window::new(shift) };
+        let window = Window::new(shift, receive_bytes, out.segment_bytes(guest.ip(), u16::MAX));
+        flow.shape = Shape { segment_bytes, reach: None, window };
         flow.scale = syn.scale.unwrap_or(0);
         flow.window_max = syn.window.into();
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]

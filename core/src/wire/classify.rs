@@ -17,6 +17,7 @@ use smoltcp::wire::{
 
 use super::advert;
 use super::checksum::Sum;
+use super::complaint::Complaint;
 use super::dhcpv6::SERVERS;
 use super::extensions::{self, Chain};
 use crate::contract::{Drop, Link, Offload, TransportChecksum};
@@ -106,6 +107,8 @@ pub(crate) enum Transport {
     Echo {
         ident: u16,
     },
+    /// An ICMP error.
+    Error(Complaint),
     /// A neighbour solicitation (RFC 4861 4.3).
     NeighborSolicit {
         target: Ipv6Addr,
@@ -353,7 +356,8 @@ pub(crate) fn transport(
             if !Sum::of(payload).is_valid() {
                 return Err(Drop::Checksum);
             }
-            echo(payload, 8)
+            Complaint::of(ip, payload)
+                .map_or_else(|| echo(payload, 8), |error| error.map(Transport::Error))
         }
         (protocol::ICMPV6, IpAddr::V6(_)) => {
             if sum_is_wrong(payload) {
@@ -426,7 +430,8 @@ fn icmpv6(ip: &Ip, message: &[u8]) -> Result<Transport, Drop> {
         Some(&ECHO_REQUEST) if matches!(ip.destination, IpAddr::V6(d) if !d.is_multicast()) => {
             echo(message, ECHO_REQUEST)
         }
-        Some(_) => Err(Drop::Unsupported),
+        Some(_) => Complaint::of(ip, message)
+            .map_or(Err(Drop::Unsupported), |error| error.map(Transport::Error)),
         None => Err(Drop::Truncated),
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod advert;
 pub(crate) mod checksum;
 pub(crate) mod classify;
+pub(crate) mod complaint;
 pub(crate) mod dhcp;
 pub(crate) mod dhcpv6;
 pub(crate) mod dns;

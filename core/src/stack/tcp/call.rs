@@ -96,6 +96,8 @@ impl<'a> Tcp<'a> {
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
         let receive_bytes = self.receive_bytes as u32;
         let shift = syn.scale.map_or(0, |_| window_shift(self.receive_bytes));
+        let window =
+            Window::new(shift, self.receive_bytes, out.segment_bytes(guest.ip(), u16::MAX));
         let flow = self.slot(slot);
         flow.is_calling = false;
         flow.heard = now;
@@ -107,7 +109,7 @@ impl<'a> Tcp<'a> {
         flow.acked = segment.ack.map(|ack| (ack, segment.window));
         // The window of a SYN is not scaled (RFC 7323 2.2).
         let reach = segment.ack.map(|ack| ack.wrapping_add(segment.window.into()));
-        flow.shape = Shape { segment_bytes, reach, window: Window::new(shift) };
+        flow.shape = Shape { segment_bytes, reach, window };
         if flow.outside_finished {
             self.close(slot);
         }

@@ -9,7 +9,7 @@ use super::Segment;
 /// Segment size of a guest that names none (RFC 9293 3.7.1).
 const MSS_DEFAULT: [u16; 2] = [536, 1220];
 /// The smallest segment size that is believed, as in Linux (`TCP_MIN_SND_MSS`).
-const MSS_MIN: u16 = 48;
+pub(super) const MSS_MIN: u16 = 48;
 
 /// What the guest's SYN said.
 #[derive(Debug, Clone, Copy)]

@@ -126,29 +126,51 @@ impl<'a> Tcp<'a> {
             }
             // An old sequence number asks for an answer, as Linux does (RFC 9293 3.8.6.1).
             (_, 0) => TcpRepr { seq_number: acked - 1, ..to_guest },
-            // Three repetitions make smoltcp send the oldest segment again (RFC 5681 3.2). It
-            // counts anew after a change of the window, and the change back.
             (_, _) => {
-                let again = TcpRepr {
-                    src_port: guest.port(),
-                    dst_port: outside.port(),
-                    seq_number: expected,
-                    ack_number: Some(acked),
-                    ..to_guest
-                };
-                let other = window.wrapping_add(1).max(1);
-                for window_len in [other, window, window, window, window] {
-                    let mut packet = [0; reply::REPLY_BYTES_MAX];
-                    let again = TcpRepr { window_len, ..again };
-                    let len = reply::tcp(guest.ip(), outside.ip(), &again, &mut packet);
-                    self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
-                }
+                self.repeat(now, slot, (guest, outside), out);
                 return;
             }
         };
         let v4 = guest.is_ipv4();
         let kind = if v4 { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
         out.reply(kind, |packet| reply::tcp(outside.ip(), guest.ip(), &repr, packet));
+    }
+
+    /// Makes smoltcp send the oldest segment again that the guest has not acknowledged: three
+    /// repetitions of an acknowledgement do (RFC 5681 3.2). It counts anew after a change of the
+    /// window, and the change back.
+    pub(super) fn repeat<R: RingHandle>(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        (guest, outside): (SocketAddr, SocketAddr),
+        out: &mut Emitter<'a, R>,
+    ) {
+        let Some(free) = self.socket(slot).map(|socket| free(socket)) else { return };
+        let flow = self.slot(slot);
+        // A closed window is asked whether it has opened, and repetitions say nothing to it.
+        let Some((acked, window)) = flow.acked.filter(|(_, window)| *window > 0) else { return };
+        let again = TcpRepr {
+            src_port: guest.port(),
+            dst_port: outside.port(),
+            control: TcpControl::None,
+            seq_number: TcpSeqNumber(flow.expected(free).cast_signed()),
+            ack_number: Some(TcpSeqNumber(acked.cast_signed())),
+            window_len: window,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None, None, None],
+            timestamp: None,
+            payload: &[],
+        };
+        let other = window.wrapping_add(1).max(1);
+        for window_len in [other, window, window, window, window] {
+            let mut packet = [0; reply::REPLY_BYTES_MAX];
+            let again = TcpRepr { window_len, ..again };
+            let len = reply::tcp(guest.ip(), outside.ip(), &again, &mut packet);
+            self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
+        }
     }
 
     /// Until when the flow may stay as it is.
