@@ -68,11 +68,51 @@ fn signals_go_on_to_the_command() {
     for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT"), (Signal::USR1, "USR1")] {
         // A shell's `wait` ends with the signal; a program in the foreground would be waited for.
         let script = format!("sleep 60 & trap 'kill $!; exit 9' {name}; echo up; wait; exit 1");
-        let mut process = Process::start(&mut command(&["sh", "-c", &script]));
+        // Whoever runs the tests may have it ignored, and then no shell can trap it.
+        let run = command(&["sh", "-c", &script]);
+        let mut process = Process::start(&mut with_signals("--default-signal=INT,QUIT", &run));
         process.wait_for("up\n");
         process.signal(signal);
         assert_eq!(process.finish().code, 9, "{name}");
     }
+}
+
+/// `command`, with signals as `option` of env(1) has them.
+fn with_signals(option: &str, command: &Command) -> Command {
+    let mut env = Command::new("env");
+    env.arg(option).arg(command.get_program()).args(command.get_args());
+    env
+}
+
+#[test]
+fn a_signal_that_is_ignored_stays_so_but_that_of_a_child_s_end() {
+    if !needs::are_met(&["cat"]) {
+        return;
+    }
+    let run = command(&["cat", "/proc/self/status", "/dev/stdin"]);
+    let mut env = with_signals("--ignore-signal=HUP,INT,CHLD", &run);
+    let mut process = Process::start(env.stdin(Stdio::piped()));
+    process.wait_for("SigIgn:");
+    let own = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let mask = |of: &str, name: &str| {
+        let line = of.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        u64::from_str_radix(line, 16).unwrap()
+    };
+    let bits = |signals: &[Signal]| {
+        signals.iter().fold(0, |all, signal| all | 1_u64 << (signal.as_raw() - 1))
+    };
+    let ignored = bits(&[Signal::HUP, Signal::INT]);
+    let child = bits(&[Signal::CHILD]);
+    assert_eq!(mask(&own, "SigIgn:") & (ignored | child), ignored, "{own}");
+    assert_eq!(mask(&own, "SigBlk:") & (ignored | child), child, "{own}");
+    process.signal(Signal::HUP);
+    process.signal(Signal::INT);
+    // Its end comes with that of its input, and is heard of.
+    drop(process.take_input());
+    let finished = process.finish();
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let ignored_inside = mask(&finished.output, "SigIgn:") & (ignored | child);
+    assert_eq!(ignored_inside, ignored, "{finished:?}");
 }
 
 #[test]
