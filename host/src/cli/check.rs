@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use sluicegate_host::{NetworkConfig, Permission};
 
-use super::failure::{Failure, complain};
+use super::failure::{self, Failure};
 use super::link::ProfileName;
 
 /// Check a configuration without starting anything
@@ -30,13 +30,7 @@ pub(crate) struct CheckArgs {
 
 /// Checks the file.
 pub(crate) fn run(args: &CheckArgs) -> ExitCode {
-    match check(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+    failure::exit_code(check(args))
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use sluicegate_host::NetworkConfig;
 
-use super::failure::{Failure, complain};
+use super::failure::{self, Failure};
 
 /// Print the environment of a guest: its addresses, as its agent reads them, and the placeholders
 /// of the config's secrets
@@ -32,13 +32,7 @@ pub(crate) struct EnvArgs {
 
 /// Prints the variables.
 pub(crate) fn run(args: &EnvArgs) -> ExitCode {
-    match print(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+    failure::exit_code(print(args))
 }
 
 fn print(args: &EnvArgs) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ pub(crate) mod ctl;
 pub(crate) mod demo;
 pub(crate) mod env;
 mod failure;
+mod foreground;
 mod guest_env;
 pub(crate) mod inside;
 mod link;

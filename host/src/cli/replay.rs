@@ -10,7 +10,7 @@ use sluicegate_host::config::PolicyConfig;
 use sluicegate_host::replay::{Manner, Replay, Told, read};
 use sluicegate_host::{NetworkConfig, Permission};
 
-use super::failure::{Failure, complain};
+use super::failure::{self, Failure};
 
 /// Lines of what is right that are shown before the first that is not.
 const CONTEXT_LINES: usize = 3;
@@ -80,10 +80,7 @@ pub(crate) fn run(args: &ReplayArgs) -> ExitCode {
     match replay(args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::from(2)
-        }
+        Err(failure) => failure::exit_code_of(failure.as_ref(), 2),
     }
 }
 

@@ -148,11 +148,5 @@ pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
         told("run one from a thread", thread.join().unwrap_or(true));
         Ok(())
     };
-    match try_all() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(failure) => {
-            super::failure::complain(failure.as_ref());
-            std::process::ExitCode::FAILURE
-        }
-    }
+    super::failure::exit_code(try_all())
 }
