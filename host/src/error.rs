@@ -1,7 +1,7 @@
 //! What can go wrong for an embedder, by blame.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sluicegate_core::ConfigError;
 
@@ -10,7 +10,7 @@ use sluicegate_core::ConfigError;
 #[non_exhaustive]
 pub enum Error {
     /// A port can't be published.
-    #[error("port {port} can't be published: {source}; is it in use, or below 1024?")]
+    #[error("port {port} can't be published{}: {source}", hint(source))]
     Publish {
         /// The address and port of this host.
         port: std::net::SocketAddr,
@@ -95,12 +95,20 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// Not JSON, or a field that is unknown or of another type.
-    #[error("{field}: {problem}")]
+    #[error("{}", in_words(field, problem))]
     Json {
-        /// The field, dotted from the top; `.` is the whole.
+        /// The field, dotted from the top; `.` or `?` where it is none.
         field: String,
         /// What is wrong with it, with line and column.
         problem: serde_json::Error,
+    },
+    /// What a file says is no configuration, or no snapshot.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<LoadError>,
     },
     /// A field that is unknown, and like a known one.
     #[error("{field}: unknown field at line {line} column {column}; did you mean `{nearest}`?")]
@@ -120,6 +128,56 @@ pub enum LoadError {
         /// The section, dotted from the top.
         field: &'static str,
     },
+}
+
+impl LoadError {
+    /// It, as said of the text of `path`.
+    #[must_use]
+    pub fn of(self, path: &Path) -> Self {
+        Self::File { path: path.to_owned(), source: Box::new(self) }
+    }
+}
+
+/// `problem` of `field`.
+fn in_words(field: &str, problem: &serde_json::Error) -> String {
+    let text = in_json(&problem.to_string());
+    match field {
+        "." | "?" if problem.is_data() => text,
+        "." | "?" => format!("this is not JSON: {text}"),
+        _ => format!("{field}: {text}"),
+    }
+}
+
+/// The `problem` that serde tells, without Rust's names for what it expected.
+fn in_json(problem: &str) -> String {
+    let split = problem.rsplit_once(", expected ");
+    let Some((before, (expected, after))) =
+        split.and_then(|(before, rest)| Some((before, rest.split_once(" at line ")?)))
+    else {
+        return problem.to_owned();
+    };
+    let words = match expected {
+        "u8" => "a number from 0 to 255",
+        "u16" => "a number from 0 to 65535",
+        "u32" => "a number from 0 to 4294967295",
+        "u64" | "usize" => "a number from 0 on",
+        "a sequence" => "a list",
+        other if other.starts_with("struct ") => "an object, as {}",
+        other => other,
+    };
+    format!("{before}, expected {words} at line {after}")
+}
+
+/// What may be the way out where a port can't be had.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (below 1024 it takes root, CAP_NET_BIND_SERVICE or \
+             net.ipv4.ip_unprivileged_port_start)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
+        _ => "",
+    }
 }
 
 /// What is wrong with an authority.

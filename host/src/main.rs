@@ -20,7 +20,7 @@ use clap::{ArgAction, Parser, Subcommand};
 Examples:
   sluicegate demo                                       # see it work, in 15 seconds
   sluicegate run --egress allow -- curl http://example.com
-  sluicegate run -- bash                                # a shell that reaches nothing
+  sluicegate run --egress deny -- bash                  # a shell that reaches nothing
   ip netns add box && sluicegate attach --netns box --config network.json
   sluicegate serve --socket /tmp/net.sock               # the network of a QEMU or libkrun machine
   sluicegate check network.json
@@ -30,7 +30,7 @@ SLUICEGATE_LOG sets what is logged: SLUICEGATE_LOG=debug, SLUICEGATE_LOG=sluiceg
 )]
 struct Arguments {
     /// Log more to the standard error (-v: progress, -vv: details)
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1000)]
     verbose: u8,
     #[command(subcommand)]
     command: Command,
@@ -49,16 +49,20 @@ enum Command {
     Demo(cli::demo::DemoArgs),
     #[cfg(feature = "krun")]
     Vm(cli::vm::VmArgs),
-    #[command(hide = true)]
+    // The names of what is not for people are like none that they may have meant.
+    #[command(hide = true, name = "_inside")]
     Inside(cli::inside::InsideArgs),
-    #[command(hide = true)]
+    #[command(hide = true, name = "_sandbox-probe")]
     SandboxProbe(cli::sandbox::SandboxProbeArgs),
-    #[command(hide = true)]
+    #[command(hide = true, name = "_demo-guest")]
     DemoGuest(cli::demo::guest::DemoGuestArgs),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     log(arguments.verbose);
     match arguments.command {
         Command::Run(args) => cli::run::run(args),
@@ -76,6 +80,17 @@ fn main() -> ExitCode {
         Command::SandboxProbe(args) => cli::sandbox::probe(&args),
         Command::DemoGuest(args) => cli::demo::guest::run(&args),
     }
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Whoever has closed our output does not want it.
+    let _ = error.print();
+    let named = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    // Any other code of these is that of what they run.
+    let runs_others = named.is_some_and(|name| name == "run" || name == "vm");
+    let code = if runs_others && error.exit_code() != 0 { 125 } else { error.exit_code() };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 /// Logs to the standard error: warnings, unless more is asked for.

@@ -151,7 +151,10 @@ impl Snapshot {
         if text.len() > BYTES_MAX {
             return Err(LoadError::LongSnapshot { path: path.to_owned() }.into());
         }
-        Self::from_json(&text)
+        Self::from_json(&text).map_err(|error| match error {
+            Error::Load(error) => error.of(path).into(),
+            other => other,
+        })
     }
 
     /// The link.

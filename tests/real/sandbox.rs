@@ -19,7 +19,7 @@ fn what_is_given_up_is_refused_and_what_is_needed_is_not() {
         std::fs::write(folder.join("file"), "text").unwrap();
     }
     let mut command = sluicegate();
-    let tried = process::succeed(command.arg("sandbox-probe").arg(&scratch.0));
+    let tried = process::succeed(command.arg("_sandbox-probe").arg(&scratch.0));
     let expected = "\
 read a file: done
 write a file: refused

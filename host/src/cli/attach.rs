@@ -53,6 +53,7 @@ fn serve(args: &AttachArgs) -> Result<(), Failure> {
         args.link.prepare(&mut tap);
         netns::configure(&interface)?;
         Ok(tap)
-    })??;
+    })
+    .map_err(|error| format!("--netns {}: {}", args.netns, failure::in_full(&error)))??;
     foreground.serve(tap, None)
 }

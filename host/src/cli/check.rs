@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sluicegate_host::{NetworkConfig, Permission};
+use sluicegate_host::Permission;
 
+use super::config_file;
 use super::failure::{self, Failure};
 use super::link::ProfileName;
 
@@ -19,9 +20,9 @@ Exit status: 0 if the file is good, 1 if it is not.
 Examples:
   sluicegate check network.json
   sluicegate check --profile multi-tenant tenant.json
-  echo '{\"policy\": {\"default_egress\": \"allow\"}}' | sluicegate check /dev/stdin")]
+  echo '{\"policy\": {\"default_egress\": \"allow\"}}' | sluicegate check -")]
 pub(crate) struct CheckArgs {
-    /// The configuration, as JSON
+    /// The configuration, as JSON; - for the standard input
     file: PathBuf,
     /// Whose word the configuration is: with `multi-tenant` a tenant's
     #[arg(long, value_name = "PROFILE", default_value = "single-tenant")]
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let config = args.profile.apply(NetworkConfig::from_file(&args.file)?);
+    let config = args.profile.apply(config_file::read(Some(&args.file))?.1);
     let core = config.to_core(0, [0; 16])?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: ok", args.file.display())?;

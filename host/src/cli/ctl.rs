@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use super::config_file;
 use super::failure::{self, Failure};
 
 mod record;
@@ -145,9 +146,8 @@ async fn get(args: &CtlArgs, what: &str) -> Result<Response<Incoming>, Failure> 
 }
 
 async fn put(args: &CtlArgs, file: &Path, expected: Option<u64>) -> Result<(), Failure> {
-    let is_input = file.as_os_str() == "-";
-    let path = if is_input { PathBuf::from("/dev/stdin") } else { file.to_owned() };
-    let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", file.display()))?;
+    let text = std::fs::read(config_file::path_of(file))
+        .map_err(|error| format!("{}: {error}", file.display()))?;
     let tag = expected.map(|version| format!("\"{version}\""));
     ask(&args.control, Method::PUT, "config", (tag, text)).await?;
     Ok(())

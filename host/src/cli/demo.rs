@@ -183,7 +183,7 @@ fn say(line: &str) -> io::Result<()> {
 
 fn guest_command(itinerary: &guest::Itinerary) -> Result<Vec<OsString>, Failure> {
     let itinerary = serde_json::to_string(itinerary)?;
-    Ok(vec!["/proc/self/exe".into(), "demo-guest".into(), itinerary.into()])
+    Ok(vec!["/proc/self/exe".into(), "_demo-guest".into(), itinerary.into()])
 }
 
 fn addresses(interface: &Interface) -> String {

@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 mod channel;
 pub(crate) mod check;
+mod config_file;
 mod control;
 pub(crate) mod ctl;
 pub(crate) mod demo;

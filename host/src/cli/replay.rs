@@ -10,6 +10,7 @@ use sluicegate_host::config::PolicyConfig;
 use sluicegate_host::replay::{Manner, Replay, Told, read};
 use sluicegate_host::{NetworkConfig, Permission};
 
+use super::config_file;
 use super::failure::{self, Failure};
 
 /// Lines of what is right that are shown before the first that is not.
@@ -89,7 +90,7 @@ fn replay(args: &ReplayArgs) -> Result<bool, Failure> {
     let file = File::open(&args.file).map_err(|error| named(&args.file, &error))?;
     let capture = read(file).map_err(|error| named(&args.file, &error))?;
     let config = match &args.config {
-        Some(path) => NetworkConfig::from_file(path)?,
+        Some(path) => config_file::read(Some(path))?.1,
         None => {
             let mut open = NetworkConfig::default();
             open.policy = PolicyConfig::without_rules(Permission::Allow, Permission::Allow);
