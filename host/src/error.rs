@@ -215,3 +215,47 @@ pub enum AuthorityError {
     #[error("making certificates: {0}")]
     Signing(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NetworkConfig;
+
+    #[test]
+    fn what_is_no_configuration_is_said_in_words_of_json_with_its_place() {
+        for (text, said) in [
+            ("", "this is not JSON: EOF while parsing a value at line 1 column 0"),
+            ("{} {}", "this is not JSON: trailing characters at line 1 column 4"),
+            ("5", "invalid type: integer `5`, expected an object, as {} at line 1 column 1"),
+            (
+                r#"{"interface": {"mtu": 99999}}"#,
+                "interface.mtu: invalid value: integer `99999`, expected a number from 0 to 65535 \
+                 at line 1 column 27",
+            ),
+            (
+                r#"{"policy": {"rules": {}}}"#,
+                "policy.rules: invalid type: map, expected a list at line 1 column 21",
+            ),
+        ] {
+            let error = NetworkConfig::from_json(text).unwrap_err();
+            assert_eq!(error.to_string(), said);
+            let path = Path::new("net.json");
+            assert_eq!(error.of(path).to_string(), format!("net.json: {said}"));
+        }
+    }
+
+    #[test]
+    fn a_port_that_can_not_be_had_says_why_once_and_what_helps() {
+        let said = |kind: io::ErrorKind| {
+            let source = io::Error::new(kind, "the system's word");
+            let port = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
+            Error::Publish { port, source }.to_string()
+        };
+        assert_eq!(
+            said(io::ErrorKind::AddrInUse),
+            "port 127.0.0.1:80 can't be published: the system's word"
+        );
+        let denied = said(io::ErrorKind::PermissionDenied);
+        assert!(denied.contains("root") && denied.ends_with("): the system's word"), "{denied}");
+    }
+}

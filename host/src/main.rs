@@ -4,6 +4,7 @@ mod cli;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Parser, Subcommand};
 
 /// A user-space gateway between a guest's network card and ordinary sockets
@@ -49,7 +50,7 @@ enum Command {
     Demo(cli::demo::DemoArgs),
     #[cfg(feature = "krun")]
     Vm(cli::vm::VmArgs),
-    // The names of what is not for people are like none that they may have meant.
+    // A name that begins so is not for people.
     #[command(hide = true, name = "_inside")]
     Inside(cli::inside::InsideArgs),
     #[command(hide = true, name = "_sandbox-probe")]
@@ -61,7 +62,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(error),
     };
     log(arguments.verbose);
     match arguments.command {
@@ -83,7 +84,14 @@ fn main() -> ExitCode {
 }
 
 /// Prints the help that was asked for, or what is wrong with the command line.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse(mut error: clap::Error) -> ExitCode {
+    let kind = ContextKind::SuggestedSubcommand;
+    if let Some(ContextValue::Strings(mut names)) = error.remove(kind) {
+        names.retain(|name| !name.starts_with('_'));
+        if !names.is_empty() {
+            error.insert(kind, ContextValue::Strings(names));
+        }
+    }
     // Whoever has closed our output does not want it.
     let _ = error.print();
     let named = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));

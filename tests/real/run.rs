@@ -11,6 +11,7 @@ use crate::needs;
 use crate::pattern;
 use crate::process::{self, Finished, Process};
 use crate::servers::{self, Family};
+use crate::tls::Scratch;
 use crate::waiting::until;
 
 /// `sluicegate run --egress allow` of `words`.
@@ -41,10 +42,37 @@ fn the_exit_code_is_that_of_the_command() {
     ] {
         assert_eq!(run(words).code, code, "{words:?}");
     }
+    // What is no command's own; an unknown option is no command.
+    for (arguments, part) in [
+        (&["--config", "/no/such.json", "--", "true"][..], "/no/such.json"),
+        (&["--egres", "allow", "--", "true"], "'--egress'"),
+        (&["--egress", "perhaps", "--", "true"], "perhaps"),
+        (&[], "<CMD>"),
+    ] {
+        let mut command = sluicegate();
+        let finished = process::run(command.arg("run").args(arguments));
+        assert_eq!(finished.code, 125, "{finished:?}");
+        assert!(finished.errors.contains(part), "{finished:?}");
+    }
+}
+
+#[test]
+fn a_config_may_come_by_a_pipe_and_is_what_the_control_socket_shows() {
+    if !needs::are_met(&["sh"]) {
+        return;
+    }
+    let scratch = Scratch::new("run");
+    let socket = scratch.0.join("control");
+    let config = json!({ "max_connections": 77, "policy": { "default_egress": "deny" } });
     let mut command = sluicegate();
-    let finished = process::run(command.args(["run", "--config", "/no/such.json", "--", "true"]));
-    assert_eq!(finished.code, 125, "{finished:?}");
-    assert!(finished.errors.contains("/no/such.json"), "{finished:?}");
+    command.args(["run", "--slot", &free_slot().to_string(), "--config", "-", "--control"]);
+    command.arg(&socket).arg("--").arg(sluicegate().get_program());
+    command.args(["ctl", "--control"]).arg(&socket).arg("config");
+    let mut process = Process::start(command.stdin(Stdio::piped()));
+    process.take_input().write_all(config.to_string().as_bytes()).unwrap();
+    let finished = process.finish();
+    let shown: Value = serde_json::from_str(&finished.output).unwrap();
+    assert_eq!(shown["max_connections"], config["max_connections"], "{finished:?}");
 }
 
 #[test]
