@@ -80,7 +80,7 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let autoconf = match config.interface.autoconf.enabled {
         Some(true) => "answered",
         Some(false) => "not answered",
-        None => "answered by attach, not by run",
+        None => "answered by attach and serve, not by run",
     };
     writeln!(out, "  DHCP, DHCPv6 and router solicitations are {autoconf}")?;
     writeln!(out, "  in slot 0: guest {} and {}", link.guest_ipv4, link.guest_ipv6)?;
