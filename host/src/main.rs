@@ -2,10 +2,12 @@
 
 mod cli;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// A user-space gateway between a guest's network card and ordinary sockets
 ///
@@ -101,14 +103,24 @@ fn refuse(mut error: clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Logs to the standard error: warnings, unless more is asked for.
+/// Logs to the standard error: warnings, unless more is asked for. In colour to people only.
 fn log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
         _ => "debug",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICEGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = match std::env::var("SLUICEGATE_LOG") {
+        Ok(asked) => EnvFilter::try_new(&asked).unwrap_or_else(|error| {
+            // Whoever has closed our standard error does not want it.
+            let _ = writeln!(std::io::stderr(), "sluicegate: SLUICEGATE_LOG={asked}: {error}");
+            EnvFilter::new(level)
+        }),
+        Err(_) => EnvFilter::new(level),
+    };
+    // https://no-color.org
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let in_colour = !is_plain && std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(in_colour);
+    lines.with_writer(std::io::stderr).init();
 }

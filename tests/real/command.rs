@@ -60,6 +60,10 @@ fn check_accepts_what_can_be_served() {
         assert!(checked.output.contains(part), "{checked:?}");
     }
     assert!(!checked.output.contains("rule 0"), "{checked:?}");
+    let ports = json!([{ "host_port": 8080, "guest_port": 80 }]);
+    let checked = check(&open_config(json!({ "ports": ports })));
+    let published = "127.0.0.1:8080 is published: port 80/tcp of the guest\n";
+    assert!(checked.output.contains(published), "{checked:?}");
     // The policy where none is said.
     let checked = check(&json!({}));
     for part in [
@@ -132,6 +136,35 @@ fn every_command_has_help_with_examples_that_fits_the_terminal() {
         assert!(said.code == 2 && !said.errors.contains("similar"), "{said:?}");
     }
     assert!(say("chekc").errors.contains("'check'"));
+}
+
+#[test]
+fn what_is_logged_is_in_no_colour_where_nobody_looks_and_a_wrong_filter_is_told() {
+    if !needs::are_met(&["true"]) {
+        return;
+    }
+    let slot = free_slot().to_string();
+    let run = |filter: &str| {
+        let mut command = sluicegate();
+        command.env("SLUICEGATE_LOG", filter).args(["run", "--egress", "allow", "--slot", &slot]);
+        let finished = process::run(command.args(["--", "true"]));
+        assert_eq!(finished.code, 0, "{finished:?}");
+        finished.errors
+    };
+    let logged = run("debug");
+    assert!(logged.contains("DEBUG") && !logged.contains('\x1b'), "{logged}");
+    let wrong = run("sluicegate=loud");
+    assert!(wrong.contains("SLUICEGATE_LOG=sluicegate=loud: "), "{wrong}");
+}
+
+#[test]
+fn serve_wants_one_place_where_its_machine_is() {
+    for arguments in ["serve", "serve --socket /tmp/net.sock --fd 3", "serve --fd 3 --datagram"] {
+        let said = say(arguments);
+        assert_eq!(said.code, 2, "{arguments}: {said:?}");
+        assert!(said.errors.contains("--socket") || said.errors.contains("--datagram"), "{said:?}");
+        assert!(said.errors.contains("--fd"), "{arguments}: {said:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sluicegate_host::Permission;
+use sluicegate_host::{Permission, Protocol};
 
 use super::config_file;
 use super::failure::{self, Failure};
@@ -48,6 +48,11 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
         let bound = "the public Internet and the gateway's port 53";
         writeln!(out, "  multi-tenant: of that, the platform allows {bound}")?;
         writeln!(out, "  multi-tenant: interface, dns and nat64_prefixes are the platform's")?;
+    }
+    for port in &config.ports {
+        let (host, guest) = (port.host(), port.guest_port);
+        let protocol = Protocol::from(port.protocol).name();
+        writeln!(out, "  {host} is published: port {guest}/{protocol} of the guest")?;
     }
     let link = &core.link;
     writeln!(

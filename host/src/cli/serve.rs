@@ -21,6 +21,7 @@ use super::link::{LinkArgs, folder_of};
 /// the next may come. Connections of a machine that is gone end when its successor resets them, or
 /// by their timers. Serves in the foreground until SIGINT or SIGTERM. Needs no privileges.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("machine").required(true))]
 #[command(after_help = "\
 QEMU (its guest asks by DHCP; MAC of slot 0):
   sluicegate serve --socket /tmp/net.sock --egress allow
@@ -38,10 +39,10 @@ A descriptor instead of a path, of a socketpair whose other end the VMM has:
   sluicegate serve --fd 3")]
 pub(crate) struct ServeArgs {
     /// Where the machine connects to; only this user may
-    #[arg(long, value_name = "PATH", required_unless_present = "fd")]
+    #[arg(long, value_name = "PATH", group = "machine")]
     socket: Option<PathBuf>,
     /// A connected stream socket to serve, by its number; ends when the machine has gone
-    #[arg(long, value_name = "N", conflicts_with_all = ["socket", "datagram"])]
+    #[arg(long, value_name = "N", group = "machine", conflicts_with = "datagram")]
     fd: Option<i32>,
     /// A frame a datagram, not a stream
     #[arg(long)]
