@@ -170,13 +170,13 @@ fn in_json(problem: &str) -> String {
 
 /// What may be the way out where a port can't be had.
 fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            " (below 1024 it takes root, CAP_NET_BIND_SERVICE or \
-             net.ipv4.ip_unprivileged_port_start)"
-        }
-        io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
-        _ => "",
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied {
+        " (below 1024 it takes root, CAP_NET_BIND_SERVICE or net.ipv4.ip_unprivileged_port_start)"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        " (this host has no such address)"
+    } else {
+        ""
     }
 }
 

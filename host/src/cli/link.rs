@@ -167,10 +167,13 @@ impl LinkArgs {
         let slot = self.slot.into();
         let mut network = match &self.restore {
             Some(path) => {
-                let snapshot = Snapshot::from_file(path).map_err(|error| match error {
-                    Error::Config(error) => format!("--restore {}: {error}", path.display()),
-                    // They name the file.
-                    error => format!("--restore {error}"),
+                let snapshot = Snapshot::from_file(path).map_err(|error| {
+                    // The others name the file.
+                    if let Error::Config(error) = error {
+                        format!("--restore {}: {error}", path.display())
+                    } else {
+                        format!("--restore {error}")
+                    }
                 })?;
                 SmoltcpNetwork::try_restore(config, slot, snapshot)?
             }
