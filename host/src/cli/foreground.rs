@@ -1,5 +1,5 @@
-//! Serving a guest in the foreground until a signal ends it, as `attach` and `serve` do. Owns who is
-//! told that it is online, and what ends it; must not know what the link is.
+//! Serving a guest in the foreground until a signal ends it, as `attach` and `serve` do. Owns who
+//! is told that it is online, and what ends it; must not know what the link is.
 
 use std::fs::File;
 use std::io::Write;

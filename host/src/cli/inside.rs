@@ -1,8 +1,8 @@
 //! A command inside fresh namespaces of its own, with a TAP interface as its only way out.
 //!
 //! Owns both halves of how it gets there. The outer half ([`Inside`]) starts this same program
-//! again (`sluicegate _inside`, hidden); the inner half ([`run`]) is that process: it moves into new
-//! network and mount namespaces, and a user namespace where it is not privileged, makes and
+//! again (`sluicegate _inside`, hidden); the inner half ([`run`]) is that process: it moves into
+//! new network and mount namespaces, and a user namespace where it is not privileged, makes and
 //! configures the interface there, hands its descriptor out, waits for the word that it is served,
 //! and then becomes the command. Must not know the library's network, nor what the command does.
 //!
