@@ -45,6 +45,7 @@ const UNSAFE: &[&str] = &[
     "core/examples/firmware/",
     "host/src/adapter/",
     "host/src/cli/serve.rs",
+    "host/src/cli/signals.rs",
     "host/src/cli/vm/probe.rs",
     "host/src/memory.rs",
     "host/src/netns.rs",

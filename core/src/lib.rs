@@ -12,7 +12,7 @@
 //! engine, if the host carries it to the next ([`Engine::bindings`], [`Engine::bind_name`]). A
 //! guest that asks the link for its addresses is answered by the engine alone
 //! ([`Config::autoconf`]). The engine has no clock, socket, thread, global, log line or randomness
-//! of its own, and allocates nothing after [`Engine::new`].
+//! of its own, and allocates nothing after [`Engine::new`]. `examples/gateway.rs` is one at work.
 //!
 //! **The floors**, lowest first; each uses only lower ones: `addr` and `limits` (the guest's
 //! addresses, every number); `contract` (what both sides say); `wire` (bytes and their meaning);

@@ -224,8 +224,17 @@ impl NetworkConfig {
     /// Reads `path`.
     ///
     /// # Errors
-    /// As [`from_json`](Self::from_json), or if the file can't be read or is longer than 1 MiB.
+    /// As [`from_json`](Self::from_json), with the path, or if the file can't be read or is longer
+    /// than 1 MiB.
     pub fn from_file(path: &Path) -> Result<Self, LoadError> {
+        Self::from_json(&Self::text_of(path)?).map_err(|error| error.of(path))
+    }
+
+    /// The text of `path`, for [`from_json`](Self::from_json).
+    ///
+    /// # Errors
+    /// The file can't be read, or is longer than 1 MiB.
+    pub fn text_of(path: &Path) -> Result<String, LoadError> {
         use std::io::Read;
         let read = |source| LoadError::Read { path: path.to_owned(), source };
         let mut text = String::new();
@@ -234,7 +243,7 @@ impl NetworkConfig {
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(LoadError::TooLong { path: path.to_owned() });
         }
-        Self::from_json(&text)
+        Ok(text)
     }
 
     /// Reads JSON. Ranges are checked later, with the slot: [`to_core`](Self::to_core).

@@ -1,7 +1,7 @@
 //! What can go wrong for an embedder, by blame.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sluicegate_core::ConfigError;
 
@@ -10,7 +10,7 @@ use sluicegate_core::ConfigError;
 #[non_exhaustive]
 pub enum Error {
     /// A port can't be published.
-    #[error("port {port} can't be published: {source}; is it in use, or below 1024?")]
+    #[error("port {port} can't be published{}: {source}", hint(source))]
     Publish {
         /// The address and port of this host.
         port: std::net::SocketAddr,
@@ -95,12 +95,20 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// Not JSON, or a field that is unknown or of another type.
-    #[error("{field}: {problem}")]
+    #[error("{}", in_words(field, problem))]
     Json {
-        /// The field, dotted from the top; `.` is the whole.
+        /// The field, dotted from the top; `.` or `?` where it is none.
         field: String,
         /// What is wrong with it, with line and column.
         problem: serde_json::Error,
+    },
+    /// What a file says is no configuration, or no snapshot.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<LoadError>,
     },
     /// A field that is unknown, and like a known one.
     #[error("{field}: unknown field at line {line} column {column}; did you mean `{nearest}`?")]
@@ -120,6 +128,56 @@ pub enum LoadError {
         /// The section, dotted from the top.
         field: &'static str,
     },
+}
+
+impl LoadError {
+    /// It, as said of the text of `path`.
+    #[must_use]
+    pub fn of(self, path: &Path) -> Self {
+        Self::File { path: path.to_owned(), source: Box::new(self) }
+    }
+}
+
+/// `problem` of `field`.
+fn in_words(field: &str, problem: &serde_json::Error) -> String {
+    let text = in_json(&problem.to_string());
+    match field {
+        "." | "?" if problem.is_data() => text,
+        "." | "?" => format!("this is not JSON: {text}"),
+        _ => format!("{field}: {text}"),
+    }
+}
+
+/// The `problem` that serde tells, without Rust's names for what it expected.
+fn in_json(problem: &str) -> String {
+    let split = problem.rsplit_once(", expected ");
+    let Some((before, (expected, after))) =
+        split.and_then(|(before, rest)| Some((before, rest.split_once(" at line ")?)))
+    else {
+        return problem.to_owned();
+    };
+    let words = match expected {
+        "u8" => "a number from 0 to 255",
+        "u16" => "a number from 0 to 65535",
+        "u32" => "a number from 0 to 4294967295",
+        "u64" | "usize" => "a number from 0 on",
+        "a sequence" => "a list",
+        other if other.starts_with("struct ") => "an object, as {}",
+        other => other,
+    };
+    format!("{before}, expected {words} at line {after}")
+}
+
+/// What may be the way out where a port can't be had.
+fn hint(error: &io::Error) -> &'static str {
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied {
+        " (below 1024 it takes root, CAP_NET_BIND_SERVICE or net.ipv4.ip_unprivileged_port_start)"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        " (this host has no such address)"
+    } else {
+        ""
+    }
 }
 
 /// What is wrong with an authority.
@@ -156,4 +214,48 @@ pub enum AuthorityError {
     /// No key could be made, or nothing be signed.
     #[error("making certificates: {0}")]
     Signing(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NetworkConfig;
+
+    #[test]
+    fn what_is_no_configuration_is_said_in_words_of_json_with_its_place() {
+        for (text, said) in [
+            ("", "this is not JSON: EOF while parsing a value at line 1 column 0"),
+            ("{} {}", "this is not JSON: trailing characters at line 1 column 4"),
+            ("5", "invalid type: integer `5`, expected an object, as {} at line 1 column 1"),
+            (
+                r#"{"interface": {"mtu": 99999}}"#,
+                "interface.mtu: invalid value: integer `99999`, expected a number from 0 to 65535 \
+                 at line 1 column 27",
+            ),
+            (
+                r#"{"policy": {"rules": {}}}"#,
+                "policy.rules: invalid type: map, expected a list at line 1 column 21",
+            ),
+        ] {
+            let error = NetworkConfig::from_json(text).unwrap_err();
+            assert_eq!(error.to_string(), said);
+            let path = Path::new("net.json");
+            assert_eq!(error.of(path).to_string(), format!("net.json: {said}"));
+        }
+    }
+
+    #[test]
+    fn a_port_that_can_not_be_had_says_why_once_and_what_helps() {
+        let said = |kind: io::ErrorKind| {
+            let source = io::Error::new(kind, "the system's word");
+            let port = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
+            Error::Publish { port, source }.to_string()
+        };
+        assert_eq!(
+            said(io::ErrorKind::AddrInUse),
+            "port 127.0.0.1:80 can't be published: the system's word"
+        );
+        let denied = said(io::ErrorKind::PermissionDenied);
+        assert!(denied.contains("root") && denied.ends_with("): the system's word"), "{denied}");
+    }
 }

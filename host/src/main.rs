@@ -2,9 +2,12 @@
 
 mod cli;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// A user-space gateway between a guest's network card and ordinary sockets
 ///
@@ -20,7 +23,7 @@ use clap::{ArgAction, Parser, Subcommand};
 Examples:
   sluicegate demo                                       # see it work, in 15 seconds
   sluicegate run --egress allow -- curl http://example.com
-  sluicegate run -- bash                                # a shell that reaches nothing
+  sluicegate run --egress deny -- bash                  # a shell that reaches nothing
   ip netns add box && sluicegate attach --netns box --config network.json
   sluicegate serve --socket /tmp/net.sock               # the network of a QEMU or libkrun machine
   sluicegate check network.json
@@ -30,7 +33,7 @@ SLUICEGATE_LOG sets what is logged: SLUICEGATE_LOG=debug, SLUICEGATE_LOG=sluiceg
 )]
 struct Arguments {
     /// Log more to the standard error (-v: progress, -vv: details)
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1000)]
     verbose: u8,
     #[command(subcommand)]
     command: Command,
@@ -49,16 +52,20 @@ enum Command {
     Demo(cli::demo::DemoArgs),
     #[cfg(feature = "krun")]
     Vm(cli::vm::VmArgs),
-    #[command(hide = true)]
+    // A name that begins so is not for people.
+    #[command(hide = true, name = "_inside")]
     Inside(cli::inside::InsideArgs),
-    #[command(hide = true)]
+    #[command(hide = true, name = "_sandbox-probe")]
     SandboxProbe(cli::sandbox::SandboxProbeArgs),
-    #[command(hide = true)]
+    #[command(hide = true, name = "_demo-guest")]
     DemoGuest(cli::demo::guest::DemoGuestArgs),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(error),
+    };
     log(arguments.verbose);
     match arguments.command {
         Command::Run(args) => cli::run::run(args),
@@ -78,14 +85,42 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs to the standard error: warnings, unless more is asked for.
+/// Prints the help that was asked for, or what is wrong with the command line.
+fn refuse(mut error: clap::Error) -> ExitCode {
+    let kind = ContextKind::SuggestedSubcommand;
+    if let Some(ContextValue::Strings(mut names)) = error.remove(kind) {
+        names.retain(|name| !name.starts_with('_'));
+        if !names.is_empty() {
+            error.insert(kind, ContextValue::Strings(names));
+        }
+    }
+    // Whoever has closed our output does not want it.
+    let _ = error.print();
+    let named = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    // Any other code of these is that of what they run.
+    let runs_others = named.is_some_and(|name| name == "run" || name == "vm");
+    let code = if runs_others && error.exit_code() != 0 { 125 } else { error.exit_code() };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Logs to the standard error: warnings, unless more is asked for. In colour to people only.
 fn log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
         _ => "debug",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICEGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = match std::env::var("SLUICEGATE_LOG") {
+        Ok(asked) => EnvFilter::try_new(&asked).unwrap_or_else(|error| {
+            // Whoever has closed our standard error does not want it.
+            let _ = writeln!(std::io::stderr(), "sluicegate: SLUICEGATE_LOG={asked}: {error}");
+            EnvFilter::new(level)
+        }),
+        Err(_) => EnvFilter::new(level),
+    };
+    // https://no-color.org
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let in_colour = !is_plain && std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(in_colour);
+    lines.with_writer(std::io::stderr).init();
 }

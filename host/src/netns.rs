@@ -80,6 +80,9 @@ pub fn open(name: &str) -> Result<OwnedFd, Error> {
     // Not blocking: a path may turn out to be a pipe.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT if path.starts_with("/proc") && !name.contains('/') => Error::plain(format!(
+            "there is neither a process {name} nor a network namespace of that name"
+        )),
         Errno::NOENT => Error::plain(format!(
             "there is no network namespace {name:?} ({} does not exist): `ip netns add` makes one",
             path.display()

@@ -48,6 +48,25 @@ const ETHERNET_HEADER_BYTES: u32 = 14;
 /// Made from a configuration and a slot, which is the guest's number among those of the host and
 /// gives it its addresses. A VMM takes the backend, starts the network, and boots the guest with
 /// the MAC address and the environment from here; `shutdown`, or dropping it, ends it.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sluicegate_host::{NetworkConfig, SmoltcpNetwork};
+///
+/// let runtime = tokio::runtime::Runtime::new()?;
+/// let config = NetworkConfig::from_json(r#"{"policy": {"default_egress": "allow"}}"#)?;
+/// let mut network = SmoltcpNetwork::try_new(config, 7)?;
+/// # #[cfg(feature = "krun")]
+/// let backend = network.try_take_backend()?; // for the VM's builder; or `attach_link`
+/// network.try_start(runtime.handle().clone())?;
+/// assert_eq!(network.guest_mac(), [0x02, 0x6d, 0x73, 0, 7, 2]);
+/// for (name, value) in network.guest_env_vars() {
+///     println!("{name}={value}"); // what the guest is booted with
+/// }
+/// network.shutdown()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct SmoltcpNetwork {
     config: sluicegate_core::Config,
     addresses: sluicegate_core::addr::Addresses,

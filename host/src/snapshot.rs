@@ -151,7 +151,9 @@ impl Snapshot {
         if text.len() > BYTES_MAX {
             return Err(LoadError::LongSnapshot { path: path.to_owned() }.into());
         }
-        Self::from_json(&text)
+        Self::from_json(&text).map_err(|error| {
+            if let Error::Load(error) = error { error.of(path).into() } else { error }
+        })
     }
 
     /// The link.

@@ -60,6 +60,10 @@ fn check_accepts_what_can_be_served() {
         assert!(checked.output.contains(part), "{checked:?}");
     }
     assert!(!checked.output.contains("rule 0"), "{checked:?}");
+    let ports = json!([{ "host_port": 8080, "guest_port": 80 }]);
+    let checked = check(&open_config(json!({ "ports": ports })));
+    let published = "127.0.0.1:8080 is published: port 80/tcp of the guest\n";
+    assert!(checked.output.contains(published), "{checked:?}");
     // The policy where none is said.
     let checked = check(&json!({}));
     for part in [
@@ -104,17 +108,86 @@ fn check_names_the_field_the_value_and_the_limit() {
             assert!(checked.errors.contains(part), "{config}: {checked:?}");
         }
     }
+    let wrong = ConfigFile::new(&json!({ "polcy": {} }));
+    let path = wrong.path().display().to_string();
+    assert!(say(&format!("check {path}")).errors.contains(&format!("{path}: polcy: ")));
     let missing = say("check /there/is/no/such.json");
     assert_eq!(missing.code, 1);
     assert!(missing.errors.contains("/there/is/no/such.json"), "{missing:?}");
 }
 
 #[test]
-fn every_command_has_help_with_examples() {
-    for command in ["", "run", "attach", "ctl", "env", "check", "demo"] {
+fn every_command_has_help_with_examples_that_fits_the_terminal() {
+    for command in
+        ["", "run", "attach", "serve", "ctl", "top", "env", "check", "replay", "demo", "vm"]
+    {
         let help = say(&format!("{command} --help"));
         assert_eq!(help.code, 0);
-        assert!(help.output.contains("Examples:\n  "), "{command}: {}", help.output);
+        let example = format!("\n  {}", format!("sluicegate {command}").trim_end());
+        assert!(help.output.contains(&example), "{command}: {}", help.output);
+        let long = help.output.lines().find(|line| line.chars().count() > 100);
+        assert_eq!(long, None, "{command}");
+        // A value is explained by the words of its own option.
+        assert_eq!(help.output.matches("Every frame is one").count(), 0, "{command}");
+    }
+    // What is not for people is not what they may have meant.
+    for typo in ["bogus", "insides", "demo-guests"] {
+        let said = say(typo);
+        assert!(said.code == 2 && !said.errors.contains("'_"), "{said:?}");
+    }
+    assert!(say("chekc").errors.contains("'check'"));
+}
+
+#[test]
+fn what_is_logged_is_in_no_colour_where_nobody_looks_and_a_wrong_filter_is_told() {
+    if !needs::are_met(&["true"]) {
+        return;
+    }
+    let slot = free_slot().to_string();
+    let run = |filter: &str| {
+        let mut command = sluicegate();
+        command.env("SLUICEGATE_LOG", filter).args(["run", "--egress", "allow", "--slot", &slot]);
+        let finished = process::run(command.args(["--", "true"]));
+        assert_eq!(finished.code, 0, "{finished:?}");
+        finished.errors
+    };
+    let logged = run("debug");
+    assert!(logged.contains("DEBUG") && !logged.contains('\x1b'), "{logged}");
+    let wrong = run("sluicegate=loud");
+    assert!(wrong.contains("SLUICEGATE_LOG=sluicegate=loud: "), "{wrong}");
+}
+
+#[test]
+fn serve_wants_one_place_where_its_machine_is() {
+    for arguments in ["serve", "serve --socket /tmp/net.sock --fd 3", "serve --fd 3 --datagram"] {
+        let said = say(arguments);
+        assert_eq!(said.code, 2, "{arguments}: {said:?}");
+        assert!(said.errors.contains("--socket") || said.errors.contains("--datagram"), "{said:?}");
+        assert!(said.errors.contains("--fd"), "{arguments}: {said:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_is_no_failure_and_a_full_disk_is_one() {
+    let capture = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tcp/syn-with-data.pcap");
+    for (arguments, full) in
+        [(&["env"][..], 1), (&["check", "/dev/stdin"], 1), (&["replay", capture], 2)]
+    {
+        let config = ConfigFile::new(&json!({}));
+        let run = |output: std::process::Stdio| {
+            let config = std::fs::File::open(config.path()).unwrap();
+            let mut command = sluicegate();
+            command.args(arguments).stdin(config).stdout(output).output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let unread = run(writer.into());
+        assert_eq!((unread.status.code(), unread.stderr), (Some(0), vec![]), "{arguments:?}");
+        let disk = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let failed = run(disk.into());
+        assert_eq!(failed.status.code(), Some(full), "{arguments:?}");
+        let said = String::from_utf8(failed.stderr).unwrap();
+        assert!(said.contains("No space left"), "{arguments:?}: {said}");
     }
 }
 
@@ -197,6 +270,8 @@ fn attach_says_what_is_wrong_and_what_to_do() {
     let name = namespace.name();
     for (arguments, part) in [
         ("attach --netns no-such-namespace".to_owned(), "ip netns add"),
+        ("attach --netns 999999999".to_owned(), "process 999999999"),
+        ("attach --netns /dev/null".to_owned(), "--netns /dev/null"),
         (format!("attach --netns {name} --mtu 100"), "1280"),
         (format!("attach --netns {name} --slot 65536"), "65535"),
         (format!("attach --netns {name} --ifname a/b"), "a/b"),

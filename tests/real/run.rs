@@ -11,6 +11,7 @@ use crate::needs;
 use crate::pattern;
 use crate::process::{self, Finished, Process};
 use crate::servers::{self, Family};
+use crate::tls::Scratch;
 use crate::waiting::until;
 
 /// `sluicegate run --egress allow` of `words`.
@@ -41,10 +42,37 @@ fn the_exit_code_is_that_of_the_command() {
     ] {
         assert_eq!(run(words).code, code, "{words:?}");
     }
+    // What is no command's own; an unknown option is no command.
+    for (arguments, part) in [
+        (&["--config", "/no/such.json", "--", "true"][..], "/no/such.json"),
+        (&["--egres", "allow", "--", "true"], "'--egress'"),
+        (&["--egress", "perhaps", "--", "true"], "perhaps"),
+        (&[], "<CMD>"),
+    ] {
+        let mut command = sluicegate();
+        let finished = process::run(command.arg("run").args(arguments));
+        assert_eq!(finished.code, 125, "{finished:?}");
+        assert!(finished.errors.contains(part), "{finished:?}");
+    }
+}
+
+#[test]
+fn a_config_may_come_by_a_pipe_and_is_what_the_control_socket_shows() {
+    if !needs::are_met(&["sh"]) {
+        return;
+    }
+    let scratch = Scratch::new("run");
+    let socket = scratch.0.join("control");
+    let config = json!({ "max_connections": 77, "policy": { "default_egress": "deny" } });
     let mut command = sluicegate();
-    let finished = process::run(command.args(["run", "--config", "/no/such.json", "--", "true"]));
-    assert_eq!(finished.code, 125, "{finished:?}");
-    assert!(finished.errors.contains("/no/such.json"), "{finished:?}");
+    command.args(["run", "--slot", &free_slot().to_string(), "--config", "-", "--control"]);
+    command.arg(&socket).arg("--").arg(sluicegate().get_program());
+    command.args(["ctl", "--control"]).arg(&socket).arg("config");
+    let mut process = Process::start(command.stdin(Stdio::piped()));
+    process.take_input().write_all(config.to_string().as_bytes()).unwrap();
+    let finished = process.finish();
+    let shown: Value = serde_json::from_str(&finished.output).unwrap();
+    assert_eq!(shown["max_connections"], config["max_connections"], "{finished:?}");
 }
 
 #[test]
@@ -68,11 +96,51 @@ fn signals_go_on_to_the_command() {
     for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT"), (Signal::USR1, "USR1")] {
         // A shell's `wait` ends with the signal; a program in the foreground would be waited for.
         let script = format!("sleep 60 & trap 'kill $!; exit 9' {name}; echo up; wait; exit 1");
-        let mut process = Process::start(&mut command(&["sh", "-c", &script]));
+        // Whoever runs the tests may have it ignored, and then no shell can trap it.
+        let run = command(&["sh", "-c", &script]);
+        let mut process = Process::start(&mut with_signals("--default-signal=INT,QUIT", &run));
         process.wait_for("up\n");
         process.signal(signal);
         assert_eq!(process.finish().code, 9, "{name}");
     }
+}
+
+/// `command`, with signals as `option` of env(1) has them.
+fn with_signals(option: &str, command: &Command) -> Command {
+    let mut env = Command::new("env");
+    env.arg(option).arg(command.get_program()).args(command.get_args());
+    env
+}
+
+#[test]
+fn a_signal_that_is_ignored_stays_so_but_that_of_a_child_s_end() {
+    if !needs::are_met(&["cat"]) {
+        return;
+    }
+    let run = command(&["cat", "/proc/self/status", "/dev/stdin"]);
+    let mut env = with_signals("--ignore-signal=HUP,INT,CHLD", &run);
+    let mut process = Process::start(env.stdin(Stdio::piped()));
+    process.wait_for("SigIgn:");
+    let own = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let mask = |of: &str, name: &str| {
+        let line = of.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        u64::from_str_radix(line, 16).unwrap()
+    };
+    let bits = |signals: &[Signal]| {
+        signals.iter().fold(0, |all, signal| all | 1_u64 << (signal.as_raw() - 1))
+    };
+    let ignored = bits(&[Signal::HUP, Signal::INT]);
+    let child = bits(&[Signal::CHILD]);
+    assert_eq!(mask(&own, "SigIgn:") & (ignored | child), ignored, "{own}");
+    assert_eq!(mask(&own, "SigBlk:") & (ignored | child), child, "{own}");
+    process.signal(Signal::HUP);
+    process.signal(Signal::INT);
+    // Its end comes with that of its input, and is heard of.
+    drop(process.take_input());
+    let finished = process.finish();
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let ignored_inside = mask(&finished.output, "SigIgn:") & (ignored | child);
+    assert_eq!(ignored_inside, ignored, "{finished:?}");
 }
 
 #[test]

@@ -7,6 +7,9 @@ use crate::needs;
 use crate::process;
 use crate::tls::Scratch;
 
+/// What is kept: the tenth capability alone.
+const NET_BIND_SERVICE: &str = "0000000000000400";
+
 #[test]
 fn what_is_given_up_is_refused_and_what_is_needed_is_not() {
     if !needs::are_met(&["true"]) {
@@ -19,7 +22,7 @@ fn what_is_given_up_is_refused_and_what_is_needed_is_not() {
         std::fs::write(folder.join("file"), "text").unwrap();
     }
     let mut command = sluicegate();
-    let tried = process::succeed(command.arg("sandbox-probe").arg(&scratch.0));
+    let tried = process::succeed(command.arg("_sandbox-probe").arg(&scratch.0));
     let expected = "\
 read a file: done
 write a file: refused
@@ -50,10 +53,30 @@ fn whoever_serves_a_guest_has_given_it_up_in_every_thread() {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or_else(|| panic!("{name} in {status}")).trim().to_owned()
         };
-        // CAP_NET_BIND_SERVICE is the tenth bit.
-        assert_eq!(field("CapEff:"), "0000000000000400", "{}", field("Name:"));
+        assert_eq!(field("CapEff:"), NET_BIND_SERVICE, "{}", field("Name:"));
         assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()));
         threads += 1;
     }
     assert!(threads >= 3, "main, driver, runtime: {threads}");
+}
+
+#[test]
+fn a_control_socket_in_another_user_s_folder_keeps_no_right_and_gives_way_to_the_next() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let scratch = Scratch::new("sandbox");
+    std::os::unix::fs::chown(&scratch.0, Some(65534), None).unwrap();
+    let socket = scratch.0.join("control");
+    for turn in ["the first", "the next"] {
+        let setup = Setup { control: Some(socket.clone()), ..Setup::default() };
+        let (engine, _namespace) = Guest::with(&setup).into_parts();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", engine.id())).unwrap();
+        assert!(status.contains(&format!("CapPrm:\t{NET_BIND_SERVICE}\n")), "{turn}: {status}");
+        engine.signal(rustix::process::Signal::TERM);
+        let finished = engine.finish();
+        assert_eq!(finished.code, 0, "{turn}: {finished:?}");
+        assert!(finished.errors.contains("another user's folder"), "{turn}: {finished:?}");
+        assert!(socket.exists(), "{turn}");
+    }
 }

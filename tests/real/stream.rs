@@ -202,6 +202,9 @@ fn the_socket_is_this_user_s_and_what_is_left_of_one_gives_way() {
     std::fs::write(&file, "kept").unwrap();
     let refused = process::run(sluicegate().arg("serve").arg("--socket").arg(&file));
     assert!(refused.errors.contains("something else than a socket is there"), "{refused:?}");
+    let long = folder.0.join("x".repeat(107));
+    let refused = process::run(sluicegate().arg("serve").arg("--socket").arg(long));
+    assert!(refused.errors.contains("107 bytes at most"), "{refused:?}");
     assert_eq!(std::fs::read(&file).unwrap(), b"kept");
 }
 

@@ -10,6 +10,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
+/// Bytes of the longest path of a socket (unix(7): 108, with a zero at the end).
+const PATH_BYTES_MAX: usize = 107;
 
 /// The path of a socket of ours. It is removed with the value, unless another socket is there by
 /// then.
@@ -35,6 +37,11 @@ impl Drop for SocketPath {
 /// Binds a non-blocking socket at `path` with mode 0600. A socket that is left there, and that
 /// nobody has, is replaced.
 pub(super) fn bind(path: &Path, kind: Type) -> io::Result<(Socket, SocketPath)> {
+    let bytes = path.as_os_str().len();
+    if bytes > PATH_BYTES_MAX {
+        let why = format!("a socket's path has {PATH_BYTES_MAX} bytes at most, and this {bytes}");
+        return Err(explain(path, &io::Error::new(ErrorKind::InvalidInput, why)));
+    }
     let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
     // The file is made with the socket's own mode, so that nobody else ever finds it open.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;

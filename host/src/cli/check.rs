@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sluicegate_host::{NetworkConfig, Permission};
+use sluicegate_host::{Permission, Protocol};
 
-use super::failure::{Failure, complain};
+use super::config_file;
+use super::failure::{self, Failure};
 use super::link::ProfileName;
 
 /// Check a configuration without starting anything
@@ -19,9 +20,9 @@ Exit status: 0 if the file is good, 1 if it is not.
 Examples:
   sluicegate check network.json
   sluicegate check --profile multi-tenant tenant.json
-  echo '{\"policy\": {\"default_egress\": \"allow\"}}' | sluicegate check /dev/stdin")]
+  echo '{\"policy\": {\"default_egress\": \"allow\"}}' | sluicegate check -")]
 pub(crate) struct CheckArgs {
-    /// The configuration, as JSON
+    /// The configuration, as JSON; - for the standard input
     file: PathBuf,
     /// Whose word the configuration is: with `multi-tenant` a tenant's
     #[arg(long, value_name = "PROFILE", default_value = "single-tenant")]
@@ -30,17 +31,11 @@ pub(crate) struct CheckArgs {
 
 /// Checks the file.
 pub(crate) fn run(args: &CheckArgs) -> ExitCode {
-    match check(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+    failure::exit_code(check(args))
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let config = args.profile.apply(NetworkConfig::from_file(&args.file)?);
+    let config = args.profile.apply(config_file::read(Some(&args.file))?.1);
     let core = config.to_core(0, [0; 16])?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: ok", args.file.display())?;
@@ -53,6 +48,11 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
         let bound = "the public Internet and the gateway's port 53";
         writeln!(out, "  multi-tenant: of that, the platform allows {bound}")?;
         writeln!(out, "  multi-tenant: interface, dns and nat64_prefixes are the platform's")?;
+    }
+    for port in &config.ports {
+        let (host, guest) = (port.host(), port.guest_port);
+        let protocol = Protocol::from(port.protocol).name();
+        writeln!(out, "  {host} is published: port {guest}/{protocol} of the guest")?;
     }
     let link = &core.link;
     writeln!(
@@ -85,7 +85,7 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let autoconf = match config.interface.autoconf.enabled {
         Some(true) => "answered",
         Some(false) => "not answered",
-        None => "answered by attach, not by run",
+        None => "answered by attach and serve, not by run",
     };
     writeln!(out, "  DHCP, DHCPv6 and router solicitations are {autoconf}")?;
     writeln!(out, "  in slot 0: guest {} and {}", link.guest_ipv4, link.guest_ipv6)?;

@@ -12,7 +12,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::failure::{Failure, complain};
+use super::config_file;
+use super::failure::{self, Failure};
 
 mod record;
 mod table;
@@ -99,20 +100,7 @@ enum CtlCommand {
 pub(crate) fn run(args: &CtlArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(obey(args)));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) if is_unwanted(failure.as_ref()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Whether whoever reads our output has gone.
-fn is_unwanted(failure: &(dyn std::error::Error + 'static)) -> bool {
-    let error = failure.downcast_ref::<std::io::Error>();
-    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    failure::exit_code(done)
 }
 
 async fn obey(args: &CtlArgs) -> Result<(), Failure> {
@@ -158,9 +146,8 @@ async fn get(args: &CtlArgs, what: &str) -> Result<Response<Incoming>, Failure> 
 }
 
 async fn put(args: &CtlArgs, file: &Path, expected: Option<u64>) -> Result<(), Failure> {
-    let is_input = file.as_os_str() == "-";
-    let path = if is_input { PathBuf::from("/dev/stdin") } else { file.to_owned() };
-    let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", file.display()))?;
+    let text = std::fs::read(config_file::path_of(file))
+        .map_err(|error| format!("{}: {error}", file.display()))?;
     let tag = expected.map(|version| format!("\"{version}\""));
     ask(&args.control, Method::PUT, "config", (tag, text)).await?;
     Ok(())

@@ -30,7 +30,7 @@ use sluicegate_host::{
     Direction, Events, Group, NetworkConfig, NetworkEvent, Permission, SmoltcpNetwork,
 };
 
-use super::failure::{Failure, complain};
+use super::failure::{self, Failure};
 use super::inside::Inside;
 use super::link::{self, Described, LinkArgs};
 use super::online::Online;
@@ -87,13 +87,7 @@ enum Report {
 
 /// Runs the demonstration.
 pub(crate) fn run(args: DemoArgs) -> ExitCode {
-    match show(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+    failure::exit_code(show(&args))
 }
 
 fn show(args: &DemoArgs) -> Result<(), Failure> {
@@ -189,7 +183,7 @@ fn say(line: &str) -> io::Result<()> {
 
 fn guest_command(itinerary: &guest::Itinerary) -> Result<Vec<OsString>, Failure> {
     let itinerary = serde_json::to_string(itinerary)?;
-    Ok(vec!["/proc/self/exe".into(), "demo-guest".into(), itinerary.into()])
+    Ok(vec!["/proc/self/exe".into(), "_demo-guest".into(), itinerary.into()])
 }
 
 fn addresses(interface: &Interface) -> String {

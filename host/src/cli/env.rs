@@ -4,51 +4,41 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sluicegate_host::NetworkConfig;
+use super::config_file;
+use super::failure::{self, Failure};
 
-use super::failure::{Failure, complain};
-
-/// Print the environment of a guest: its addresses, as its agent reads them, and the placeholders
-/// of the config's secrets
+/// Print what a guest finds in its environment
 ///
-/// One NAME=value a line, as env(1) takes it; the values of secrets are not in it.
+/// Its addresses, as its agent reads them, and the placeholders of the config's secrets: one
+/// NAME=value a line, as env(1) takes it. The values of secrets are not in it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sluicegate env --slot 0
+  sluicegate env
   sluicegate env --slot 7 --config network.json
   env $(sluicegate env --slot 7) my-vmm        # hand them to a VMM")]
 pub(crate) struct EnvArgs {
-    /// The guest's number on this host, 0 to 65535
+    /// Number of the guest on this host, which its addresses follow from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    slot: u16,
+    /// MTU of the guest's interface: 1280 to 65520 [default: the config's, else 1500]
     #[arg(long, value_name = "N")]
-    slot: u64,
-    /// The link's MTU, in place of the configuration's
-    #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
-    /// The network's configuration
+    /// Configuration of the network, JSON; - for the standard input
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 /// Prints the variables.
 pub(crate) fn run(args: &EnvArgs) -> ExitCode {
-    match print(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+    failure::exit_code(print(args))
 }
 
 fn print(args: &EnvArgs) -> Result<(), Failure> {
-    let mut config = match &args.config {
-        Some(path) => NetworkConfig::from_file(path)?,
-        None => NetworkConfig::default(),
-    };
+    let (_, mut config) = config_file::read(args.config.as_deref())?;
     config.interface.mtu = args.mtu.or(config.interface.mtu);
     let mut out = std::io::stdout().lock();
-    for (name, value) in config.addresses(args.slot)?.environment() {
+    for (name, value) in config.addresses(args.slot.into())?.environment() {
         writeln!(out, "{name}={value}")?;
     }
     for secret in &config.secrets.secrets {

@@ -1,8 +1,8 @@
 //! A command inside fresh namespaces of its own, with a TAP interface as its only way out.
 //!
 //! Owns both halves of how it gets there. The outer half ([`Inside`]) starts this same program
-//! again (`sluicegate inside`, hidden); the inner half ([`run`]) is that process: it moves into new
-//! network and mount namespaces, and a user namespace where it is not privileged, makes and
+//! again (`sluicegate _inside`, hidden); the inner half ([`run`]) is that process: it moves into
+//! new network and mount namespaces, and a user namespace where it is not privileged, makes and
 //! configures the interface there, hands its descriptor out, waits for the word that it is served,
 //! and then becomes the command. Must not know the library's network, nor what the command does.
 //!
@@ -66,7 +66,7 @@ impl Inside {
         channel.send(b"input", Some(input))?;
         let child = Command::new("/proc/self/exe")
             .arg0("sluicegate")
-            .arg("inside")
+            .arg("_inside")
             .arg(serde_json::to_string(interface)?)
             .arg("--")
             .args(command)

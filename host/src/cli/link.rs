@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use sluicegate_host::adapter::tap::Tap;
 use sluicegate_host::config::{PolicyConfig, PortList};
 use sluicegate_host::netns::Interface;
-use sluicegate_host::{NetworkConfig, Permission, SmoltcpNetwork, Snapshot};
+use sluicegate_host::{Error, NetworkConfig, Permission, SmoltcpNetwork, Snapshot};
 
+use super::config_file;
 use super::control::{ControlSocket, Desk, Document};
 use super::failure::{Failure, warn};
 use super::guest_env;
@@ -18,7 +19,8 @@ use super::sandbox;
 /// What the guest's network is like.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct LinkArgs {
-    /// Configuration of the network, JSON (`sluicegate check FILE` tells what is wrong with one)
+    /// Configuration of the network, JSON; - for the standard input (`sluicegate check FILE` tells
+    /// what is wrong with one)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Number of the guest on this host, which its addresses follow from
@@ -36,9 +38,8 @@ pub(crate) struct LinkArgs {
     #[arg(long, value_name = "VERDICT")]
     egress: Option<Egress>,
     /// Reach a port of the guest at a port of this host, as 8080:80, 0.0.0.0:8080:80, 53:53/udp or
-    /// 8000-8009:80-89;
-    /// an address of IPv6 is in brackets; host port 0: any that is free, which is told. May be said
-    /// again
+    /// 8000-8009:80-89; an address of IPv6 is in brackets; host port 0: any that is free, which is
+    /// told. May be said again
     #[arg(long, short = 'p', value_name = "[BIND:]HOST:GUEST[/udp]")]
     publish: Vec<PortList>,
     /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public
@@ -51,7 +52,7 @@ pub(crate) struct LinkArgs {
     #[arg(default_missing_value = "text")]
     log: Option<LogFormat>,
     /// Whether segments of up to 64 KiB cross the guest's interface in one piece, whatever its MTU,
-    /// as far as the kernel has that
+    /// as far as the kernel has that; with `off` every frame fits, its checksum in place
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     offload: Switch,
     /// Whether the guest is told its addresses when it asks, by DHCP, DHCPv6 and router
@@ -104,10 +105,8 @@ impl ProfileName {
 /// On or off.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 pub(crate) enum Switch {
-    /// As far as the kernel has it
     #[default]
     On,
-    /// Every frame is one that fits the MTU, its checksum in place
     Off,
 }
 
@@ -145,10 +144,7 @@ impl LinkArgs {
     /// its addresses unless somebody decided otherwise. Says on the standard error what may leave
     /// if nobody decided that.
     pub(super) fn network(&self, autoconf: Autoconf) -> Result<Described, Failure> {
-        let config = match &self.config {
-            Some(path) => NetworkConfig::from_file(path)?,
-            None => NetworkConfig::default(),
-        };
+        let (text, config) = config_file::read(self.config.as_deref())?;
         let mut args = self.clone();
         args.decide_autoconf(&config, autoconf);
         let mut config = args.overlay(config);
@@ -164,16 +160,21 @@ impl LinkArgs {
         }
         config.ports.extend(self.publish.iter().flat_map(|list| &list.0));
         let control = self.control.as_deref().map(|path| -> Result<_, Failure> {
-            let text = self.config.as_ref().map(std::fs::read_to_string).transpose()?;
-            let document = Document::first(text.as_deref().unwrap_or("{}"), &config)?;
+            let document = Document::first(&text, &config)?;
             Ok((ControlSocket::bind(path)?, document))
         });
         let control = control.transpose()?;
         let slot = self.slot.into();
         let mut network = match &self.restore {
             Some(path) => {
-                let snapshot = Snapshot::from_file(path)
-                    .map_err(|error| format!("--restore {}: {error}", path.display()))?;
+                let snapshot = Snapshot::from_file(path).map_err(|error| {
+                    // The others name the file.
+                    if let Error::Config(error) = error {
+                        format!("--restore {}: {error}", path.display())
+                    } else {
+                        format!("--restore {error}")
+                    }
+                })?;
                 SmoltcpNetwork::try_restore(config, slot, snapshot)?
             }
             None => SmoltcpNetwork::try_new(config, slot)?,

@@ -3,11 +3,13 @@
 pub(crate) mod attach;
 mod channel;
 pub(crate) mod check;
+mod config_file;
 mod control;
 pub(crate) mod ctl;
 pub(crate) mod demo;
 pub(crate) mod env;
 mod failure;
+mod foreground;
 mod guest_env;
 pub(crate) mod inside;
 mod link;

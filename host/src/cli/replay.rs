@@ -10,7 +10,8 @@ use sluicegate_host::config::PolicyConfig;
 use sluicegate_host::replay::{Manner, Replay, Told, read};
 use sluicegate_host::{NetworkConfig, Permission};
 
-use super::failure::{Failure, complain};
+use super::config_file;
+use super::failure::{self, Failure};
 
 /// Lines of what is right that are shown before the first that is not.
 const CONTEXT_LINES: usize = 3;
@@ -80,10 +81,7 @@ pub(crate) fn run(args: &ReplayArgs) -> ExitCode {
     match replay(args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::from(2)
-        }
+        Err(failure) => failure::exit_code_of(failure.as_ref(), 2),
     }
 }
 
@@ -92,7 +90,7 @@ fn replay(args: &ReplayArgs) -> Result<bool, Failure> {
     let file = File::open(&args.file).map_err(|error| named(&args.file, &error))?;
     let capture = read(file).map_err(|error| named(&args.file, &error))?;
     let config = match &args.config {
-        Some(path) => NetworkConfig::from_file(path)?,
+        Some(path) => config_file::read(Some(path))?.1,
         None => {
             let mut open = NetworkConfig::default();
             open.policy = PolicyConfig::without_rules(Permission::Allow, Permission::Allow);

@@ -30,8 +30,8 @@ use super::signals::{Occurrence, Signals};
 /// commands: one that runs as root can leave a namespace, and Unix sockets are files.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit status: the command's own; 128 + N if signal N killed it; 125 if the network could not be set
-up, 126 if the command cannot be executed, 127 if it is not found.
+Exit status: the command's own; 128 + N if signal N killed it; 125 if the options are wrong or
+the network could not be set up, 126 if the command cannot be executed, 127 if it is not found.
 
 Examples:
   sluicegate run --egress allow -- curl https://example.com
@@ -43,12 +43,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     link: LinkArgs,
     /// The command and its arguments
-    #[arg(
-        value_name = "CMD",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 

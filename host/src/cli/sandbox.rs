@@ -17,7 +17,7 @@ use nix::libc;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use super::failure::Failure;
+use super::failure::{Failure, warn};
 
 /// Calls that change what a process is, what it sees, or what it may do. Any of them fails with
 /// `EPERM`.
@@ -64,17 +64,26 @@ const CALLS: &[libc::c_long] = &[
 pub(super) fn enter(removable: &[&Path]) -> Result<(), Failure> {
     set_no_new_privs(true)?;
     give_up_files(removable)?;
-    give_up_capabilities(!removable.is_empty())?;
+    give_up_capabilities()?;
+    for folder in removable.iter().filter(|folder| !is_writable(folder)) {
+        warn(&format!("{}: another user's folder: what is made in it stays", folder.display()));
+    }
     give_up_calls()
 }
 
-/// All but to listen at low ports; and where a file is to be removed, to do so in whosever folder.
-fn give_up_capabilities(removes: bool) -> Result<(), Failure> {
-    let wanted = CapabilitySet::NET_BIND_SERVICE;
-    let wanted = if removes { wanted | CapabilitySet::DAC_OVERRIDE } else { wanted };
+/// Whether this process, with what it has kept, may remove what it made in `folder`.
+fn is_writable(folder: &Path) -> bool {
+    let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    let flags = rustix::fs::AtFlags::EACCESS;
+    rustix::fs::accessat(rustix::fs::CWD, folder, wanted, flags).is_ok()
+}
+
+/// All but to listen at low ports. A file in another user's folder is not worth the right to
+/// override permissions: what stays of a socket gives way to the next.
+fn give_up_capabilities() -> Result<(), Failure> {
     let now = rustix::thread::capabilities(None)?;
     let none = CapabilitySet::empty();
-    let kept = now.permitted & wanted;
+    let kept = now.permitted & CapabilitySet::NET_BIND_SERVICE;
     Ok(set_capabilities(
         None,
         CapabilitySets { effective: kept, permitted: kept, inheritable: none },
@@ -148,11 +157,5 @@ pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
         told("run one from a thread", thread.join().unwrap_or(true));
         Ok(())
     };
-    match try_all() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(failure) => {
-            super::failure::complain(failure.as_ref());
-            std::process::ExitCode::FAILURE
-        }
-    }
+    super::failure::exit_code(try_all())
 }

@@ -5,17 +5,13 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::channel;
 
-use sluicegate_host::adapter::GuestLink;
 use sluicegate_host::adapter::datagram::DatagramLink;
 use sluicegate_host::adapter::stream::StreamLink;
 
-use super::attach::{announce, take_descriptor, until_asked};
-use super::failure::{Failure, complain};
-use super::link::{Autoconf, Described, LinkArgs, folder_of};
-use super::online::Online;
-use super::signals::{Occurrence, Signals};
+use super::failure::{self, Failure};
+use super::foreground::{Foreground, ReadyArgs};
+use super::link::{LinkArgs, folder_of};
 
 /// Be the network of a machine whose card is a Unix socket
 ///
@@ -25,6 +21,7 @@ use super::signals::{Occurrence, Signals};
 /// the next may come. Connections of a machine that is gone end when its successor resets them, or
 /// by their timers. Serves in the foreground until SIGINT or SIGTERM. Needs no privileges.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("machine").required(true))]
 #[command(after_help = "\
 QEMU (its guest asks by DHCP; MAC of slot 0):
   sluicegate serve --socket /tmp/net.sock --egress allow
@@ -42,10 +39,10 @@ A descriptor instead of a path, of a socketpair whose other end the VMM has:
   sluicegate serve --fd 3")]
 pub(crate) struct ServeArgs {
     /// Where the machine connects to; only this user may
-    #[arg(long, value_name = "PATH", required_unless_present = "fd")]
+    #[arg(long, value_name = "PATH", group = "machine")]
     socket: Option<PathBuf>,
     /// A connected stream socket to serve, by its number; ends when the machine has gone
-    #[arg(long, value_name = "N", conflicts_with_all = ["socket", "datagram"])]
+    #[arg(long, value_name = "N", group = "machine", conflicts_with = "datagram")]
     fd: Option<i32>,
     /// A frame a datagram, not a stream
     #[arg(long)]
@@ -55,69 +52,34 @@ pub(crate) struct ServeArgs {
     one_shot: bool,
     #[command(flatten)]
     link: LinkArgs,
-    /// Write `ready` to this descriptor (a pipe or file), not to stdout, when machines may come
-    #[arg(long, value_name = "N")]
-    ready_fd: Option<u32>,
+    #[command(flatten)]
+    ready: ReadyArgs,
 }
 
 /// Serves the socket until a signal ends it, or its one machine goes.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
-    match serve(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+    failure::exit_code(serve(&args))
 }
 
 fn serve(args: &ServeArgs) -> Result<(), Failure> {
-    // First, while nothing of ours can have a descriptor's number.
+    // First, while nothing of ours can have the descriptor's number.
     let taken = args.fd.map(take_socket).transpose()?;
-    let ready = args.ready_fd.map(take_descriptor).transpose()?;
-    let signals = Signals::block()?;
-    let described = args.link.network(Autoconf::On)?;
-    match (&args.socket, taken) {
-        (_, Some(stream)) => {
-            until_end(args, (described, signals, ready), StreamLink::connected(stream)?)
-        }
-        (Some(path), None) if args.datagram => {
-            until_end(args, (described, signals, ready), DatagramLink::bind(path)?)
-        }
-        (Some(path), None) => {
-            let link = StreamLink::listen(path)?;
-            let link = if args.one_shot { link.one_shot() } else { link };
-            until_end(args, (described, signals, ready), link)
-        }
-        (None, None) => Err("--socket PATH or --fd N: say where the machine is".into()),
-    }
-}
-
-/// What is made before the link.
-type Parts = (Described, Signals, Option<std::fs::File>);
-
-fn until_end(
-    args: &ServeArgs,
-    (described, signals, ready): Parts,
-    link: impl GuestLink + 'static,
-) -> Result<(), Failure> {
-    let ends_with_peer = args.one_shot || args.fd.is_some();
+    let foreground = Foreground::begin(&args.ready, &args.link)?;
     // The socket's path goes with it.
     let folder = args.socket.as_deref().map(folder_of);
-    args.link.give_up(folder)?;
-    let log = args.link.log(&described.network)?;
-    let (tell, occurrences) = channel();
-    signals.tell(tell.clone())?;
-    let online = Online::start(described, link, move || {
-        // Nobody listens any more after a signal.
-        let _ = tell.send(Occurrence::NetworkEnded);
-    })?;
-    announce(ready)?;
-    until_asked(&occurrences)?;
-    let ended = online.stop();
-    if let Some(log) = log {
-        log.finish();
-    }
+    let named = |error| format!("--socket {error}");
+    let ended = match (&args.socket, taken) {
+        (_, Some(stream)) => foreground.serve(StreamLink::connected(stream)?, folder),
+        (Some(path), None) if args.datagram => {
+            foreground.serve(DatagramLink::bind(path).map_err(named)?, folder)
+        }
+        (Some(path), None) => {
+            let link = StreamLink::listen(path).map_err(named)?;
+            foreground.serve(if args.one_shot { link.one_shot() } else { link }, folder)
+        }
+        (None, None) => Err("--socket PATH or --fd N: say where the machine is".into()),
+    };
+    let ends_with_peer = args.one_shot || args.fd.is_some();
     match ended {
         Err(failure) if ends_with_peer && is_gone(failure.as_ref()) => Ok(()),
         ended => ended,

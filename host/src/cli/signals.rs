@@ -4,11 +4,15 @@
 //! The signals are blocked and read from a descriptor, so that no code runs inside a signal
 //! handler. Threads inherit what is blocked, so [`Signals::block`] comes before the first thread.
 //! What is blocked stays so through exec, in programs that are started: [`unblock`] is for them.
+//!
+//! What whoever started us ignores (nohup SIGHUP, a shell SIGINT for what runs behind it) stays
+//! ignored, here and in programs that are started. A signal that is blocked would come all the
+//! same. SIGCHLD alone is never ignored: the kernel would tell of no child's end.
 
 use std::io;
 use std::sync::mpsc::Sender;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{self, SigHandler, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
 /// `si_code` of a signal that the kernel made, a terminal's Ctrl-C for one: it went to the whole
@@ -45,10 +49,22 @@ pub(super) enum Occurrence {
 pub(super) struct Signals(SignalFd);
 
 impl Signals {
-    /// Takes over the signals that ask for something, and SIGCHLD.
+    /// Takes over the signals that ask for something, unless they are ignored, and SIGCHLD.
     pub(super) fn block() -> io::Result<Self> {
-        let set = taken_over();
+        let mut set = taken_over();
+        // First, as their dispositions are changed for a moment.
         set.thread_block()?;
+        let mut ignored = SigSet::empty();
+        for signal in set.iter() {
+            if signal != Signal::SIGCHLD && is_ignored(signal)? {
+                ignored.add(signal);
+            }
+        }
+        set_disposition(Signal::SIGCHLD, SigHandler::SigDfl)?;
+        for signal in ignored.iter() {
+            set.remove(signal);
+        }
+        ignored.thread_unblock()?;
         Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
     }
 
@@ -69,6 +85,21 @@ impl Signals {
 /// Gives the signals back to the calling thread and what it executes.
 pub(super) fn unblock() -> io::Result<()> {
     Ok(taken_over().thread_unblock()?)
+}
+
+/// Whether whoever started us ignores `signal`, which is blocked. There is no way to ask that does
+/// not set it too.
+fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let before = set_disposition(signal, SigHandler::SigDfl)?;
+    set_disposition(signal, before)?;
+    Ok(matches!(before, SigHandler::SigIgn))
+}
+
+/// Sets what `signal` does; returns what it did.
+fn set_disposition(signal: Signal, disposition: SigHandler) -> io::Result<SigHandler> {
+    // SAFETY: what is set is the default, or what was there before: no new code runs by it.
+    #[allow(unsafe_code, reason = "a disposition may be a function of any kind")]
+    Ok(unsafe { signal::signal(signal, disposition) }?)
 }
 
 fn taken_over() -> SigSet {

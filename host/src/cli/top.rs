@@ -14,7 +14,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 
 use self::screen::Screen;
 use super::ctl;
-use super::failure::{Failure, complain};
+use super::failure::{self, Failure};
 
 /// Show the flows of a network as they are, the busiest first
 ///
@@ -39,13 +39,7 @@ pub(crate) struct TopArgs {
 
 /// Shows it until somebody wants no more.
 pub(crate) fn run(args: &TopArgs) -> ExitCode {
-    match show(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(failure.as_ref());
-            ExitCode::FAILURE
-        }
-    }
+    failure::exit_code(show(args))
 }
 
 fn show(args: &TopArgs) -> Result<(), Failure> {

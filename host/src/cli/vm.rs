@@ -29,7 +29,8 @@ use super::signals::{Occurrence, Signals};
 Needs /dev/kvm and libkrunfw.so.5, which the distribution's package brings, or the wheel of
 microsandbox: pip download --no-deps microsandbox; unzip microsandbox-*.whl '*/libkrunfw*'
 
-Exit status: that of CMD; 125 if the machine could not be started. Ctrl-C turns the machine off.
+Exit status: that of CMD; 125 if the options are wrong or the machine could not be
+started. Ctrl-C turns the machine off.
 
 Examples:
   sluicegate vm --rootfs ./alpine -- wget -qO- http://example.com
@@ -53,12 +54,7 @@ pub(crate) struct VmArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     memory: u32,
     /// The command and its arguments
-    #[arg(
-        value_name = "CMD",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 }
 

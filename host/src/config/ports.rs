@@ -1,5 +1,6 @@
 //! `ports`: what of the guest is reached from outside.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -109,7 +110,7 @@ impl std::str::FromStr for PortList {
 }
 
 /// The protocol of a published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PortProtocol {
     /// TCP.
@@ -208,6 +209,13 @@ pub(super) fn check(ports: &[PortConfig], queue: u32) -> Result<(), ConfigError>
         let expected = "left out for UDP";
         return Err(ConfigError::new("ports[].proxy_protocol", port.guest_port, expected));
     }
+    let mut hosts = HashSet::new();
+    let mut is_own =
+        |port: &PortConfig| port.host_port == 0 || hosts.insert((port.host(), port.protocol));
+    if let Some(port) = ports.iter().find(|port| !is_own(port)) {
+        let expected = "a port of its own: it is published twice";
+        return Err(ConfigError::new("ports[].host_port", port.host(), expected));
+    }
     if queue == 0 || queue > i32::MAX.cast_unsigned() {
         let expected = "between 1 and 2147483647";
         return Err(ConfigError::new("tcp_accept_queue_size", queue, expected));
@@ -281,6 +289,18 @@ mod tests {
         let zero = r#"{"ports": [{"host_port": 1, "guest_port": 0}]}"#;
         let error = NetworkConfig::from_json(zero).unwrap().to_core(0, [0; 16]).unwrap_err();
         assert!(error.to_string().contains("ports[].guest_port: 0"), "{error}");
+        let twice = |second: &str| {
+            let first = r#"{"host_port": 81, "guest_port": 1}"#;
+            let second = format!(r#"{{"host_port": {second}, "guest_port": 2}}"#);
+            let json = format!(r#"{{"ports": [{first}, {second}]}}"#);
+            NetworkConfig::from_json(&json).unwrap().to_core(0, [0; 16]).map_err(|e| e.to_string())
+        };
+        let said =
+            "ports[].host_port: 127.0.0.1:81 is not a port of its own: it is published twice";
+        assert!(twice("81").unwrap_err().contains(said));
+        for other in ["82", r#"81, "protocol": "udp""#, r#"81, "host_bind": "127.0.0.2""#] {
+            assert!(twice(other).is_ok(), "{other}");
+        }
         let queue = r#"{"tcp_accept_queue_size": 0}"#;
         assert!(NetworkConfig::from_json(queue).unwrap().to_core(0, [0; 16]).is_err());
     }

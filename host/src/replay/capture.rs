@@ -42,8 +42,7 @@ pub enum CaptureError {
 /// # Errors
 /// What is wrong with it.
 pub fn read(file: impl Read + Send) -> Result<Vec<Captured>, CaptureError> {
-    let broken = |error: PcapError<&[u8]>| CaptureError::Broken(format!("{error:?}"));
-    let mut reader = create_reader(BLOCK_BYTES_MAX, file).map_err(broken)?;
+    let mut reader = create_reader(BLOCK_BYTES_MAX, file).map_err(|error| broken(&error))?;
     let mut read = Frames::default();
     loop {
         match reader.next() {
@@ -55,22 +54,29 @@ pub fn read(file: impl Read + Send) -> Result<Vec<Captured>, CaptureError> {
             Err(PcapError::Eof) => return Ok(read.frames),
             Err(PcapError::Incomplete(_)) => {
                 let had = reader.data().len();
-                reader.refill().map_err(|error| CaptureError::Broken(short(&error)))?;
+                reader.refill().map_err(|error| broken(&error))?;
                 // A block that is longer than the buffer never gets whole, either.
                 if reader.data().len() == had {
                     let early = CaptureError::Broken("it ends early".to_owned());
                     return if had == 0 { Ok(read.frames) } else { Err(early) };
                 }
             }
-            Err(error) => return Err(CaptureError::Broken(short(&error))),
+            Err(error) => return Err(broken(&error)),
         }
     }
 }
 
-/// An error without the bytes that it is about.
-fn short(error: &PcapError<&[u8]>) -> String {
-    let text = format!("{error:?}");
-    text.chars().take(60).collect()
+/// What `error` says, without the bytes that it is about.
+fn broken(error: &PcapError<&[u8]>) -> CaptureError {
+    let why = match error {
+        PcapError::Eof | PcapError::UnexpectedEof | PcapError::Incomplete(_) => "it ends early",
+        PcapError::ReadError => "reading it failed",
+        PcapError::HeaderNotRecognized => "it does not begin as one",
+        PcapError::BufferTooSmall | PcapError::NomError(..) | PcapError::OwnedNomError(..) => {
+            "it has a block that is none"
+        }
+    };
+    CaptureError::Broken(why.to_owned())
 }
 
 #[derive(Default)]

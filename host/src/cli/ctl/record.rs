@@ -22,7 +22,9 @@ pub(super) async fn write(
     let mut body = frames.into_body();
     while let Some(frame) = body.frame().await {
         let Ok(piece) = frame?.into_data() else { continue };
-        record.add(&piece).map_err(|error| format!("{}: {error}", file.display()))?;
+        record.add(&piece).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+        })?;
     }
     Ok(())
 }
