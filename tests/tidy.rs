@@ -44,6 +44,7 @@ const UNSAFE: &[&str] = &[
     "core/src/store/ring",
     "core/examples/firmware/",
     "host/src/adapter/",
+    "host/src/cli/sandbox.rs",
     "host/src/cli/serve.rs",
     "host/src/cli/signals.rs",
     "host/src/cli/vm/probe.rs",

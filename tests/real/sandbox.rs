@@ -23,6 +23,7 @@ fn what_is_given_up_is_refused_and_what_is_needed_is_not() {
     }
     let mut command = sluicegate();
     let tried = process::succeed(command.arg("_sandbox-probe").arg(&scratch.0));
+    // A thread is one of clone(2)'s, too.
     let expected = "\
 read a file: done
 write a file: refused
@@ -31,6 +32,8 @@ remove a file: refused
 remove its own: done
 run a program: refused
 change its namespace: refused
+have a child in another one: refused
+open a socket of files: refused
 open a raw socket: refused
 listen: done
 run one from a thread: refused

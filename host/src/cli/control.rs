@@ -105,3 +105,58 @@ fn is_trusted(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use sluicegate_host::{NetworkConfig, SmoltcpNetwork};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// Asks `desk` once; returns the answer.
+    async fn ask(desk: &Arc<Desk>, request: &str) -> String {
+        let (near, mut far) = duplex(64 * 1024);
+        let serving = tokio::spawn(converse(near, Arc::clone(desk)));
+        far.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        far.read_to_string(&mut answer).await.unwrap();
+        serving.await.unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_change_whose_asker_has_gone_is_shown_once_it_holds() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let config = NetworkConfig::default();
+        let mut network = SmoltcpNetwork::try_new(config.clone(), 0).unwrap();
+        network.try_start(runtime.handle().clone()).unwrap();
+        let document = Document::first("{}", &config).unwrap();
+        let desk = Arc::new(Desk::new(network.control_handle(), |config| config, document));
+        let put = |more: &str| {
+            format!(
+                "PUT /v1/config HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{more}\
+                 Content-Length: 2\r\n\r\n{{}}"
+            )
+        };
+        runtime.block_on(async {
+            for _ in 0..20 {
+                let (near, mut far) = duplex(64 * 1024);
+                let serving = tokio::spawn(converse(near, Arc::clone(&desk)));
+                far.write_all(put("").as_bytes()).await.unwrap();
+                drop(far);
+                serving.await.unwrap();
+                // It may not have begun yet, so that the first word for it comes too early.
+                let mut is_shown = false;
+                for _ in 0..10 {
+                    let get = "GET /v1/config HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+                    let shown = ask(&desk, get).await;
+                    let tag = shown.split("etag: ").nth(1).unwrap().split("\r\n").next().unwrap();
+                    let answer = ask(&desk, &put(&format!("If-Match: {tag}\r\n"))).await;
+                    is_shown |= answer.starts_with("HTTP/1.1 200");
+                }
+                assert!(is_shown, "what is shown is not what holds");
+            }
+        });
+        network.shutdown().unwrap();
+    }
+}

@@ -31,6 +31,7 @@ use sluicegate_host::{
 };
 
 use super::failure::{self, Failure};
+use super::guest_env::Withheld;
 use super::inside::Inside;
 use super::link::{self, Described, LinkArgs};
 use super::online::Online;
@@ -103,11 +104,13 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let itinerary = guest::Itinerary::new(&interface, &servers, trust);
     let nothing = File::open("/dev/null")?;
     let command = guest_command(&itinerary)?;
-    let mut inside = Inside::start(&interface, (&command, &[]), nothing.as_fd(), Stdio::piped())?;
+    let withheld = Withheld::default();
+    let mut inside =
+        Inside::start(&interface, (&command, &[]), &withheld, nothing.as_fd(), Stdio::piped())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     LinkArgs::default().prepare(&mut tap);
     let dropped = tap.dropped_frames();
-    let online = Online::start(Described { network, control: None }, tap, || ())?;
+    let online = Online::start(Described { network, control: None, withheld }, tap, || ())?;
     let (capture, writer) = live.record()?;
     let published = online.published_port().ok_or("no port was published")?;
     done("address set-up", began.elapsed(), &addresses(&interface))?;

@@ -1,12 +1,12 @@
 //! What a command in a network of its own must know of it: whom to trust, and what it has in place
-//! of secrets.
+//! of secrets; and what of this process's it must not have.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use sluicegate_host::SmoltcpNetwork;
+use sluicegate_host::{NetworkConfig, SmoltcpNetwork};
 
 use super::failure::Failure;
 
@@ -24,6 +24,27 @@ const TRUST_VARIABLES: [&str; 9] = [
     "DENO_CERT",
     "AWS_CA_BUNDLE",
 ];
+
+/// What a command that shares this process's files and environment must not have of them.
+#[derive(Default)]
+pub(super) struct Withheld {
+    /// Variables that hold credentials.
+    pub(super) variables: Vec<String>,
+    /// Files that hold them, and the socket at which the network is changed.
+    pub(super) files: Vec<PathBuf>,
+}
+
+impl Withheld {
+    /// That of a network that is as `config`, which was read from `file` if it was, and is changed
+    /// at `control`.
+    pub(super) fn of(config: &NetworkConfig, file: Option<&Path>, control: Option<&Path>) -> Self {
+        let variables = config.credential_variables().map(str::to_owned).collect();
+        // What is no file, as a pipe, has been read to its end.
+        let holds_values = |file: &&Path| !config.secrets.secrets.is_empty() && file.is_file();
+        let files = file.filter(holds_values).into_iter().chain(control);
+        Self { variables, files: files.map(Path::to_owned).collect() }
+    }
+}
 
 /// The environment of a command, and the file that it names, which goes with the value.
 pub(super) struct GuestEnv {

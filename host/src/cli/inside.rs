@@ -21,6 +21,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ use sluicegate_host::netns::{self, Interface};
 
 use super::channel::Channel;
 use super::failure::{Failure, in_full, warn};
-use super::{resolv, signals};
+use super::guest_env::Withheld;
+use super::{mounts, resolv, signals};
 
 /// Exit status when not the command but its set-up failed, as env(1) and timeout(1) have it.
 pub(super) const SET_UP_FAILED: u8 = 125;
@@ -55,19 +57,26 @@ pub(super) struct Inside {
 
 impl Inside {
     /// Starts `command` up to the point where it needs its network. It will have `variables` in its
-    /// environment, and `input` and `output` as standard input and output.
+    /// environment and nothing that is `withheld`, and `input` and `output` as standard input and
+    /// output.
     pub(super) fn start(
         interface: &Interface,
         (command, variables): (&[OsString], &[(String, OsString)]),
+        withheld: &Withheld,
         input: BorrowedFd<'_>,
         output: Stdio,
     ) -> Result<Self, Failure> {
         let (channel, inner) = Channel::pair()?;
         channel.send(b"input", Some(input))?;
-        let child = Command::new("/proc/self/exe")
-            .arg0("sluicegate")
-            .arg("_inside")
-            .arg(serde_json::to_string(interface)?)
+        let mut program = Command::new("/proc/self/exe");
+        program.arg0("sluicegate").arg("_inside").arg(serde_json::to_string(interface)?);
+        for file in &withheld.files {
+            program.arg("--cover").arg(file);
+        }
+        for variable in &withheld.variables {
+            program.env_remove(variable);
+        }
+        let child = program
             .arg("--")
             .args(command)
             .envs(variables.iter().map(|(name, value)| (name, value)))
@@ -116,6 +125,9 @@ impl Drop for Inside {
 pub(crate) struct InsideArgs {
     /// The interface to make, as JSON.
     interface: String,
+    /// Files that the command is not to find.
+    #[arg(long)]
+    cover: Vec<PathBuf>,
     /// The command to become.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -147,6 +159,11 @@ fn prepare(args: &InsideArgs, channel: &Channel) -> Result<(), Failure> {
     let (_, input) = channel.receive(READY_WAIT_MAX).map_err(|_| NOT_FOR_PEOPLE)?;
     let input = input.ok_or(NOT_FOR_PEOPLE)?;
     enter_namespaces()?;
+    mounts::keep_own()?;
+    for file in &args.cover {
+        mounts::cover(file)
+            .map_err(|error| format!("covering {} for the command: {error}", file.display()))?;
+    }
     let tap = Tap::create(&interface.name, interface.mtu)?;
     netns::configure(&interface)?;
     if let Err(error) = netns::allow_ping() {

@@ -12,7 +12,7 @@ use sluicegate_host::{Error, NetworkConfig, Permission, SmoltcpNetwork, Snapshot
 use super::config_file;
 use super::control::{ControlSocket, Desk, Document};
 use super::failure::{Failure, warn};
-use super::guest_env;
+use super::guest_env::{self, Withheld};
 use super::log::{Log, LogFormat};
 use super::sandbox;
 
@@ -164,6 +164,7 @@ impl LinkArgs {
             Ok((ControlSocket::bind(path)?, document))
         });
         let control = control.transpose()?;
+        let withheld = Withheld::of(&config, self.config.as_deref(), self.control.as_deref());
         let slot = self.slot.into();
         let mut network = match &self.restore {
             Some(path) => {
@@ -186,7 +187,7 @@ impl LinkArgs {
             let overlay = move |config| args.overlay(config);
             (socket, Desk::new(network.control_handle(), overlay, document))
         });
-        Ok(Described { network, control })
+        Ok(Described { network, control, withheld })
     }
 
     /// Decides whether the guest is told its addresses: the arguments' word, else that of `config`,
@@ -238,10 +239,12 @@ impl LinkArgs {
     }
 }
 
-/// A network that was described, and who may ask and change it.
+/// A network that was described, who may ask and change it, and what of it is not for a command
+/// that has it.
 pub(super) struct Described {
     pub(super) network: SmoltcpNetwork,
     pub(super) control: Option<(ControlSocket, Desk)>,
+    pub(super) withheld: Withheld,
 }
 
 /// The folder of the file `path`.

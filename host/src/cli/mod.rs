@@ -14,6 +14,7 @@ mod guest_env;
 pub(crate) mod inside;
 mod link;
 mod log;
+mod mounts;
 mod online;
 pub(crate) mod replay;
 mod resolv;

@@ -24,7 +24,7 @@ impl Online {
     /// Serves `link` with `network`; calls `at_end` when that ends, by itself or by
     /// [`Online::stop`].
     pub(super) fn start(
-        Described { mut network, control }: Described,
+        Described { mut network, control, .. }: Described,
         link: impl GuestLink + 'static,
         at_end: impl FnMut() + Send + 'static,
     ) -> Result<Self, Failure> {

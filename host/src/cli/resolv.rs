@@ -1,14 +1,13 @@
 //! The `/etc/resolv.conf` of a command that `run` starts. Owns what stands in its place within the
-//! command's mount namespace; must not know of links or networks.
-//!
-//! Everything is mounted in memory in the calling process's own mount namespace: the host's files
-//! are not touched, and nothing is left when the namespace's last process ends.
+//! command's mount namespace (`mounts.rs`); must not know of links or networks.
 
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
+
+use super::mounts;
 
 const FILE: &str = "/etc/resolv.conf";
 
@@ -20,21 +19,16 @@ const NAME_SERVICES: [&str; 2] = ["/run/systemd/resolve", "/run/nscd"];
 const STAGE: &str = "/tmp";
 
 /// Makes `/etc/resolv.conf` name `servers`, and nothing else, for this process and those that it
-/// starts. The process must have a mount namespace of its own.
+/// starts. What this mounts must stay in a mount namespace of its own.
 pub(super) fn point_at(servers: &[IpAddr]) -> io::Result<()> {
-    // Mounts of the host go on appearing here; ours do not appear there.
-    rustix::mount::mount_change(
-        "/",
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )?;
     let target = real_path(Path::new(FILE))?;
     for directory in NAME_SERVICES.iter().filter(|path| Path::new(path).is_dir()) {
-        mount_empty(directory)?;
+        mounts::empty(directory)?;
     }
     if NAME_SERVICES.iter().any(|directory| target.starts_with(directory)) {
         return std::fs::write(target, text(servers));
     }
-    mount_empty(STAGE)?;
+    mounts::empty(STAGE)?;
     let covered = cover(&target, servers);
     rustix::mount::unmount(STAGE, UnmountFlags::DETACH)?;
     covered
@@ -44,11 +38,6 @@ fn cover(target: &Path, servers: &[IpAddr]) -> io::Result<()> {
     let staged = Path::new(STAGE).join("resolv.conf");
     std::fs::write(&staged, text(servers))?;
     Ok(rustix::mount::mount_bind(&staged, target)?)
-}
-
-fn mount_empty(directory: &str) -> io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    Ok(rustix::mount::mount("sluicegate", directory, "tmpfs", flags, Some(c"size=64k,mode=0755"))?)
 }
 
 /// Where `path` leads, also if it is a symbolic link to a file that does not exist.

@@ -21,7 +21,9 @@ use super::signals::{Occurrence, Signals};
 
 /// Run a command in a network of its own, whose only way out is the engine
 ///
-/// The command keeps its user, files, terminal, directory and environment; only the network is new:
+/// The command keeps its user, files, terminal, directory and environment, but for what holds
+/// credentials (the config's file, if it has secrets, the variables that it names, and the control
+/// socket); only the network is new:
 /// one interface, eth0, served in user space, and an /etc/resolv.conf that names the gateway. Where
 /// TLS is intercepted, the usual variables (SSL_CERT_FILE, CURL_CA_BUNDLE, REQUESTS_CA_BUNDLE,
 /// NODE_EXTRA_CA_CERTS and more) name a file with the gateway's authority beside this host's, and
@@ -62,7 +64,8 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let input = std::io::stdin();
     let environment = GuestEnv::of(&described.network)?;
     let command = (args.command.as_slice(), environment.variables.as_slice());
-    let mut inside = Inside::start(&interface, command, input.as_fd(), Stdio::inherit())?;
+    let withheld = &described.withheld;
+    let mut inside = Inside::start(&interface, command, withheld, input.as_fd(), Stdio::inherit())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     args.link.prepare(&mut tap);
     // The file with the authorities goes at the end.

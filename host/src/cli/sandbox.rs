@@ -2,7 +2,8 @@
 //!
 //! Owns what is given up, and how. Nothing of it is needed to serve a guest: capabilities (but that
 //! to listen at ports below 1024), new privileges, files to be written or run (Landlock), and the
-//! system calls that change what a process is, sees or may do (seccomp). Threads that are started
+//! system calls that change what a process is, sees or may do (seccomp). Its memory is shown to
+//! nobody: credentials are there. Threads that are started
 //! afterwards have given up the same. A kernel without Landlock or seccomp gives what it has, and
 //! that is told.
 
@@ -14,8 +15,12 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr,
 };
 use nix::libc;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
 use super::failure::{Failure, warn};
 
@@ -27,6 +32,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
     libc::SYS_unshare,
     libc::SYS_setns,
     libc::SYS_mount,
@@ -36,6 +43,10 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_move_mount,
     libc::SYS_open_tree,
     libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_fsconfig,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
     libc::SYS_open_by_handle_at,
     libc::SYS_mknodat,
     libc::SYS_bpf,
@@ -63,6 +74,7 @@ const CALLS: &[libc::c_long] = &[
 /// Gives up what is not needed any more. Files of the folders `removable` may still be removed.
 pub(super) fn enter(removable: &[&Path]) -> Result<(), Failure> {
     set_no_new_privs(true)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     give_up_files(removable)?;
     give_up_capabilities()?;
     for folder in removable.iter().filter(|folder| !is_writable(folder)) {
@@ -113,13 +125,86 @@ fn give_up_files(removable: &[&Path]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Namespaces that a process may be born into, flags of clone(2).
+const NAMESPACES: &[libc::c_int] = &[
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
 fn give_up_calls() -> Result<(), Failure> {
-    let rules: BTreeMap<_, _> = CALLS.iter().map(|call| (*call, vec![])).collect();
-    let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM)?);
+    let mut rules: BTreeMap<_, _> = CALLS.iter().map(|call| (*call, vec![])).collect();
+    let born = |flag: &libc::c_int| {
+        let flag = u64::from(flag.cast_unsigned());
+        SeccompRule::new(vec![when(SeccompCmpOp::MaskedEq(flag), flag)?])
+    };
+    rules.insert(libc::SYS_clone, NAMESPACES.iter().map(born).collect::<Result<_, _>>()?);
+    // Whom a socket of files leads to is nobody whom a guest's server has to ask; its own are there.
+    let unix = u64::from(libc::AF_UNIX.cast_unsigned());
+    rules.insert(libc::SYS_socket, vec![SeccompRule::new(vec![when(SeccompCmpOp::Eq, unix)?])?]);
+    refuse(rules, libc::EPERM)?;
+    // Its flags are in memory, where no filter sees them; who is told that there is no such call
+    // uses clone(2).
+    refuse(BTreeMap::from([(libc::SYS_clone3, vec![])]), libc::ENOSYS)?;
+    #[cfg(target_arch = "x86_64")]
+    refuse_other_numbers()?;
+    Ok(())
+}
+
+/// That the first argument of a call, an int, is so.
+fn when(is: SeccompCmpOp, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(0, SeccompCmpArgLen::Dword, is, value)
+}
+
+/// Lets each call that is as one of its rules fail with `errno`.
+fn refuse(
+    rules: BTreeMap<libc::c_long, Vec<SeccompRule>>,
+    errno: libc::c_int,
+) -> Result<(), Failure> {
+    let refused = SeccompAction::Errno(errno.cast_unsigned());
     let arch = std::env::consts::ARCH.try_into()?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?;
     let program: BpfProgram = filter.try_into()?;
     Ok(seccompiler::apply_filter(&program)?)
+}
+
+/// Refuses the numbers by which x32 programs make the same calls: rules do not see those.
+#[cfg(target_arch = "x86_64")]
+fn refuse_other_numbers() -> Result<(), Failure> {
+    const FIRST: u32 = 0x4000_0000; // __X32_SYSCALL_BIT
+    let step = |code: u32, if_not: u8, k: u32| seccompiler::sock_filter {
+        code: u16::try_from(code).unwrap_or(u16::MAX),
+        jt: 0,
+        jf: if_not,
+        k,
+    };
+    let program = [
+        // The call's number is the first word of `struct seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, FIRST),
+        step(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned(),
+        ),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    Ok(seccompiler::apply_filter(&program)?)
+}
+
+/// Whether a child of this process can be born into a user namespace of its own.
+fn is_born_elsewhere() -> bool {
+    let mut stack = vec![0; 64 * 1024];
+    let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
+    // SAFETY: a process of its own, whose memory is a copy; it does nothing but end, on a stack that
+    // it alone uses. nix has no safe call for that, and a program can't be started here.
+    #[allow(unsafe_code, reason = "a child is born only to see whether it is")]
+    let born = unsafe { nix::sched::clone(Box::new(|| 0), &mut stack, flags, Some(libc::SIGCHLD)) };
+    born.is_ok()
 }
 
 /// Arguments of the hidden sub-command: not for people.
@@ -147,6 +232,8 @@ pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
             "change its namespace",
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok(),
         );
+        told("have a child in another one", is_born_elsewhere());
+        told("open a socket of files", std::os::unix::net::UnixDatagram::unbound().is_ok());
         told("open a raw socket", {
             use socket2::{Domain, Socket, Type};
             Socket::new(Domain::PACKET, Type::RAW, None).is_ok()

@@ -73,7 +73,7 @@ fn boot(args: VmArgs) -> Result<(), Failure> {
     let krunfw = kernel::library(args.krunfw.as_deref())?;
     probe::probe()?;
     let signals = Signals::block()?;
-    let Described { mut network, control } = args.link.network(Autoconf::Off)?;
+    let Described { mut network, control, .. } = args.link.network(Autoconf::Off)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let backend = network.try_take_backend()?;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sluicegate_host::NetworkConfig;
 
-use super::{EVIL, GOOD, Site, VALUE, command, config, events, has, run};
+use super::{EVIL, GOOD, Scratch, Site, VALUE, command, config, events, has, run};
 use crate::guest::{ConfigFile, Guest, sluicegate};
 use crate::needs;
 use crate::process::{self, Process};
@@ -142,6 +142,47 @@ fn a_value_may_be_in_the_gateways_environment() {
     let without = process::run(&mut command(&file, &script));
     assert_eq!(without.code, 125);
     assert!(without.errors.contains("HOST_TOKEN_42"), "{without:?}");
+}
+
+#[test]
+fn the_command_finds_no_value_in_what_it_shares_with_the_gateway() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let site = Site::new(&["http/1.1"]);
+    let secret = |env_var: &str, more: Value| {
+        let mut secret = json!({"env_var": env_var, "allowed_hosts": [GOOD]});
+        secret.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        secret
+    };
+    let secrets = json!({"secrets": {"secrets": [
+        secret("TOKEN", json!({"source": {"kind": "env", "var": "HOST_TOKEN_43"}})),
+        // The guest's variable is called as the gateway's is.
+        secret("SAME_43", json!({"source": {"kind": "env", "var": "SAME_43"}})),
+        secret("WRITTEN", json!({"value": "from-the-file"})),
+    ]}});
+    let file = ConfigFile::new(&config(&site, secrets));
+    let scratch = Scratch::new("withheld");
+    let control = scratch.0.join("control");
+    let script = format!(
+        "env; cat {file}; ls -l {control} | cut -c1; \
+         curl -sS --unix-socket {control} http://a/v1/config; echo $?",
+        file = file.path().display(),
+        control = control.display()
+    );
+    let plain = command(&file, &script);
+    // Before the command: `run` takes the rest.
+    let words: Vec<_> = plain.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let mut with = sluicegate();
+    with.args(&words[..1]).arg("--control").arg(&control).args(&words[1..]);
+    with.env("HOST_TOKEN_43", "from-the-environment").env("SAME_43", "from-there-too");
+    let finished = process::run(&mut with);
+    let all = format!("{}{}", finished.output, finished.errors);
+    assert!(all.contains("TOKEN=$MSB_TOKEN\n") && all.contains("SAME_43=$MSB_SAME_43\n"), "{all}");
+    for value in ["from-the-environment", "from-there-too", "from-the-file", "HOST_TOKEN_43"] {
+        assert!(!all.contains(value), "{value}: {all}");
+    }
+    assert!(finished.output.ends_with("\nc\n7\n"), "no socket, but a device: {all}");
 }
 
 /// A client that asks again on the same connection, whenever it is told to.

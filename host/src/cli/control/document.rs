@@ -5,6 +5,7 @@ use sluicegate_host::NetworkConfig;
 
 use crate::cli::failure::Failure;
 
+#[derive(Clone)]
 /// A configuration as JSON, and the number of the change that led to it.
 pub(in crate::cli) struct Document {
     pub(super) text: Value,

@@ -14,6 +14,7 @@
 //!
 //! What went wrong is `{"error": "..."}`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
@@ -49,7 +50,7 @@ pub(in crate::cli) struct Desk {
     control: ControlHandle,
     /// What the command line makes of a configuration.
     overlay: Overlay,
-    document: Mutex<Document>,
+    document: Arc<Mutex<Document>>,
 }
 
 impl Desk {
@@ -58,7 +59,7 @@ impl Desk {
         overlay: impl Fn(NetworkConfig) -> NetworkConfig + Send + Sync + 'static,
         document: Document,
     ) -> Self {
-        Self { control, overlay: Box::new(overlay), document: Mutex::new(document) }
+        Self { control, overlay: Box::new(overlay), document: Arc::new(Mutex::new(document)) }
     }
 }
 
@@ -196,12 +197,14 @@ async fn replace(desk: &Desk, request: Request<Incoming>) -> Result<Response<Bod
     let config = (desk.overlay)(NetworkConfig::from_json(text)?);
     let written = serde_json::from_str(text)
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, error.to_string()))?;
-    // Held meanwhile, so that it is always of the change that holds.
-    let mut document = desk.document.lock().await;
-    let control = desk.control.clone();
-    let version = wait(move || control.replace(config, expected)).await?;
-    *document = Document::new(written, version);
-    Ok(show(&document))
+    let (control, document) = (desk.control.clone(), Arc::clone(&desk.document));
+    // In one piece, whether or not whoever asked still waits: what is shown is what holds.
+    let document = wait(move || {
+        let mut document = document.blocking_lock();
+        *document = Document::new(written, control.replace(config, expected)?);
+        Ok(document.clone())
+    });
+    Ok(show(&document.await?))
 }
 
 /// The change that whoever asks has seen, as `If-Match: "3"` says it (RFC 9110 13.1.1).
