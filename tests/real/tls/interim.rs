@@ -1,20 +1,15 @@
 //! Interim responses over HTTP/2 (RFC 9110 15.2): what a server says before its response the guest
 //! hears in that order, without values, and not without end.
 
-use std::process::Command;
-
 use serde_json::json;
 
-use super::programs::{PYTHON, Served, has_module};
+use super::programs::{PYTHON, Served, has_module, over_h2};
 use super::{EVIL, GOOD, VALUE};
 use crate::needs;
 
 /// Says 103 of each request with the key that it has, or what its path wants, and 100 where it is
 /// expected; then its response, at once where the path is `/early`, and else once it has the body.
 const SERVER: &str = r#"
-import socket, ssl, threading
-import h2.config, h2.connection, h2.events
-
 def serve(stream):
     config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
     peer = h2.connection.H2Connection(config)
@@ -53,41 +48,10 @@ def serve(stream):
                     bodies[number] += event.data
             elif isinstance(event, h2.events.StreamEnded) and number in bodies:
                 respond(number, "200", f"{len(bodies.pop(number))} bytes")
-
-def begin(stream):
-    try:
-        with context.wrap_socket(stream, server_side=True) as stream:
-            serve(stream)
-    except OSError:
-        pass
-
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain("cert.pem", "key.pem")
-context.set_alpn_protocols(["h2"])
-listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-print(listener.getsockname()[1], flush=True)
-while True:
-    threading.Thread(target=begin, args=[listener.accept()[0]], daemon=True).start()
 "#;
 
 /// Asks with each way of saying a body, and says it at once, or when it is told to.
 const CLIENT: &str = r#"
-import socket, ssl, sys
-import h2.config, h2.connection, h2.events
-name, port = sys.argv[1], int(sys.argv[2])
-context = ssl.create_default_context()
-context.set_alpn_protocols(["h2"])
-raw = socket.create_connection((name, port), timeout=20)
-stream = context.wrap_socket(raw, server_hostname=name)
-peer = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-peer.initiate_connection()
-
-def hear():
-    stream.sendall(peer.data_to_send())
-    heard = stream.recv(65536)
-    assert heard, "it is over"
-    return peer.receive_data(heard)
-
 def ask(path, fields, body):
     number = peer.get_next_available_stream_id()
     head = [(":method", "POST"), (":scheme", "https"), (":authority", f"{name}:{port}")]
@@ -128,13 +92,13 @@ fn a_guest_hears_what_a_server_says_before_its_response_and_that() {
     if !needs::are_met(&[]) || !has_module("h2") {
         return;
     }
-    let serving = Served::by(Command::new(PYTHON).args(["-u", "-c", SERVER]));
+    let serving = Served::over_h2(SERVER);
     // To one that has secrets, so that bodies are held and looked at, and to one that has none.
     let none = json!({"secrets": {"secrets": []}});
     for (more, name) in [(json!({}), GOOD), (json!({}), EVIL), (none, GOOD)] {
         let script = format!("exec {PYTHON} - {name} {}", serving.port);
         let what = format!("{name} {more}");
-        let finished = serving.ask_under(more, &script, CLIENT);
+        let finished = serving.ask_under(more, &script, &over_h2(CLIENT));
         let with = |len: u32, interim: &str| {
             format!("{len} bytes 200 value word the end after [{interim}]\n")
         };
@@ -151,7 +115,7 @@ fn no_value_is_in_what_comes_before_a_response_and_there_is_no_end_of_it_that_is
     if !needs::are_met(&["curl"]) || !has_module("h2") {
         return;
     }
-    let serving = Served::by(Command::new(PYTHON).args(["-u", "-c", SERVER]));
+    let serving = Served::over_h2(SERVER);
     // One hint, as many as pass, one that is too large, and one that is none.
     for (path, heard) in [("/", 1), ("/many", 16), ("/large", 0), ("/switch", 0)] {
         let url = format!("https://{GOOD}:{}{path}", serving.port);
