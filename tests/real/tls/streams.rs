@@ -180,7 +180,9 @@ next_of(number, StreamEnded)
     assert!(events(&finished).is_empty(), "{finished:?}");
     // Who may not have it hears no more, and so it is behind the head of a response.
     let held = r#"
-for number in (open_tunnel(), begin("/open")):
+opened = begin("/open")
+next_of(opened, ResponseReceived)
+for number in (open_tunnel(), opened):
     peer.send_data(number, b"and " + os.environ["API_KEY"].encode())
     print(int(next_of(number, StreamReset).error_code))
 print([word for word in seen()[0] if "$" in str(word)])
