@@ -82,6 +82,7 @@ where
             if let Err(fault) = reply(&respond, response).await {
                 lock(&respond).send_reset(reason(&fault));
             }
+            Onward::Open
         }
     });
     Ok(guest.await?)
@@ -94,7 +95,15 @@ struct Guest<G, C> {
     is_ending: bool,
     /// Serves a stream.
     carry: C,
-    streams: JoinSet<()>,
+    streams: JoinSet<Onward>,
+}
+
+/// Whether there is a point in streams that are still to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Onward {
+    Open,
+    /// The server takes no more.
+    Gone,
 }
 
 enum Phase<G> {
@@ -117,11 +126,22 @@ impl<G: AsyncRead + AsyncWrite + Unpin, C> Guest<G, C> {
         Self { phase, is_ending: false, carry, streams: JoinSet::new() }
     }
 
+    /// Lets go of streams that have ended. True: there is to be none from now on.
+    fn reap(&mut self, context: &mut Context<'_>) -> bool {
+        let mut is_gone = false;
+        while let Poll::Ready(Some(ended)) = self.streams.poll_join_next(context) {
+            is_gone |= matches!(ended, Ok(Onward::Gone));
+        }
+        is_gone && !self.is_ending
+    }
+
     fn shut_down(&mut self) {
-        self.is_ending = true;
-        if let Phase::Open(connection) = &mut self.phase {
+        if !self.is_ending
+            && let Phase::Open(connection) = &mut self.phase
+        {
             connection.graceful_shutdown();
         }
+        self.is_ending = true;
     }
 }
 
@@ -129,7 +149,7 @@ impl<G, C, F> Future for Guest<G, C>
 where
     G: AsyncRead + AsyncWrite + Unpin,
     C: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Unpin,
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = Onward> + Send + 'static,
 {
     type Output = Result<(), h2::Error>;
 
@@ -144,15 +164,14 @@ where
                     }
                     this.phase = Phase::Open(connection);
                 }
-                Phase::Open(connection) => {
-                    let Some(accepted) = ready!(connection.poll_accept(context)) else {
-                        return Poll::Ready(Ok(()));
-                    };
-                    let (request, respond) = accepted?;
-                    this.streams.spawn((this.carry)(request, respond));
-                    // Those that have ended are not kept.
-                    while this.streams.try_join_next().is_some() {}
-                }
+                Phase::Open(connection) => match connection.poll_accept(context)? {
+                    Poll::Ready(None) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Some((request, respond))) => {
+                        this.streams.spawn((this.carry)(request, respond));
+                    }
+                    Poll::Pending if this.reap(context) => this.shut_down(),
+                    Poll::Pending => return Poll::Pending,
+                },
             }
         }
     }
@@ -167,7 +186,7 @@ async fn carry(
     sender: SendRequest<Bytes>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-) {
+) -> Onward {
     let (parts, stream) = request.into_parts();
     let body = Body::streaming(&parts.headers, stream);
     let request = Request::from_parts(parts, body);
@@ -201,9 +220,9 @@ async fn carry(
     };
     // The first sees with which code the guest ended it. What the server has answered in full it
     // may still want to hear.
-    if let Err(fault) = try_join(upload, download).await {
-        lock(&respond).send_reset(reason(&fault));
-    }
+    let Err(fault) = try_join(upload, download).await else { return Onward::Open };
+    lock(&respond).send_reset(reason(&fault));
+    if is_gone(&fault) { Onward::Gone } else { Onward::Open }
 }
 
 fn lock(respond: &Mutex<SendResponse<Bytes>>) -> MutexGuard<'_, SendResponse<Bytes>> {
@@ -220,10 +239,10 @@ async fn ask(
 ) -> Result<Response<Body>, Fault> {
     let (parts, body) = request.into_parts();
     let is_whole = body.is_end_stream();
-    let mut sender = sender.ready().await.map_err(refused)?;
+    let mut sender = sender.ready().await.map_err(Gone)?;
     let (mut response, stream) = sender.send_request(Request::from_parts(parts, ()), is_whole)?;
     // As many streams may be open as the server says.
-    poll_fn(|context| sender.poll_ready(context)).await.map_err(refused)?;
+    poll_fn(|context| sender.poll_ready(context)).await.map_err(Gone)?;
     if !is_whole {
         // Whoever waits for it waits for this, too.
         let _ = begin.send((body, stream));
@@ -315,19 +334,24 @@ fn fault_of(reset: Result<Reason, h2::Error>) -> Fault {
     reset.map_or_else(Fault::from, |reason| h2::Error::from(reason).into())
 }
 
-/// What a request ends with that has not got to the server: whoever sent it may do so again
-/// (RFC 9113 8.7).
-fn refused(error: h2::Error) -> Fault {
-    tracing::debug!(%error, "a request could not be sent");
-    h2::Error::from(Reason::REFUSED_STREAM).into()
+/// The server takes no more requests.
+#[derive(Debug, thiserror::Error)]
+#[error("the server is going away: {0}")]
+struct Gone(h2::Error);
+
+/// Whether the request has not got to the server, which takes no more: one that says so tells of
+/// the last stream that it looks at (RFC 9113 6.8).
+fn is_gone(fault: &Fault) -> bool {
+    let told = |error: &h2::Error| error.is_go_away() && error.is_remote();
+    fault.is::<Gone>() || fault.downcast_ref().is_some_and(told)
 }
 
 /// The code that tells of `fault` (RFC 9113 7).
 fn reason(fault: &Fault) -> Reason {
-    match fault.downcast_ref::<h2::Error>() {
-        // The last stream that was looked at had a smaller number (RFC 9113 6.8).
-        Some(error) if error.is_go_away() && error.is_remote() => Reason::REFUSED_STREAM,
-        Some(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),
-        None => Reason::INTERNAL_ERROR,
+    if is_gone(fault) {
+        // Whoever has sent it may do so again (RFC 9113 8.7).
+        return Reason::REFUSED_STREAM;
     }
+    let reason = fault.downcast_ref().and_then(h2::Error::reason);
+    reason.unwrap_or(Reason::INTERNAL_ERROR)
 }
