@@ -1,5 +1,5 @@
-//! Streams of HTTP/2: each of the guest's is one of the server's, from its begin to the code that it
-//! ends with, and holds up no other.
+//! Streams of HTTP/2: each of the guest's is one of the server's, from its begin to the code that
+//! it ends with, and holds up no other.
 
 use serde_json::json;
 
@@ -27,8 +27,8 @@ def serve(stream):
             return
         if what == "away":
             # Streams up to the one before are served, and no later one.
-            last = (number - 2).to_bytes(4, "big")
-            stream.sendall(peer.data_to_send() + bytes([0, 0, 8, 7, 0, 0, 0, 0, 0]) + last + bytes(4))
+            last = (number - 2).to_bytes(4, "big") + bytes(4)
+            stream.sendall(peer.data_to_send() + bytes([0, 0, 8, 7, 0, 0, 0, 0, 0]) + last)
             return
         if what != "reset":
             peer.send_headers(number, [(":status", "200")])

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::try_join;
+use futures_util::stream::FuturesUnordered;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream, client, server};
@@ -20,7 +22,6 @@ use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
 use super::interim::Interim;
 use super::page::Manner;
@@ -89,13 +90,14 @@ where
 }
 
 /// A guest's connection, which ends once all of its streams have.
-struct Guest<G, C> {
+struct Guest<G, C, F> {
     phase: Phase<G>,
     /// Is to begin no more streams.
     is_ending: bool,
     /// Serves a stream.
     carry: C,
-    streams: JoinSet<Onward>,
+    /// In the connection's own task: what they say together is written together.
+    streams: FuturesUnordered<F>,
 }
 
 /// Whether there is a point in streams that are still to begin.
@@ -111,7 +113,11 @@ enum Phase<G> {
     Open(server::Connection<G, Bytes>),
 }
 
-impl<G: AsyncRead + AsyncWrite + Unpin, C> Guest<G, C> {
+impl<G, C, F> Guest<G, C, F>
+where
+    G: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Onward>,
+{
     fn new(guest: G, carry: C) -> Self {
         let handshake = server::Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -123,14 +129,14 @@ impl<G: AsyncRead + AsyncWrite + Unpin, C> Guest<G, C> {
             .enable_connect_protocol()
             .handshake(guest);
         let phase = Phase::Greeting(handshake);
-        Self { phase, is_ending: false, carry, streams: JoinSet::new() }
+        Self { phase, is_ending: false, carry, streams: FuturesUnordered::new() }
     }
 
-    /// Lets go of streams that have ended. True: there is to be none from now on.
-    fn reap(&mut self, context: &mut Context<'_>) -> bool {
+    /// Goes on with all streams. True: there is to be none from now on.
+    fn go_on(&mut self, context: &mut Context<'_>) -> bool {
         let mut is_gone = false;
-        while let Poll::Ready(Some(ended)) = self.streams.poll_join_next(context) {
-            is_gone |= matches!(ended, Ok(Onward::Gone));
+        while let Poll::Ready(Some(ended)) = self.streams.poll_next_unpin(context) {
+            is_gone |= ended == Onward::Gone;
         }
         is_gone && !self.is_ending
     }
@@ -145,11 +151,11 @@ impl<G: AsyncRead + AsyncWrite + Unpin, C> Guest<G, C> {
     }
 }
 
-impl<G, C, F> Future for Guest<G, C>
+impl<G, C, F> Future for Guest<G, C, F>
 where
     G: AsyncRead + AsyncWrite + Unpin,
     C: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Unpin,
-    F: Future<Output = Onward> + Send + 'static,
+    F: Future<Output = Onward>,
 {
     type Output = Result<(), h2::Error>;
 
@@ -167,9 +173,9 @@ where
                 Phase::Open(connection) => match connection.poll_accept(context)? {
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
                     Poll::Ready(Some((request, respond))) => {
-                        this.streams.spawn((this.carry)(request, respond));
+                        this.streams.push((this.carry)(request, respond));
                     }
-                    Poll::Pending if this.reap(context) => this.shut_down(),
+                    Poll::Pending if this.go_on(context) => this.shut_down(),
                     Poll::Pending => return Poll::Pending,
                 },
             }
