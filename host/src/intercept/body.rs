@@ -1,13 +1,15 @@
 //! The bodies of requests and responses on their way: as they come, or through a filter.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::{Reason, RecvStream};
 use http_body_util::Full;
 use hyper::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::CONTENT_LENGTH;
 
 use crate::service::secrets::{BodyFilter, Scope, Violation};
 
@@ -18,8 +20,10 @@ pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
 pub(super) enum Body {
     /// One that is there, and the trailers behind it.
     Whole(Full<Bytes>, Option<HeaderMap>),
-    /// One that comes, as it is.
+    /// One that comes over HTTP/1, as it is.
     Passing(Incoming),
+    /// The same over HTTP/2.
+    Streaming(Streaming),
     /// One that comes through a filter.
     Filtered(Box<Filtered>),
     /// One that is not asked for before something has happened.
@@ -33,13 +37,24 @@ pub(super) struct Waiting {
     body: Body,
 }
 
+/// A body of HTTP/2.
+pub(super) struct Streaming {
+    stream: RecvStream,
+    /// Bytes that are still to come, if that was said.
+    left: Option<u64>,
+    is_data_over: bool,
+}
+
+/// Tells what a filter found.
+type Tell = Box<dyn FnOnce(Violation) + Send>;
+
 /// A body that a filter may change, or end.
 pub(super) struct Filtered {
-    inner: Incoming,
+    inner: Body,
     filter: BodyFilter,
     scope: Arc<Scope>,
-    /// What the filter found, for who has to tell.
-    found: Arc<OnceLock<Violation>>,
+    /// `None`: it has told.
+    tell: Option<Tell>,
     /// The trailers, which come behind what the filter still has.
     trailers: Option<HeaderMap>,
     is_over: bool,
@@ -54,19 +69,23 @@ impl Body {
         Self::Whole(Full::new(bytes.into()), trailers)
     }
 
-    /// `inner` through `filter`, which says in `found` what it found.
+    /// What comes by `stream`, behind a head with `headers`.
+    pub(super) fn streaming(headers: &HeaderMap, stream: RecvStream) -> Self {
+        let left = if stream.is_end_stream() { Some(0) } else { length(headers) };
+        Self::Streaming(Streaming { stream, left, is_data_over: false })
+    }
+
+    /// `inner` through `filter`; `tell` is told of what ends it.
     pub(super) fn filtered(
-        inner: Incoming,
+        inner: Self,
         filter: BodyFilter,
         scope: Arc<Scope>,
-        found: Arc<OnceLock<Violation>>,
+        tell: impl FnOnce(Violation) + Send + 'static,
     ) -> Self {
-        let is_over = false;
-        Self::Filtered(Box::new(Filtered { inner, filter, scope, found, trailers: None, is_over }))
+        let (tell, is_over) = (Some(Box::new(tell) as Tell), false);
+        Self::Filtered(Box::new(Filtered { inner, filter, scope, tell, trailers: None, is_over }))
     }
-}
 
-impl Body {
     /// `body`, which is not asked for before `until`.
     pub(super) fn waiting(body: Self, until: impl Future<Output = ()> + Send + 'static) -> Self {
         Self::Waiting(Box::new(Waiting { until: Some(Box::pin(until)), body }))
@@ -88,6 +107,7 @@ impl HttpBody for Body {
                 Poll::Ready(frame.or_else(|| Some(Ok(Frame::trailers(trailers.take()?)))))
             }
             Self::Passing(inner) => Pin::new(inner).poll_frame(context).map_err(Fault::from),
+            Self::Streaming(streaming) => streaming.poll(context),
             Self::Filtered(filtered) => filtered.poll(context),
             Self::Waiting(waiting) => {
                 if let Some(until) = &mut waiting.until {
@@ -103,6 +123,7 @@ impl HttpBody for Body {
         match self {
             Self::Whole(whole, trailers) => whole.is_end_stream() && trailers.is_none(),
             Self::Passing(inner) => inner.is_end_stream(),
+            Self::Streaming(streaming) => streaming.stream.is_end_stream(),
             Self::Filtered(filtered) => filtered.is_over && filtered.trailers.is_none(),
             Self::Waiting(waiting) => waiting.body.is_end_stream(),
         }
@@ -112,11 +133,48 @@ impl HttpBody for Body {
         match self {
             Self::Whole(whole, _) => whole.size_hint(),
             Self::Passing(inner) => inner.size_hint(),
+            Self::Streaming(streaming) => {
+                streaming.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
             Self::Filtered(filtered) if filtered.filter.may_change_length() => SizeHint::default(),
             Self::Filtered(filtered) => filtered.inner.size_hint(),
             Self::Waiting(waiting) => waiting.body.size_hint(),
         }
     }
+}
+
+/// The length that `headers` tell of a body; `None`: none, or several.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(())?;
+    first.to_str().ok()?.parse().ok()
+}
+
+impl Streaming {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if !self.is_data_over {
+            match ready!(self.stream.poll_data(context)) {
+                Some(Ok(data)) => {
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    // Nobody asks for the next piece before this one is handed on.
+                    self.stream.flow_control().release_capacity(data.len())?;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(ended_by(error)),
+                None => self.is_data_over = true,
+            }
+        }
+        match ready!(self.stream.poll_trailers(context)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            Err(error) => Poll::Ready(ended_by(error)),
+        }
+    }
+}
+
+/// A stream that is reset without an error was whole before (RFC 9113 8.1).
+fn ended_by(error: h2::Error) -> Option<Result<Frame<Bytes>, Fault>> {
+    (error.reason() != Some(Reason::NO_ERROR)).then(|| Err(error.into()))
 }
 
 impl Filtered {
@@ -165,8 +223,9 @@ impl Filtered {
     fn checked(&mut self, passed: Result<Bytes, Violation>) -> Result<Bytes, Fault> {
         passed.map_err(|violation| {
             self.is_over = true;
-            // There is one at most: nothing is polled behind it.
-            let _ = self.found.set(violation);
+            if let Some(tell) = self.tell.take() {
+                tell(violation);
+            }
             Fault::from("the body is not to pass")
         })
     }

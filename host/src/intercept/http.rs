@@ -3,8 +3,8 @@
 //!
 //! Owns what may pass: a request that is for whom the handshake was for, and that carries no
 //! placeholder whose secret this server may not have. What may have its secret carries that
-//! instead. Messages are read and written by hyper, so what one server could read in two ways
-//! (RFC 9112 11.2) reaches none.
+//! instead. Messages are read and written by hyper, and over HTTP/2 (`streams`) by what it is made
+//! of, so what one server could read in two ways (RFC 9112 11.2) reaches none.
 //!
 //! One connection of the guest is one of the server's: when one ends, so does the other, and
 //! nothing is sent twice. A request whose body is short is held until it is whole and was looked
@@ -12,9 +12,14 @@
 
 mod expect;
 mod forward;
+mod interim;
 mod page;
+mod streams;
 mod tunnel;
 
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +27,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, client, server};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use sluicegate_core::Beginning;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -33,15 +38,11 @@ use super::handshake::Guest;
 use super::pipe::Broken;
 use super::{Call, Interceptor};
 use crate::service::secrets::{Peer, Scope, Violation};
+pub(super) use streams::serve as h2;
 use tunnel::Tunnels;
 
 /// Bytes of the longest head of a message.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
-/// Streams of one connection that a guest may have open (RFC 9113 5.1.2 wants 100 at least).
-const STREAMS_MAX: u32 = 256;
-/// Bytes of a stream and of a connection that may be under way (RFC 9113 5.2).
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// A connection whose guest has gone has so long to say so to its server.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
@@ -103,13 +104,15 @@ where
         move |request: Request<Incoming>| {
             let (exchange, sender) = (Arc::clone(&exchange), Arc::clone(&sender));
             async move {
-                let send = async |request| {
+                // hyper hands no interim response to a guest.
+                let send = async |request, _| {
                     let lock = || sender.lock().unwrap_or_else(PoisonError::into_inner);
                     std::future::poll_fn(|context| lock().poll_ready(context)).await?;
                     let response = lock().send_request(request);
-                    response.await
+                    Ok(response.await?.map(Body::Passing))
                 };
-                forward::answer(&exchange, request, send).await
+                let answered = forward::answer(&exchange, request.map(Body::Passing), send).await;
+                answered.map_err(io::Error::other)
             }
         }
     });
@@ -127,56 +130,18 @@ where
     exchange.tunnels.end().await
 }
 
-/// Serves HTTP/2.
-pub(super) async fn h2<G, S>(exchange: Arc<Exchange>, guest: G, upstream: S) -> Result<(), Broken>
-where
-    G: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = client::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .handshake::<_, Body>(TokioIo::new(upstream))
-        .await?;
-    let service = service_fn({
-        let exchange = Arc::clone(&exchange);
-        move |request: Request<Incoming>| {
-            let (exchange, sender) = (Arc::clone(&exchange), sender.clone());
-            async move {
-                let send = async |request| {
-                    let mut sender = sender;
-                    sender.ready().await?;
-                    sender.send_request(request).await
-                };
-                forward::answer(&exchange, request, send).await
-            }
-        }
-    });
-    let server = server::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(guest), service);
-    drive(server, connection, |server| server.graceful_shutdown()).await?;
-    exchange.tunnels.end().await
-}
-
 /// Drives both connections until the guest's has ended. Once the server's has, the guest's ends in
 /// order behind what is under way.
-async fn drive<S, C>(
+async fn drive<S, C, E>(
     server: S,
     connection: C,
     shut_down: impl Fn(Pin<&mut S>),
 ) -> Result<(), Broken>
 where
-    S: Future<Output = hyper::Result<()>>,
-    C: Future<Output = hyper::Result<()>> + Send + 'static,
+    S: Future<Output = Result<(), E>>,
+    C: Future<Output = Result<(), E>> + Send + 'static,
+    E: Display + Send + 'static,
+    Broken: From<E>,
 {
     let mut server = Box::pin(server);
     // A task of its own: what wakes one of the two is no reason to look at the other.
@@ -208,23 +173,21 @@ pub(super) async fn deny(
 ) -> Result<(), Broken> {
     let is_h2 = guest.get_ref().1.alpn_protocol() == Some(super::handshake::H2);
     let denied = page::policy(&interceptor.page, call.name.as_deref());
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = denied.answer(page::Manner::of(&request));
-        async move { Ok::<Response<Body>, hyper::Error>(answer) }
-    });
-    let guest = TokioIo::new(guest);
+    let answer = move |manner| denied.answer(manner);
     let served = async {
         if is_h2 {
-            let builder = server::conn::http2::Builder::new(TokioExecutor::new());
-            builder.serve_connection(guest, service).await
-        } else {
-            let mut builder = server::conn::http1::Builder::new();
-            builder.keep_alive(false).header_read_timeout(None);
-            builder.serve_connection(guest, service).await
+            return streams::tell(guest, answer).await;
         }
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answer = answer(page::Manner::of(&request));
+            async move { Ok::<Response<Body>, Infallible>(answer) }
+        });
+        let mut builder = server::conn::http1::Builder::new();
+        builder.keep_alive(false).header_read_timeout(None);
+        Ok(builder.serve_connection(TokioIo::new(guest), service).await?)
     };
     // Whoever was let in to be told why has little time to ask.
-    Ok(timeout(DENIED_MAX, served).await.map_err(|_| Broken)??)
+    timeout(DENIED_MAX, served).await.map_err(|_| Broken)?
 }
 
 /// A guest that is told of a denial has so long.

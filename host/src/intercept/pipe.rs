@@ -181,3 +181,10 @@ impl From<hyper::Error> for Broken {
         Self
     }
 }
+
+impl From<h2::Error> for Broken {
+    fn from(error: h2::Error) -> Self {
+        tracing::debug!(%error, "an intercepted connection broke");
+        Self
+    }
+}

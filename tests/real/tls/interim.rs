@@ -1,20 +1,15 @@
-//! Interim responses over HTTP/2 (RFC 9110 15.2): whatever a server says before its response, the
-//! guest has that response; and nobody waits for ever for a word that does not come.
-
-use std::process::Command;
+//! Interim responses over HTTP/2 (RFC 9110 15.2): what a server says before its response the guest
+//! hears in that order, without values, and not without end.
 
 use serde_json::json;
 
-use super::programs::{PYTHON, Served, has_module};
-use super::{EVIL, GOOD};
+use super::programs::{PYTHON, Served, has_module, over_h2};
+use super::{EVIL, GOOD, VALUE};
 use crate::needs;
 
-/// Says 103 of each request, and 100 where it is expected; then its response, at once where the
-/// path is `/early`, and else once it has the body.
+/// Says 103 of each request with the key that it has, or what its path wants, and 100 where it is
+/// expected; then its response, at once where the path is `/early`, and else once it has the body.
 const SERVER: &str = r#"
-import socket, ssl, threading
-import h2.config, h2.connection, h2.events
-
 def serve(stream):
     config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
     peer = h2.connection.H2Connection(config)
@@ -36,7 +31,12 @@ def serve(stream):
             if isinstance(event, h2.events.RequestReceived):
                 fields = dict(event.headers)
                 bodies[number] = b""
-                peer.send_headers(number, [(":status", "103"), ("link", "</a>; rel=preload")])
+                key = ("x-seen", fields.get("x-key", "no key"))
+                before = {"/many": [[(":status", "103"), key]] * 20,
+                          "/large": [[(":status", "103"), ("x-large", "a" * 20000)]],
+                          "/switch": [[(":status", "101")]]}
+                for head in before.get(fields[":path"], [[(":status", "103"), key]]):
+                    peer.send_headers(number, head)
                 if "expect" in fields:
                     peer.send_headers(number, [(":status", "100")])
                 if fields[":path"] == "/early":
@@ -48,44 +48,10 @@ def serve(stream):
                     bodies[number] += event.data
             elif isinstance(event, h2.events.StreamEnded) and number in bodies:
                 respond(number, "200", f"{len(bodies.pop(number))} bytes")
-
-def begin(stream):
-    try:
-        with context.wrap_socket(stream, server_side=True) as stream:
-            serve(stream)
-    except OSError:
-        pass
-
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain("cert.pem", "key.pem")
-context.set_alpn_protocols(["h2"])
-listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-print(listener.getsockname()[1], flush=True)
-while True:
-    threading.Thread(target=begin, args=[listener.accept()[0]], daemon=True).start()
 "#;
 
-/// Asks with each way of saying a body, and says it when it is told to, or after a second.
+/// Asks with each way of saying a body, and says it at once, or when it is told to.
 const CLIENT: &str = r#"
-import socket, ssl, sys
-import h2.config, h2.connection, h2.events
-name, port = sys.argv[1], int(sys.argv[2])
-context = ssl.create_default_context()
-context.set_alpn_protocols(["h2"])
-stream = context.wrap_socket(socket.create_connection((name, port)), server_hostname=name)
-peer = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-peer.initiate_connection()
-
-def hear(seconds):
-    stream.sendall(peer.data_to_send())
-    stream.settimeout(seconds)
-    try:
-        heard = stream.recv(65536)
-    except TimeoutError:
-        return None
-    assert heard, "it is over"
-    return peer.receive_data(heard)
-
 def ask(path, fields, body):
     number = peer.get_next_available_stream_id()
     head = [(":method", "POST"), (":scheme", "https"), (":authority", f"{name}:{port}")]
@@ -94,9 +60,7 @@ def ask(path, fields, body):
     if body is not None and not waits:
         peer.send_data(number, body, end_stream=True)
     while "the end" not in said:
-        events = hear(1 if waits else 20)
-        assert events is not None or waits, "it hangs"
-        for event in events or []:
+        for event in hear():
             if isinstance(event, h2.events.InformationalResponseReceived):
                 interim.append(dict(event.headers)[":status"])
             elif isinstance(event, h2.events.ResponseReceived):
@@ -109,7 +73,7 @@ def ask(path, fields, body):
                 said.append(dict(event.headers)["x-last"])
             elif isinstance(event, h2.events.StreamEnded):
                 said.append("the end")
-        if waits and "the end" not in said and (events is None or interim):
+        if waits and "the end" not in said and "100" in interim:
             peer.send_data(number, body, end_stream=True)
             waits = False
     print(text, *said, "after", interim, flush=True)
@@ -124,20 +88,43 @@ for fields in (length + expect, expect):
 "#;
 
 #[test]
-fn what_a_server_says_before_its_response_does_not_keep_that_from_the_guest() {
+fn a_guest_hears_what_a_server_says_before_its_response_and_that() {
     if !needs::are_met(&[]) || !has_module("h2") {
         return;
     }
-    let serving = Served::by(Command::new(PYTHON).args(["-u", "-c", SERVER]));
+    let serving = Served::over_h2(SERVER);
     // To one that has secrets, so that bodies are held and looked at, and to one that has none.
     let none = json!({"secrets": {"secrets": []}});
     for (more, name) in [(json!({}), GOOD), (json!({}), EVIL), (none, GOOD)] {
         let script = format!("exec {PYTHON} - {name} {}", serving.port);
         let what = format!("{name} {more}");
-        let finished = serving.ask_under(more, &script, CLIENT);
-        let with = |len: u32| format!("{len} bytes 200 value word the end after []\n");
-        let early = "not wanted 417 value word the end after []\n";
-        let expected = [with(0), with(5).repeat(4), early.repeat(2)].concat();
-        assert_eq!(finished.output, expected, "{what}: {finished:?}");
+        let finished = serving.ask_under(more, &script, &over_h2(CLIENT));
+        let with = |len: u32, interim: &str| {
+            format!("{len} bytes 200 value word the end after [{interim}]\n")
+        };
+        let (hint, both) = ("'103'", "'103', '100'");
+        let early = format!("not wanted 417 value word the end after [{both}]\n");
+        let expected =
+            [with(0, hint), with(5, hint).repeat(2), with(5, both).repeat(2), early.repeat(2)];
+        assert_eq!(finished.output, expected.concat(), "{what}: {finished:?}");
+    }
+}
+
+#[test]
+fn no_value_is_in_what_comes_before_a_response_and_there_is_no_end_of_it_that_is_not_cut() {
+    if !needs::are_met(&["curl"]) || !has_module("h2") {
+        return;
+    }
+    let serving = Served::over_h2(SERVER);
+    // One hint, as many as pass, one that is too large, and one that is none.
+    for (path, heard) in [("/", 1), ("/many", 16), ("/large", 0), ("/switch", 0)] {
+        let url = format!("https://{GOOD}:{}{path}", serving.port);
+        let script = format!("exec curl -sSi -m 20 --http2 -H \"X-Key: $API_KEY\" {url}");
+        let finished = serving.ask_under(json!({}), &script, "");
+        let said = finished.output.replace('\r', "");
+        let hint = "HTTP/2 103 \nx-seen: $MSB_API_KEY\n\n";
+        let expected = format!("{}HTTP/2 200 \nx-field: value\n\n0 bytes", hint.repeat(heard));
+        assert!(said.starts_with(&expected), "{path}: {finished:?}");
+        assert!(!said.contains(VALUE), "{path}: {finished:?}");
     }
 }

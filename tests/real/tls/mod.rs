@@ -13,6 +13,7 @@ mod plain;
 mod programs;
 mod secrets;
 mod site;
+mod streams;
 mod taint;
 
 use std::path::PathBuf;

@@ -34,6 +34,52 @@ fn run(server: &str, client: &str, module: &str) -> Option<(String, Finished)> {
     Some((serving.process.output() + &serving.process.errors(), finished))
 }
 
+/// What a server of HTTP/2 begins and ends with, in Python; between them it has `serve`.
+const SERVER_BEGINS: &str = r#"
+import json, socket, ssl, threading
+import h2.config, h2.connection, h2.events, h2.settings
+"#;
+const SERVER_ENDS: &str = r#"
+def begin(stream):
+    try:
+        with context.wrap_socket(stream, server_side=True) as stream:
+            serve(stream)
+    except OSError:
+        pass
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("cert.pem", "key.pem")
+context.set_alpn_protocols(["h2"])
+listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+print(listener.getsockname()[1], flush=True)
+while True:
+    threading.Thread(target=begin, args=[listener.accept()[0]], daemon=True).start()
+"#;
+
+/// What a client of HTTP/2 begins with, likewise: who its server is, and what it hears next.
+const CLIENT_BEGINS: &str = r#"
+import socket, ssl, sys
+import h2.config, h2.connection, h2.events
+name, port = sys.argv[1], int(sys.argv[2])
+context = ssl.create_default_context()
+context.set_alpn_protocols(["h2"])
+raw = socket.create_connection((name, port), timeout=20)
+stream = context.wrap_socket(raw, server_hostname=name)
+peer = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+peer.initiate_connection()
+
+def hear():
+    stream.sendall(peer.data_to_send())
+    heard = stream.recv(65536)
+    assert heard, "it is over"
+    return peer.receive_data(heard)
+"#;
+
+/// The client of HTTP/2 that does `what`.
+pub(super) fn over_h2(what: &str) -> String {
+    [CLIENT_BEGINS, what].concat()
+}
+
 /// A program that serves on this host.
 pub(super) struct Served {
     process: Process,
@@ -54,6 +100,12 @@ impl Served {
         process.wait_for("\n");
         let port = process.output().trim().parse().unwrap();
         Self { process, port, scratch }
+    }
+
+    /// One of HTTP/2 that `serve`s each connection so.
+    pub(super) fn over_h2(serve: &str) -> Self {
+        let program = [SERVER_BEGINS, serve, SERVER_ENDS].concat();
+        Self::by(Command::new(PYTHON).args(["-u", "-c", &program]))
     }
 
     /// What became of `script` in a guest, which reads `input`.

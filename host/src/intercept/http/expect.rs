@@ -1,12 +1,13 @@
 //! `Expect: 100-continue` (RFC 9110 10.1.1): whether a body is wanted is the server's to say, and
 //! until it has, the guest is told nothing.
 //!
-//! hyper tells a guest to go on as soon as somebody asks for the body; so nobody does until the
-//! server has said 100, or nothing for a while, as servers do that do not know of it.
+//! Over HTTP/2 the server's own word gets to the guest, and the body to the server as it comes.
+//! Over HTTP/1 hyper tells a guest to go on as soon as somebody asks for the body; so nobody does
+//! until the server has said 100, or nothing for a while, as servers do that do not know of it.
 
 use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
@@ -18,11 +19,10 @@ use super::super::body::Body;
 /// A server that says nothing for so long is sent the body: it is what clients wait for, too.
 const SILENT_MAX: Duration = Duration::from_secs(1);
 
-/// Whether the guest waits to be told to go on with `body`. Over HTTP/2 it is not told: there a
-/// body that is not wanted costs but its stream, and nobody waits.
-pub(super) fn is_in(parts: &Parts, body: &Incoming) -> bool {
+/// Whether the guest waits to be told to go on with `body`.
+pub(super) fn is_in(parts: &Parts, body: &Body) -> bool {
     let expected = parts.headers.get(EXPECT).map_or(&b""[..], HeaderValue::as_bytes);
-    parts.version == Version::HTTP_11
+    parts.version >= Version::HTTP_11
         && !body.is_end_stream()
         && expected.eq_ignore_ascii_case(b"100-continue")
 }

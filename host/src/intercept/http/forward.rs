@@ -1,18 +1,20 @@
 //! One request and its response.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use tokio::sync::SemaphorePermit;
 
 use super::super::authority::{self, Wrong};
-use super::super::body::Body;
+use super::super::body::{Body, Fault};
+use super::interim::Interim;
 use super::page::Manner;
 use super::tunnel::Tunnels;
 use super::{Exchange, expect, page};
@@ -28,48 +30,56 @@ const HELD_BODY_BYTES_MAX: u64 = 256 * 1024;
 /// Hands `request` on with `send`, and the response back.
 pub(super) async fn answer(
     exchange: &Arc<Exchange>,
-    request: Request<Incoming>,
-    send: impl AsyncFnOnce(Request<Body>) -> hyper::Result<Response<Incoming>>,
-) -> hyper::Result<Response<Body>> {
+    request: Request<Body>,
+    send: impl AsyncFnOnce(Request<Body>, Interim) -> Result<Response<Body>, Fault>,
+) -> Result<Response<Body>, Fault> {
     let manner = Manner::of(&request);
     let (mut parts, body) = request.into_parts();
     if let Err(page) = check(exchange, &parts) {
         return Ok(page.answer(manner));
     }
+    let is_http1 = parts.version < Version::HTTP_2;
     let is_connect = parts.method == Method::CONNECT;
     let is_head = parts.method == Method::HEAD;
+    if is_connect {
+        // Neither it nor its answer has a body of its own (RFC 9110 9.3.6).
+        parts.headers.remove(CONTENT_LENGTH);
+    }
     let scope = exchange.scope();
-    let found = Arc::new(OnceLock::new());
+    let found = Arc::<AtomicBool>::default();
     let expects = expect::is_in(&parts, &body);
     let looked = look((exchange, expects), &scope, &mut parts, body, &found).await;
     let body = match looked {
         Ok(body) => body,
-        Err(Stopped::Violation(violation)) => return Ok(refuse(exchange, &violation, manner)),
+        Err(Stopped::Violation(violation)) => {
+            exchange.report(&violation);
+            return Ok(refusal(exchange, manner));
+        }
         Err(Stopped::Broken(error)) => return Err(error),
     };
     let mut request = Request::from_parts(parts, body);
     let on_guest = hyper::upgrade::on(&mut request);
-    let (request, expected) = if expects {
+    let (request, expected) = if expects && is_http1 {
         let (request, expected) = expect::wait(request);
         (request, Some(expected))
     } else {
         (request, None)
     };
-    let mut response = match send(request).await {
+    let mut response = match send(request, Interim::new(&scope)).await {
         Ok(response) => response,
         // Its own body ended it.
-        Err(error) => {
-            return match found.get() {
-                Some(violation) => Ok(refuse(exchange, violation, manner)),
-                None => Err(error),
-            };
-        }
+        Err(_) if found.load(Ordering::Acquire) => return Ok(refusal(exchange, manner)),
+        Err(error) => return Err(error),
     };
     let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (is_connect && response.status().is_success());
     if is_tunnel {
-        Tunnels::begin(exchange, on_guest, hyper::upgrade::on(&mut response));
-        return Ok(response.map(Body::Passing));
+        response.headers_mut().remove(CONTENT_LENGTH);
+        // Over HTTP/2 it is what the bodies of the two are.
+        if is_http1 {
+            Tunnels::begin(exchange, on_guest, hyper::upgrade::on(&mut response));
+        }
+        return Ok(response);
     }
     let mut response = redact(exchange, &scope, response, (manner, is_head)).await?;
     if let Some(expected) = expected {
@@ -95,7 +105,7 @@ fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
 impl Exchange {
     /// Whether `body` may be held until it is whole: it is short, and not too many are held. What
     /// comes back is to be kept meanwhile.
-    fn may_hold(&self, body: &Incoming) -> Option<SemaphorePermit<'_>> {
+    fn may_hold(&self, body: &Body) -> Option<SemaphorePermit<'_>> {
         let len = body.size_hint().exact().filter(|len| *len <= HELD_BODY_BYTES_MAX)?;
         self.interceptor.lasting.held.try_acquire_many(u32::try_from(len).ok()?).ok()
     }
@@ -104,19 +114,19 @@ impl Exchange {
 /// Why a request goes no further.
 enum Stopped {
     Violation(Violation),
-    Broken(hyper::Error),
+    Broken(Fault),
 }
 
 /// Looks at a request, and puts secrets into it; returns its body.
 async fn look(
-    (exchange, expects): (&Exchange, bool),
+    (exchange, expects): (&Arc<Exchange>, bool),
     scope: &Arc<Scope>,
     parts: &mut Parts,
-    body: Incoming,
-    found: &Arc<OnceLock<Violation>>,
+    body: Body,
+    found: &Arc<AtomicBool>,
 ) -> Result<Body, Stopped> {
     if scope.is_empty() {
-        return Ok(Body::Passing(body));
+        return Ok(body);
     }
     scope.head(parts).map_err(Stopped::Violation)?;
     if scope.redacts() && parts.headers.contains_key(ACCEPT_ENCODING) {
@@ -127,11 +137,21 @@ async fn look(
         parts.headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if body.is_end_stream() {
-        return Ok(Body::Passing(body));
+        return Ok(body);
+    }
+    let tell = {
+        let (exchange, found) = (Arc::clone(exchange), Arc::clone(found));
+        move |violation| {
+            exchange.report(&violation);
+            found.store(true, Ordering::Release);
+        }
+    };
+    if parts.method == Method::CONNECT {
+        return Ok(Body::filtered(body, scope.tunnel(), Arc::clone(scope), tell));
     }
     let filter = scope.body(&parts.headers).map_err(Stopped::Violation)?;
     if filter.is_pass() {
-        return Ok(Body::Passing(body));
+        return Ok(body);
     }
     // Whether there will be a body at all is the server's to say where it was asked.
     if !expects && let Some(_held) = exchange.may_hold(&body) {
@@ -140,14 +160,14 @@ async fn look(
     if filter.may_change_length() {
         parts.headers.remove(CONTENT_LENGTH);
     }
-    Ok(Body::filtered(body, filter, Arc::clone(scope), Arc::clone(found)))
+    Ok(Body::filtered(body, filter, Arc::clone(scope), tell))
 }
 
 /// Takes in the whole of `body`, and what the filter makes of it.
 async fn hold(
     scope: &Arc<Scope>,
     headers: &mut HeaderMap,
-    body: Incoming,
+    body: Body,
     mut filter: BodyFilter,
 ) -> Result<Body, Stopped> {
     let whole = body.collect().await.map_err(Stopped::Broken)?;
@@ -164,9 +184,8 @@ async fn hold(
     Ok(Body::whole(whole, trailers))
 }
 
-/// Answers a request that must not pass, and tells who wants to know.
-fn refuse(exchange: &Exchange, violation: &Violation, manner: Manner) -> Response<Body> {
-    exchange.report(violation);
+/// The answer to a request that must not pass.
+fn refusal(exchange: &Exchange, manner: Manner) -> Response<Body> {
     page::secret(&exchange.interceptor.page, exchange.call.name.as_deref()).answer(manner)
 }
 
@@ -174,17 +193,17 @@ fn refuse(exchange: &Exchange, violation: &Violation, manner: Manner) -> Respons
 async fn redact(
     exchange: &Exchange,
     scope: &Arc<Scope>,
-    response: Response<Incoming>,
+    response: Response<Body>,
     (manner, is_head): (Manner, bool),
-) -> hyper::Result<Response<Body>> {
+) -> Result<Response<Body>, Fault> {
     if !scope.redacts() {
-        return Ok(response.map(Body::Passing));
+        return Ok(response);
     }
     let (mut parts, body) = response.into_parts();
     let unreadable = || Ok(page::unreadable(exchange.call.name.as_deref()).answer(manner));
     let Ok(filter) = scope.response(&mut parts.headers) else { return unreadable() };
     if is_head || body.is_end_stream() {
-        return Ok(Response::from_parts(parts, Body::Passing(body)));
+        return Ok(Response::from_parts(parts, body));
     }
     if let Some(_held) = exchange.may_hold(&body) {
         // So it has a length again, which many clients show.
@@ -195,7 +214,6 @@ async fn redact(
         };
     }
     parts.headers.remove(CONTENT_LENGTH);
-    let found = Arc::new(OnceLock::new());
-    let body = Body::filtered(body, filter, Arc::clone(scope), found);
+    let body = Body::filtered(body, filter, Arc::clone(scope), |_| ());
     Ok(Response::from_parts(parts, body))
 }

@@ -162,6 +162,18 @@ impl Scope {
         BodyFilter::new(headers, stage)
     }
 
+    /// What looks at what a guest says inside a tunnel, which is nobody's to change.
+    pub(crate) fn tunnel(self: &Arc<Self>) -> BodyFilter {
+        BodyFilter(Kind::Plain(Stage {
+            scope: Arc::clone(self),
+            scan: Some(self.stream()),
+            rewriter: None,
+            redacts: false,
+            keeps_lengths: true,
+            messages: None,
+        }))
+    }
+
     /// What puts placeholders into the body of a response with `headers`, which are changed
     /// likewise.
     ///

@@ -34,6 +34,11 @@ impl Replace for Redaction<'_> {
 }
 
 impl Scope {
+    /// Takes values out of the fields of an interim response. False: it is not to pass.
+    pub(crate) fn interim(&self, headers: &mut HeaderMap) -> bool {
+        !self.redacts() || self.redact(headers).is_ok()
+    }
+
     /// Takes values out of the fields of a response.
     pub(super) fn redact(&self, headers: &mut HeaderMap) -> Result<(), TooLong> {
         for (name, value) in headers.iter_mut() {
