@@ -287,8 +287,8 @@ impl NetworkConfig {
         self
     }
 
-    /// The variables of this process's environment that hold credentials: of its secrets, and of the
-    /// outbound proxy. Whatever is started for the guest must not inherit them.
+    /// The variables of this process's environment that hold credentials: of its secrets, and of
+    /// the outbound proxy. Whatever is started for the guest must not inherit them.
     pub fn credential_variables(&self) -> impl Iterator<Item = &str> {
         let secrets = self.secrets.secrets.iter().filter_map(|secret| secret.source.as_ref());
         let proxy = self.outbound_proxy.iter().filter_map(|proxy| proxy.credentials.as_ref());

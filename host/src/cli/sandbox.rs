@@ -143,7 +143,7 @@ fn give_up_calls() -> Result<(), Failure> {
         SeccompRule::new(vec![when(SeccompCmpOp::MaskedEq(flag), flag)?])
     };
     rules.insert(libc::SYS_clone, NAMESPACES.iter().map(born).collect::<Result<_, _>>()?);
-    // Whom a socket of files leads to is nobody whom a guest's server has to ask; its own are there.
+    // Whom a socket of files leads to is nobody whom a guest's server asks; its own are there.
     let unix = u64::from(libc::AF_UNIX.cast_unsigned());
     rules.insert(libc::SYS_socket, vec![SeccompRule::new(vec![when(SeccompCmpOp::Eq, unix)?])?]);
     refuse(rules, libc::EPERM)?;
@@ -200,8 +200,8 @@ fn refuse_other_numbers() -> Result<(), Failure> {
 fn is_born_elsewhere() -> bool {
     let mut stack = vec![0; 64 * 1024];
     let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
-    // SAFETY: a process of its own, whose memory is a copy; it does nothing but end, on a stack that
-    // it alone uses. nix has no safe call for that, and a program can't be started here.
+    // SAFETY: a process of its own, whose memory is a copy; it does nothing but end, on a stack
+    // that it alone uses. nix has no safe call for that, and a program can't be started here.
     #[allow(unsafe_code, reason = "a child is born only to see whether it is")]
     let born = unsafe { nix::sched::clone(Box::new(|| 0), &mut stack, flags, Some(libc::SIGCHLD)) };
     born.is_ok()
