@@ -66,12 +66,16 @@ fn a_config_may_come_by_a_pipe_and_is_what_the_control_socket_shows() {
     let config = json!({ "max_connections": 77, "policy": { "default_egress": "deny" } });
     let mut command = sluicegate();
     command.args(["run", "--slot", &free_slot().to_string(), "--config", "-", "--control"]);
-    command.arg(&socket).arg("--").arg(sluicegate().get_program());
-    command.args(["ctl", "--control"]).arg(&socket).arg("config");
+    // It does not find the socket itself.
+    command.arg(&socket).args(["--", "sh", "-c", "echo begun; exec tail -f /dev/null"]);
     let mut process = Process::start(command.stdin(Stdio::piped()));
     process.take_input().write_all(config.to_string().as_bytes()).unwrap();
+    process.wait_for("begun");
+    let shown =
+        process::succeed(sluicegate().args(["ctl", "--control"]).arg(&socket).arg("config"));
+    process.signal(Signal::TERM);
     let finished = process.finish();
-    let shown: Value = serde_json::from_str(&finished.output).unwrap();
+    let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["max_connections"], config["max_connections"], "{finished:?}");
 }
 
