@@ -12,6 +12,7 @@ mod simulation {
     pub(crate) mod callers;
     pub(crate) mod caps;
     pub(crate) mod client;
+    pub(crate) mod datagrams;
     pub(crate) mod judged;
     pub(crate) mod lie;
     pub(crate) mod lines;
@@ -36,7 +37,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 28] = [
+const STORIES: [&str; 31] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -65,6 +66,9 @@ const STORIES: [&str; 28] = [
     "what the guest is sent waits",
     "a connection has no place",
     "a call has no place",
+    "a datagram flow gives way",
+    "a datagram flow from outside gives way",
+    "a datagram flow goes with its place",
 ];
 
 /// Says which seed it was, should it fail.

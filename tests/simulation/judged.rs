@@ -8,7 +8,7 @@ use sim::{Datagrams, End, Seen, Stream};
 
 use super::app::{App, Denied, number};
 use super::client::Client;
-use super::names::Names;
+use super::names::{Names, is_visited};
 use super::policies::Rules;
 use super::run::{Run, address};
 use super::words::{Place, Sight, Words};
@@ -31,18 +31,25 @@ impl Run<'_> {
         self.rates.change(&config);
         self.caps.change(&config, &self.world);
         self.pings.change(now, config.icmp_flows_max);
+        let names = &self.names;
+        let may = |to: SocketAddr| {
+            !is_visited(to) || rules.allows_datagram(to.ip(), &names.names_of(to.ip(), now))
+        };
+        let may_come = |peer: SocketAddr| rules.may_come(peer.ip());
+        self.datagrams.change(&config, (may, may_come), &self.world);
         streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
         self.check_unknown(now, &rules);
         let engine = &self.world.engine;
+        // Of those that gave way policy has said nothing.
         let live = |socket: Datagrams| {
-            let is_live = engine.is_live(socket.id);
+            let is_live = engine.is_live(socket.id) || self.datagrams.has_given_way(socket.id);
             (socket, is_live)
         };
         let sockets: Vec<_> = sockets.into_iter().map(live).collect();
         self.names.change(now, &rules, &sockets);
         self.writers.change(&rules, engine);
         self.rules = rules;
-        self.world.close_ended();
+        self.world.peers.close_ended(&self.world.engine);
         self.turn(now);
     }
 

@@ -16,6 +16,7 @@ use super::app::{App, Denied, Ending, REFUSALS, number};
 use super::callers::{Call, PUBLISHED, Writers, is_published};
 use super::caps::{self, Caps, Fate, Places};
 use super::client::{Client, by_plain, index, smol};
+use super::datagrams::DatagramFlows;
 use super::lie::{self, MEANT, PUBLIC};
 use super::lines::{Line, framed};
 use super::names::{self, Names, Reply, is_own, is_visited};
@@ -117,10 +118,11 @@ impl Plan {
         let mut config = default_config();
         names::configure(&mut config);
         rules.configure(&mut config);
-        let Places { tcp, inbound, udp, echo } = self.caps[index];
+        let Places { tcp, inbound, udp, inbound_udp, echo } = self.caps[index];
         config.tcp_flows_max = tcp;
         config.inbound_tcp_flows_max = inbound;
         config.udp_flows_max = udp;
+        config.inbound_udp_flows_max = inbound_udp;
         config.icmp_flows_max = echo;
         config.keeps_names = self.policies.len() > 1;
         config.link.mtu = self.mtu;
@@ -168,6 +170,7 @@ pub(crate) struct Run<'a> {
     pub(super) pings: Pings,
     pub(super) rates: Rates,
     pub(super) caps: Caps,
+    pub(super) datagrams: DatagramFlows,
     is_calm: bool,
     pub(super) began: Instant,
     /// What policy says.
@@ -220,6 +223,7 @@ impl<'a> Run<'a> {
             pings,
             rates: Rates::new(plan.rates[0]),
             caps: Caps::new(plan.caps[0]),
+            datagrams: DatagramFlows::new(plan.caps[0]),
             is_calm: plan.is_calm(),
             began: world.now(),
             names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
@@ -259,7 +263,7 @@ impl<'a> Run<'a> {
             self.deliver_down(now);
             // A SYN that comes twice may have begun a connection once more.
             let connects = self.world.peers.streams.values().any(|stream| !stream.open);
-            let is_answered = !self.is_calm || self.writers.are_done();
+            let is_answered = !self.is_calm || self.writers.are_done(&self.datagrams);
             let is_over = is_answered && self.changes.is_empty() && self.pings.are_asked();
             if self.unfinished().is_empty() && !connects && is_over {
                 return self.conclude();
@@ -346,7 +350,7 @@ impl<'a> Run<'a> {
                 world.peers.came(flow, app.to);
             }
         }
-        self.writers.write(world, &self.rules);
+        self.writers.write(world, &self.rules, &mut self.datagrams);
     }
 
     /// Frames that arrive from the guest.
@@ -366,8 +370,11 @@ impl<'a> Run<'a> {
     /// The engine does what it can, and every model hears the frames that it has taken.
     pub(super) fn turn(&mut self, now: Instant) {
         self.caps.begin(&self.world);
+        let before = self.world.peers.log.len();
         self.world.run();
-        for frame in self.rates.heard(now, &self.world) {
+        let heard = self.rates.heard(now, &self.world);
+        self.datagrams.heard(now, (&heard, &self.world.peers.log[before..]), &self.world);
+        for frame in heard {
             self.pings.heard(now, &frame);
             let fate = match self.caps.are_small() {
                 true => self.caps.fate(&self.world, self.pings.refused),
@@ -529,6 +536,7 @@ impl<'a> Run<'a> {
         for (flow, data) in answers {
             if engine.can_deliver(now) {
                 engine.deliver(now, flow, &data);
+                self.datagrams.delivered(now, flow);
             }
         }
     }
@@ -732,7 +740,7 @@ impl<'a> Run<'a> {
             *self.tally.entry(app.story()).or_insert(0) += 1;
         }
         self.tally.append(&mut self.pings.tally);
-        for (story, count) in self.caps.stories() {
+        for (story, count) in self.caps.stories().into_iter().chain(self.datagrams.stories()) {
             *self.tally.entry(story.to_owned()).or_insert(0) += count as u32;
         }
         for story in self.rates.stories() {
