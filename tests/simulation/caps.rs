@@ -1,13 +1,14 @@
 //! Caps: small ones of connections, of those from outside, and of datagram flows, which may change
 //! in the middle. A model counts which connections have a place: at no moment there are more than
 //! may be, but for those that were there when a cap was lowered; who is refused was one too many,
-//! and who is not was none. What lingers gives way, and what lives is disturbed by nobody. Of
-//! datagram flows and pings others know.
+//! and who is not was none. What lingers gives way, and what lives is disturbed by nobody; what was
+//! reset keeps its place until the guest is told, which may wait for its rate. Of datagram flows
+//! and pings others know.
 //!
-//! Where caps are small, the guest's frames come one a turn, and nothing else holds them up.
+//! Where caps are small, the guest's frames come one a turn.
 
-use sim::core::{Config, Direction, Drop, FlowState, Protocol};
-use sim::{Dice, World};
+use sim::core::{Config, Direction, Drop, FlowId, FlowState, Protocol};
+use sim::{Dice, End, World};
 
 /// Places of connections, of those from outside, of datagrams, of those from outside, and of pings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,9 +126,10 @@ impl Caps {
         inbound >= self.places.inbound as usize || busy(world) >= self.places.tcp as usize
     }
 
-    /// There are no more than may be.
-    pub(crate) fn check(&mut self, world: &World<'_>) {
-        let busy = busy(world);
+    /// There are no more than may be. `may_wait`: what the guest is told waits.
+    pub(crate) fn check(&mut self, world: &World<'_>, may_wait: bool) {
+        let (busy, resetting) = (busy(world), resetting(world));
+        assert!(may_wait || resetting == 0, "{resetting} resets are not sent: {self:?}");
         assert!(busy <= self.tcp_max, "{busy} of {self:?}");
         self.tcp_max = self.tcp_max.min(busy).max(self.places.tcp as usize);
     }
@@ -139,8 +141,22 @@ impl Caps {
     }
 }
 
-/// Connections that live: the host has a socket, or waits for what is said first.
+/// Connections that live: the host has a socket, or waits for what is said first, or the guest has
+/// yet to be told that it is over.
 fn busy(world: &World<'_>) -> usize {
     let heard = world.engine.flows().filter(|flow| flow.state == FlowState::Hearing);
-    world.peers.streams.len() + heard.count()
+    world.peers.streams.len() + heard.count() + resetting(world)
+}
+
+/// Connections whose reset has yet to be sent to the guest: those that linger have ended in order.
+fn resetting(world: &World<'_>) -> usize {
+    let peers = &world.peers;
+    let lingers = |id: FlowId| {
+        let ended = peers.ended.iter().rev().find(|stream| stream.id == id);
+        ended.is_some_and(|stream| stream.end == Some(End::Close))
+    };
+    let has_socket = |id: FlowId| peers.streams.get(&id.index).is_some_and(|s| s.id == id);
+    let flows = world.engine.flows().filter(|flow| flow.protocol == Protocol::Tcp);
+    let closing = flows.filter(|flow| flow.state == FlowState::Closing);
+    closing.filter(|flow| !has_socket(flow.id) && !lingers(flow.id)).count()
 }

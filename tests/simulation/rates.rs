@@ -158,6 +158,11 @@ impl Rates {
         self.waiting.push_back(frame);
     }
 
+    /// Whether a frame of the guest is in the ring.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// The frames that the engine has taken, each of which it might.
     pub(crate) fn heard(&mut self, now: Instant, world: &World<'_>) -> Vec<Vec<u8>> {
         let taken = world.counters().frames_from_guest;
@@ -185,6 +190,11 @@ impl Rates {
             *frames += count;
         }
         *records = world.records.len();
+    }
+
+    /// Whether data for the guest waits.
+    pub(crate) fn is_closed(&self, now: Instant) -> bool {
+        self.to_guest.opens_at() > now
     }
 
     /// What the guest was sent goes to it.

@@ -78,11 +78,7 @@ impl Plan {
         let policies = policies::plan(&starts, &mut dice);
         let caps = caps::plan(policies.len(), &mut dice);
         let is_small = Caps::new(caps[0]).are_small();
-        let rates = if is_small {
-            vec![[None; 2]; policies.len()]
-        } else {
-            rates::plan(policies.len(), &mut dice)
-        };
+        let rates = rates::plan(policies.len(), &mut dice);
         // What a guest that stalls was sent is seen too late for its rate.
         let may_stall = !is_small && rates.iter().all(|[_, to_guest]| to_guest.is_none());
         let stalls = may_stall && dice.one_of(500);
@@ -270,7 +266,8 @@ impl<'a> Run<'a> {
             }
             // Applications look about them every ten milliseconds.
             let tick = now.plus_millis(10);
-            let waits = [self.up.next(), self.down.next(), self.world.wait().0, Some(tick)];
+            let up = self.up.next().filter(|_| !self.is_held_up());
+            let waits = [up, self.down.next(), self.world.wait().0, Some(tick)];
             let next = waits.into_iter().flatten().min().unwrap_or(tick);
             self.world.clock.move_to(next);
         }
@@ -355,7 +352,9 @@ impl<'a> Run<'a> {
 
     /// Frames that arrive from the guest.
     fn deliver_up(&mut self, now: Instant) {
-        while let Some(frame) = self.up.receive(now) {
+        while !self.is_held_up()
+            && let Some(frame) = self.up.receive(now)
+        {
             self.note(&frame);
             if !self.world.push(&frame) {
                 break; // lost, as on a ring that stays full
@@ -365,6 +364,11 @@ impl<'a> Run<'a> {
                 self.turn(now);
             }
         }
+    }
+
+    /// Whether the guest's next frame has to wait, so that they come one a turn.
+    fn is_held_up(&self) -> bool {
+        self.caps.are_small() && self.rates.has_waiting()
     }
 
     /// The engine does what it can, and every model hears the frames that it has taken.
@@ -388,8 +392,8 @@ impl<'a> Run<'a> {
                 self.hear(now, &frame);
             }
         }
-        self.caps.check(&self.world);
         self.rates.look(now, &self.world);
+        self.caps.check(&self.world, self.rates.is_closed(now) || self.world.stalled);
         self.check_calls(now);
         self.check_words(now);
         self.names.check_visits(&self.world.peers.log);
