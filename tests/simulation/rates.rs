@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use sim::core::{Bucket, Config, Instant, Rate};
+use sim::core::{Bucket, Config, Instant, Rate, WaitReason};
 use sim::frame::gateway;
 use sim::{Dice, Message, Seen, World};
 
@@ -137,6 +137,8 @@ pub(crate) struct Rates {
     taken: u64,
     /// Records for the guest that were looked at, and their frames.
     looked: (usize, usize),
+    /// The guest took nothing until there was no room.
+    has_filled: bool,
 }
 
 impl Rates {
@@ -216,13 +218,21 @@ impl Rates {
             assert!(in_time, "it opens at {first:?}, and {why:?} until {until:?}");
         }
         self.to_guest.has_waited |= self.to_guest.opens_at() > now;
+        self.has_filled |= world.stalled && why == WaitReason::GuestRingFull;
     }
 
     /// What has waited, in a few words.
-    pub(crate) fn stories(&self) -> impl Iterator<Item = &'static str> {
-        let from_guest = self.from_guest.has_waited.then_some("what the guest sends waits");
-        let to_guest = self.to_guest.has_waited.then_some("what the guest is sent waits");
-        from_guest.into_iter().chain(to_guest)
+    pub(crate) fn stories(&self, is_beside_caps: bool) -> impl Iterator<Item = &'static str> {
+        let (from_guest, to_guest) = (self.from_guest.has_waited, self.to_guest.has_waited);
+        let all = [
+            (from_guest, "what the guest sends waits"),
+            (to_guest, "what the guest is sent waits"),
+            (from_guest && is_beside_caps, "what the guest sends waits, beside caps"),
+            (to_guest && is_beside_caps, "what the guest is sent waits, beside caps"),
+            (self.has_filled, "the ring of a guest that stalls is full"),
+            (self.has_filled && to_guest, "the ring of a guest that stalls is full, beside a rate"),
+        ];
+        all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, story)| story)
     }
 }
 

@@ -77,11 +77,8 @@ impl Plan {
         let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
         let policies = policies::plan(&starts, &mut dice);
         let caps = caps::plan(policies.len(), &mut dice);
-        let is_small = Caps::new(caps[0]).are_small();
         let rates = rates::plan(policies.len(), &mut dice);
-        // What a guest that stalls was sent is seen too late for its rate.
-        let may_stall = !is_small && rates.iter().all(|[_, to_guest]| to_guest.is_none());
-        let stalls = may_stall && dice.one_of(500);
+        let stalls = dice.one_of(500);
         Self {
             seed,
             policies,
@@ -129,7 +126,9 @@ impl Plan {
     }
 
     pub(crate) fn room<'r>(&self) -> Room<'r> {
-        Room::new(self.config(0)).with_rings(1 << 18)
+        // A guest that stalls shall be seen to fill it.
+        let bytes = if self.stalls > 0 { 1 << 17 } else { 1 << 18 };
+        Room::new(self.config(0)).with_rings(bytes)
     }
 }
 
@@ -199,6 +198,7 @@ impl<'a> Run<'a> {
         world.pcap.rename(&format!("seed-{}", plan.seed));
         world.peers.answer = Answer::Silence;
         world.peers.room = 0;
+        world.looks_ahead = true;
         let mut link = default_config().link;
         link.mtu = plan.mtu.min(1500);
         let mut guest = Guest::new(&link, plan.seed, world.now());
@@ -555,6 +555,10 @@ impl<'a> Run<'a> {
         self.world.run();
         self.rates.look(now, &self.world);
         self.rates.check(now, &self.world);
+        self.world.peers.log.clear();
+        if self.world.stalled {
+            return;
+        }
         self.rates.sent();
         self.world.records.clear();
         for frame in core::mem::take(&mut self.world.raw) {
@@ -562,7 +566,6 @@ impl<'a> Run<'a> {
             self.down.send(now, frame);
         }
         self.note_signs();
-        self.world.peers.log.clear();
     }
 
     fn note_signs(&mut self) {
@@ -747,7 +750,7 @@ impl<'a> Run<'a> {
         for (story, count) in self.caps.stories().into_iter().chain(self.datagrams.stories()) {
             *self.tally.entry(story.to_owned()).or_insert(0) += count as u32;
         }
-        for story in self.rates.stories() {
+        for story in self.rates.stories(self.caps.are_small()) {
             *self.tally.entry(story.to_owned()).or_insert(0) += 1;
         }
         (self.digest, self.tally)
