@@ -79,6 +79,10 @@ impl Plan {
         let caps = caps::plan(policies.len(), &mut dice);
         let rates = rates::plan(policies.len(), &mut dice);
         let stalls = dice.one_of(500);
+        let mut buffers = (size(&mut dice), size(&mut dice));
+        if stalls {
+            buffers.1 = buffers.1.max(1 << 16); // so much that a guest's ring may be full
+        }
         Self {
             seed,
             policies,
@@ -87,7 +91,7 @@ impl Plan {
             weather,
             mtu,
             receive_frame_bytes: receive,
-            buffers: (size(&mut dice), size(&mut dice)),
+            buffers,
             apps,
             datagrams: dice.below(20) as u32,
             stalls: if stalls { dice.below(50) } else { 0 },
@@ -126,9 +130,7 @@ impl Plan {
     }
 
     pub(crate) fn room<'r>(&self) -> Room<'r> {
-        // A guest that stalls shall be seen to fill it.
-        let bytes = if self.stalls > 0 { 1 << 17 } else { 1 << 18 };
-        Room::new(self.config(0)).with_rings(bytes)
+        Room::new(self.config(0)).with_rings(1 << 18)
     }
 }
 
