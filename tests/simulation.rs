@@ -37,7 +37,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 35] = [
+const STORIES: [&str; 36] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -48,6 +48,7 @@ const STORIES: [&str; 35] = [
     "the outside calls, and is Forbidden",
     "the outside calls, and is Expelled { was_answered: true }",
     "several names over TCP",
+    "names over TLS",
     "a name is said: first Before, then Before",
     "a name is said: first Free, then Free",
     "a name is said: first Dialled, then Free",

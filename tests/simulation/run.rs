@@ -121,6 +121,8 @@ impl Plan {
         config.udp_flows_max = udp;
         config.inbound_udp_flows_max = inbound_udp;
         config.icmp_flows_max = echo;
+        // So names over TLS end here; nobody goes to that port.
+        config.intercepted_ports.push(limits::HTTPS_PORT).expect("because 1 fits");
         config.keeps_names = self.policies.len() > 1;
         config.link.mtu = self.mtu;
         config.link.receive_frame_bytes = self.receive_frame_bytes;
@@ -398,6 +400,7 @@ impl<'a> Run<'a> {
         self.caps.check(&self.world, self.rates.is_closed(now) || self.world.stalled);
         self.check_calls(now);
         self.check_words(now);
+        self.check_lines(now, before);
         self.names.check_visits(&self.world.peers.log);
     }
 
