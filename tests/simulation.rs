@@ -17,6 +17,7 @@ mod simulation {
     pub(crate) mod lie;
     pub(crate) mod lines;
     pub(crate) mod names;
+    pub(crate) mod pieces;
     pub(crate) mod pings;
     pub(crate) mod policies;
     pub(crate) mod rates;
@@ -37,7 +38,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 36] = [
+const STORIES: [&str; 40] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -62,6 +63,10 @@ const STORIES: [&str; 36] = [
     "a ping that policy denies",
     "a ping that fails",
     "a ping that is answered",
+    "a ping in pieces",
+    "a ping in pieces is too late",
+    "an answer in pieces",
+    "a ping in pieces gives way",
     "a ping for which there is no place",
     "what the guest sends waits",
     "what the guest is sent waits",

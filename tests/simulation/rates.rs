@@ -242,6 +242,8 @@ fn waits(seen: &Seen) -> bool {
         Message::Tcp(segment) => !segment.payload.is_empty(),
         Message::Udp { .. } => true,
         Message::Icmp(icmp) => matches!(icmp.kind, 0 | 129) && icmp.ends.0 != gateway(icmp.ends.0),
-        Message::Arp { .. } | Message::Piece(_) => false,
+        // The first of an answer in pieces waits, and the others follow it.
+        Message::Piece(piece) => piece.offset == 0 && piece.ends.0 != gateway(piece.ends.0),
+        Message::Arp { .. } => false,
     }
 }

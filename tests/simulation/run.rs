@@ -593,7 +593,7 @@ impl<'a> Run<'a> {
         while let Some(frame) = self.down.receive(now) {
             // Damaged ones are no longer what a strict reader takes.
             let Ok(seen) = Seen::read(&frame) else { continue };
-            if is_for_names(&seen) {
+            if is_for_names(&seen) || seen.piece().is_some() {
                 continue;
             }
             if let Message::Tcp(segment) = &seen.message
@@ -717,8 +717,9 @@ impl<'a> Run<'a> {
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
         assert_eq!(self.world.wait().0, None, "nothing is left");
-        self.note_signs();
         let now = self.world.now();
+        self.pings.forget_pieces(now, true);
+        self.note_signs();
         self.pings.answer(now, &mut self.world);
         self.conclude_names();
         let counters = self.world.counters();
