@@ -83,13 +83,11 @@ impl Hello {
     fn check(&mut self, now: Instant, to: SocketAddr, (did, is_there): (&[Did], bool)) -> bool {
         let Some((since, _)) = self.began.filter(|_| !self.is_over) else { return false };
         let is_whole = self.heard.iter().all(|heard| *heard);
-        let handed = did.iter().find_map(|did| match did {
-            Did::Intercept { to: there, name, is_veiled, is_denied, begins, .. }
-                if address(*there) == to =>
-            {
-                Some((name.as_deref(), *is_veiled, *is_denied, *begins))
-            }
-            _ => None,
+        let handed = did.iter().find_map(|did| {
+            let Did::Intercept { to: there, name, is_veiled, is_denied, begins, .. } = did else {
+                return None;
+            };
+            (address(*there) == to).then_some((name.as_deref(), *is_veiled, *is_denied, *begins))
         });
         if let Some(handed) = handed {
             assert!(is_whole, "the host has {to} before a whole hello: {self:?}");
