@@ -72,11 +72,13 @@ pub(crate) struct Whole {
 pub(crate) struct Pieces {
     /// Places, in the order in which they are taken.
     sets: Vec<Option<Set>>,
+    /// Datagrams that gave way to others.
+    pub(crate) gave_way: u64,
 }
 
 impl Pieces {
     pub(crate) fn new(sets: u32) -> Self {
-        Self { sets: (0..sets).map(|_| None).collect() }
+        Self { sets: (0..sets).map(|_| None).collect(), gave_way: 0 }
     }
 
     /// The engine hears `frame` at `now`: the datagram that is whole by it. Who is late by then was
@@ -95,6 +97,7 @@ impl Pieces {
         let at = self.sets.iter().position(is_its).unwrap_or_else(|| {
             let at = self.place();
             let until = now.plus_millis(limits::FRAGMENT_MS_MAX);
+            self.gave_way += u64::from(self.sets[at].is_some());
             self.sets[at] = Some(Set { name, until, pieces: vec![], is_spoilt: false });
             at
         });

@@ -32,6 +32,8 @@ const BYTES_MAX: u64 = 1200;
 const BYTES_IN_PIECES_MAX: u64 = 5000;
 /// Bytes of a piece, which crosses every link here.
 const PIECE_BYTES: [usize; 3] = [504, 1000, 1208];
+/// Datagrams in pieces at a time: so few that some give way.
+pub(crate) const SETS: u32 = 2;
 /// When the last of them begins at the latest.
 const START_MS_MAX: u64 = 3000;
 /// How long a patient guest waits for its next request: longer than a flow has its place.
@@ -136,7 +138,7 @@ impl Pings {
             dice,
             frames: BTreeMap::new(),
             cut: vec![],
-            pieces: Pieces::new(sim::default_config().fragment_sets),
+            pieces: Pieces::new(SETS),
             joined: vec![],
             numbers: 0,
             flows_max: flows_max as usize,
@@ -221,7 +223,11 @@ impl Pings {
     /// The engine hears `frame`.
     pub(crate) fn heard(&mut self, now: Instant, frame: &[u8]) {
         self.forget_pieces(now, false);
-        if let Some(whole) = self.pieces.hear(now, frame) {
+        let whole = self.pieces.hear(now, frame);
+        if core::mem::take(&mut self.pieces.gave_way) > 0 {
+            self.tell("a ping in pieces gives way");
+        }
+        if let Some(whole) = whole {
             let is_it = |cut: &&Request| cut.key.0 == whole.to && cut.message == whole.bytes;
             if let Some(request) = self.cut.iter().find(is_it).cloned() {
                 self.tell("a ping in pieces");

@@ -20,7 +20,7 @@ use super::datagrams::DatagramFlows;
 use super::lie::{self, MEANT, PUBLIC};
 use super::lines::{Line, framed};
 use super::names::{self, Names, Reply, is_own, is_visited};
-use super::pings::Pings;
+use super::pings::{Pings, SETS};
 use super::policies::{self, Rules};
 use super::rates::{self, Limits, Rates};
 use super::signs::{Signs, quoted, timer_at};
@@ -121,6 +121,7 @@ impl Plan {
         config.udp_flows_max = udp;
         config.inbound_udp_flows_max = inbound_udp;
         config.icmp_flows_max = echo;
+        config.fragment_sets = SETS;
         // So names over TLS end here; nobody goes to that port.
         config.intercepted_ports.push(limits::HTTPS_PORT).expect("because 1 fits");
         config.keeps_names = self.policies.len() > 1;
