@@ -38,7 +38,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 40] = [
+const STORIES: [&str; 37] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -66,14 +66,11 @@ const STORIES: [&str; 40] = [
     "a ping in pieces",
     "a ping in pieces is too late",
     "an answer in pieces",
-    "a ping in pieces gives way",
     "a ping for which there is no place",
     "what the guest sends waits",
     "what the guest is sent waits",
     "what the guest sends waits, beside caps",
     "what the guest is sent waits, beside caps",
-    "the ring of a guest that stalls is full",
-    "the ring of a guest that stalls is full, beside a rate",
     "a connection has no place",
     "a call has no place",
     "a datagram flow gives way",

@@ -237,7 +237,7 @@ struct Writer {
     flow: Option<FlowId>,
     sent: Vec<Vec<u8>>,
     answered: usize,
-    /// A flow of its has ended, on which an answer may have been under way: by policy, or as it gave
+    /// A flow of its has ended, on which an answer may have been under way: by policy, or it gave
     /// way.
     is_cut: bool,
 }
