@@ -266,6 +266,7 @@ impl<'a> Run<'a> {
             let connects = self.world.peers.streams.values().any(|stream| !stream.open);
             let is_answered = !self.is_calm || self.writers.are_done(&self.datagrams);
             let is_over = is_answered && self.changes.is_empty() && self.pings.are_asked();
+            let is_over = is_over && !self.rates.has_waiting();
             if self.unfinished().is_empty() && !connects && is_over {
                 return self.conclude();
             }
