@@ -12,10 +12,12 @@ mod simulation {
     pub(crate) mod callers;
     pub(crate) mod caps;
     pub(crate) mod client;
+    pub(crate) mod datagrams;
     pub(crate) mod judged;
     pub(crate) mod lie;
     pub(crate) mod lines;
     pub(crate) mod names;
+    pub(crate) mod pieces;
     pub(crate) mod pings;
     pub(crate) mod policies;
     pub(crate) mod rates;
@@ -36,7 +38,7 @@ use simulation::run::{Plan, Run, Tally};
 const SEEDS: u64 = 1000;
 
 /// How connections go, each of them often.
-const STORIES: [&str; 28] = [
+const STORIES: [&str; 37] = [
     "the guest calls",
     "the guest calls, and is Ended",
     "the guest calls, and is Refused { before: false }",
@@ -47,6 +49,7 @@ const STORIES: [&str; 28] = [
     "the outside calls, and is Forbidden",
     "the outside calls, and is Expelled { was_answered: true }",
     "several names over TCP",
+    "names over TLS",
     "a name is said: first Before, then Before",
     "a name is said: first Free, then Free",
     "a name is said: first Dialled, then Free",
@@ -60,11 +63,19 @@ const STORIES: [&str; 28] = [
     "a ping that policy denies",
     "a ping that fails",
     "a ping that is answered",
+    "a ping in pieces",
+    "a ping in pieces is too late",
+    "an answer in pieces",
     "a ping for which there is no place",
     "what the guest sends waits",
     "what the guest is sent waits",
+    "what the guest sends waits, beside caps",
+    "what the guest is sent waits, beside caps",
     "a connection has no place",
     "a call has no place",
+    "a datagram flow gives way",
+    "a datagram flow from outside gives way",
+    "a datagram flow goes with its place",
 ];
 
 /// Says which seed it was, should it fail.

@@ -40,8 +40,13 @@ pub struct World<'a> {
     pub denied_names: Vec<Option<String>>,
     /// The guest takes no frames.
     pub stalled: bool,
+    /// Frames are looked at as they come, though a guest that is stalled takes none: they keep
+    /// their room in the ring until it does.
+    pub looks_ahead: bool,
     from_guest: Producer<Ring>,
     to_guest: Consumer<Ring>,
+    /// Frames were read that have their room still.
+    is_ahead: bool,
     wait: (Option<Instant>, WaitReason),
 }
 
@@ -67,8 +72,10 @@ impl<'a> World<'a> {
             denials: vec![],
             denied_names: vec![],
             stalled: false,
+            looks_ahead: false,
             from_guest,
             to_guest,
+            is_ahead: false,
             wait: (None, WaitReason::Idle),
         }
     }
@@ -141,7 +148,7 @@ impl<'a> World<'a> {
             let before = (self.engine.counters().frames_from_guest, self.oracle.frames_taken);
             let mut moved = self.peers.serve(&mut self.engine, now);
             moved |= self.poll();
-            self.collect();
+            moved |= self.collect();
             let after = (self.engine.counters().frames_from_guest, self.oracle.frames_taken);
             let again = self.wait.0.is_some_and(|until| until <= now);
             if moved || before != after {
@@ -177,20 +184,31 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes the frames for the guest, unless it is stalled.
-    fn collect(&mut self) {
+    /// Takes the frames for the guest, unless it is stalled. True: there is room in the ring that
+    /// was not there.
+    fn collect(&mut self) -> bool {
         if self.stalled {
-            return;
+            while self.looks_ahead && self.read_one() {}
+            return false;
         }
-        while self.collect_one() {}
+        while self.read_one() {}
+        self.to_guest.release();
+        core::mem::take(&mut self.is_ahead)
     }
 
     /// Takes one frame of the ring for the guest, stalled or not: as many frames of the link as a
     /// guest without offloads gets for it.
     pub fn collect_one(&mut self) -> bool {
-        let Some(record) = self.to_guest.read() else { return false };
-        let whole = self.to_guest.bytes(&record).to_vec();
+        let is_one = self.read_one();
         self.to_guest.release();
+        is_one
+    }
+
+    /// Reads the next frame for the guest, which stays in the ring until that is released.
+    fn read_one(&mut self) -> bool {
+        let Some(record) = self.to_guest.read() else { return false };
+        self.is_ahead = true;
+        let whole = self.to_guest.bytes(&record).to_vec();
         let mut cut = Cut::new(whole.len(), record.offload);
         let mut pieces = 0;
         while let Some(len) = cut.next_len() {

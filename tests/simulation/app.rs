@@ -3,7 +3,6 @@
 
 use core::net::SocketAddr;
 
-use sim::core::limits::DNS_PORT;
 use sim::core::{Instant, Refusal};
 use sim::{Dice, Pattern};
 
@@ -65,7 +64,7 @@ pub(crate) const REFUSALS: [Refusal; 8] = [
 pub(crate) const OUTSIDE: u16 = 1000;
 /// The number of the connection whose other end is `to`.
 pub(crate) fn number(to: SocketAddr) -> u16 {
-    if to.port() == DNS_PORT { lines::number(to.ip()) } else { to.port() - OUTSIDE }
+    if lines::is_line(to.port()) { lines::number(to.ip()) } else { to.port() - OUTSIDE }
 }
 
 /// Bytes of the guest that fit the least buffer of an engine, so that it can finish while nobody
@@ -312,7 +311,8 @@ impl App {
         let mut app = Self::new(index, dice);
         (app.up.len, app.down.len) = (0, 0);
         (app.guest_last, app.outside_last) = (false, true);
-        let (to, line) = (lines::server(index, dice), Some(Line::new(dice)));
+        let to = lines::server(index, dice);
+        let line = Some(Line::new(to, dice));
         let start_ms = dice.between(1, START_MS_MAX);
         Self { to, line, ending: Ending::Close, start_ms, ..app }
     }
@@ -360,6 +360,11 @@ impl App {
         let may = self.words.as_ref().is_none_or(|words| words.may_pass().1);
         assert!(may || bytes.is_empty(), "{bytes:?} before a verdict: {:?}", self.words);
         self.up.check(bytes);
+    }
+
+    /// Whether it is a line that the host does not have yet, in TLS.
+    pub(crate) fn has_held_line(&self) -> bool {
+        self.line.as_ref().is_some_and(Line::is_held)
     }
 
     /// Whether the guest has yet to answer who calls it.

@@ -18,6 +18,7 @@ use sim::{Datagrams, Dice, End, Message, Pattern, Seen, Stream, Tcp, World};
 use smoltcp::iface::SocketHandle;
 
 use super::app::OUTSIDE;
+use super::datagrams::DatagramFlows;
 use super::policies::Rules;
 use super::signs::timer_at;
 
@@ -236,7 +237,8 @@ struct Writer {
     flow: Option<FlowId>,
     sent: Vec<Vec<u8>>,
     answered: usize,
-    /// Policy has ended a flow of its, on which an answer may have been under way.
+    /// A flow of its has ended, on which an answer may have been under way: by policy, or it gave
+    /// way.
     is_cut: bool,
 }
 
@@ -258,8 +260,9 @@ impl Writer {
         Some(opened.expect("because it may come"))
     }
 
-    fn is_done(&self) -> bool {
-        self.left == 0 && (self.is_cut || self.answered == self.sent.len())
+    fn is_done(&self, flows: &DatagramFlows) -> bool {
+        let is_cut = self.is_cut || self.flow.is_some_and(|flow| flows.has_given_way(flow));
+        self.left == 0 && (is_cut || self.answered == self.sent.len())
     }
 }
 
@@ -283,7 +286,7 @@ impl Writers {
             answered: 0,
             is_cut: false,
         };
-        let count = dice.below(3) as u16;
+        let count = dice.below(5) as u16;
         Self {
             socket: guest.bind_to(PUBLISHED_UDP),
             all: (0..count).map(|index| writer(index, &mut dice)).collect(),
@@ -293,7 +296,12 @@ impl Writers {
     }
 
     /// Sends a datagram now and then; each flow that has ended is opened anew.
-    pub(crate) fn write(&mut self, world: &mut World<'_>, rules: &Rules) {
+    pub(crate) fn write(
+        &mut self,
+        world: &mut World<'_>,
+        rules: &Rules,
+        flows: &mut DatagramFlows,
+    ) {
         let (now, engine, peers) = (world.now(), &mut world.engine, &mut world.peers);
         for writer in self.all.iter_mut().filter(|writer| writer.left > 0) {
             if !self.dice.one_of(30) || !engine.can_deliver(now) {
@@ -301,14 +309,17 @@ impl Writers {
             }
             writer.left -= 1;
             let live = writer.flow.filter(|flow| engine.is_live(*flow));
+            writer.is_cut |= writer.flow.is_some_and(|flow| flows.has_given_way(flow));
             let Some(flow) = live.or_else(|| writer.open(now, rules, engine)) else { continue };
             if live.is_none() {
                 peers.came_without_connection(flow);
+                flows.came(now, flow, (writer.peer, PUBLISHED_UDP));
             }
             writer.flow = Some(flow);
             let len = self.dice.between(1, 1200) as usize;
             let data = Pattern::new(self.dice.draw()).take(len);
             engine.deliver(now, flow, &data);
+            flows.delivered(now, flow);
             writer.sent.push(data);
         }
     }
@@ -361,7 +372,7 @@ impl Writers {
     }
 
     /// Whether every datagram was sent, and answered.
-    pub(crate) fn are_done(&self) -> bool {
-        self.all.iter().all(|writer| writer.is_done())
+    pub(crate) fn are_done(&self, flows: &DatagramFlows) -> bool {
+        self.all.iter().all(|writer| writer.is_done(flows))
     }
 }

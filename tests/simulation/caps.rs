@@ -1,24 +1,27 @@
 //! Caps: small ones of connections, of those from outside, and of datagram flows, which may change
-//! in the middle. A model counts who has a place: at no moment there are more than may be, but for
-//! those that were there when a cap was lowered; who is refused was one too many, and who is not
-//! was none. What lingers gives way, and what lives is disturbed by nobody.
+//! in the middle. A model counts which connections have a place: at no moment there are more than
+//! may be, but for those that were there when a cap was lowered; who is refused was one too many,
+//! and who is not was none. What lingers gives way, and what lives is disturbed by nobody; what was
+//! reset keeps its place until the guest is told, which may wait for its rate. Of datagram flows
+//! and pings others know.
 //!
-//! Where caps are small, the guest's frames come one a turn, and nothing else holds them up.
+//! Where caps are small, the guest's frames come one a turn.
 
-use sim::core::{Config, Direction, Drop, FlowState, Protocol};
-use sim::{Dice, World};
+use sim::core::{Config, Direction, Drop, FlowId, FlowState, Protocol};
+use sim::{Dice, End, World};
 
-/// Places of connections, of those from outside, of datagrams, and of pings.
+/// Places of connections, of those from outside, of datagrams, of those from outside, and of pings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Places {
     pub(crate) tcp: u32,
     pub(crate) inbound: u32,
     pub(crate) udp: u32,
+    pub(crate) inbound_udp: u32,
     pub(crate) echo: u32,
 }
 
 /// More connections than a run has.
-const MANY: Places = Places { tcp: 32, inbound: u32::MAX, udp: 16, echo: 8 };
+const MANY: Places = Places { tcp: 32, inbound: u32::MAX, udp: 16, inbound_udp: 16, echo: 8 };
 
 /// The caps in each of `count` stretches: mostly large ones. Memory is lent for the first.
 pub(crate) fn plan(count: usize, dice: &mut Dice) -> Vec<Places> {
@@ -29,12 +32,15 @@ pub(crate) fn plan(count: usize, dice: &mut Dice) -> Vec<Places> {
         first.tcp = dice.between(1, 6) as u32;
         first.inbound = inbound(dice);
         first.udp = dice.between(1, 16) as u32;
+        first.inbound_udp = dice.between(1, 3) as u32;
     }
     let another = |dice: &mut Dice| {
         let mut places = Places { echo: dice.between(1, first.echo.into()) as u32, ..first };
         if is_small {
             places.tcp = dice.between(1, first.tcp.into()) as u32;
             places.inbound = inbound(dice);
+            places.udp = dice.between(1, first.udp.into()) as u32;
+            places.inbound_udp = dice.between(1, first.inbound_udp.into()) as u32;
         }
         places
     };
@@ -82,7 +88,6 @@ impl Caps {
     pub(crate) fn change(&mut self, config: &Config, world: &World<'_>) {
         self.places.tcp = config.tcp_flows_max;
         self.places.inbound = config.inbound_tcp_flows_max;
-        self.places.udp = config.udp_flows_max;
         self.tcp_max = busy(world).max(config.tcp_flows_max as usize);
     }
 
@@ -121,16 +126,12 @@ impl Caps {
         inbound >= self.places.inbound as usize || busy(world) >= self.places.tcp as usize
     }
 
-    /// There are no more than may be.
-    pub(crate) fn check(&mut self, world: &World<'_>) {
-        let busy = busy(world);
+    /// There are no more than may be. `may_wait`: what the guest is told waits.
+    pub(crate) fn check(&mut self, world: &World<'_>, may_wait: bool) {
+        let (busy, resetting) = (busy(world), resetting(world));
+        assert!(may_wait || resetting == 0, "{resetting} resets are not sent: {self:?}");
         assert!(busy <= self.tcp_max, "{busy} of {self:?}");
         self.tcp_max = self.tcp_max.min(busy).max(self.places.tcp as usize);
-        let flows = world.engine.flows();
-        let udp = flows
-            .filter(|f| f.protocol == Protocol::Udp && f.direction == Direction::Egress)
-            .count();
-        assert!(udp <= self.places.udp as usize, "{udp} datagram flows of {self:?}");
     }
 
     /// What was refused, in a few words, and how often.
@@ -140,8 +141,22 @@ impl Caps {
     }
 }
 
-/// Connections that live: the host has a socket, or waits for what is said first.
+/// Connections that live: the host has a socket, or waits for what is said first, or the guest has
+/// yet to be told that it is over.
 fn busy(world: &World<'_>) -> usize {
     let heard = world.engine.flows().filter(|flow| flow.state == FlowState::Hearing);
-    world.peers.streams.len() + heard.count()
+    world.peers.streams.len() + heard.count() + resetting(world)
+}
+
+/// Connections whose reset has yet to be sent to the guest: those that linger have ended in order.
+fn resetting(world: &World<'_>) -> usize {
+    let peers = &world.peers;
+    let lingers = |id: FlowId| {
+        let ended = peers.ended.iter().rev().find(|stream| stream.id == id);
+        ended.is_some_and(|stream| stream.end == Some(End::Close))
+    };
+    let has_socket = |id: FlowId| peers.streams.get(&id.index).is_some_and(|s| s.id == id);
+    let flows = world.engine.flows().filter(|flow| flow.protocol == Protocol::Tcp);
+    let closing = flows.filter(|flow| flow.state == FlowState::Closing);
+    closing.filter(|flow| !has_socket(flow.id) && !lingers(flow.id)).count()
 }

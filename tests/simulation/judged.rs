@@ -8,7 +8,7 @@ use sim::{Datagrams, End, Seen, Stream};
 
 use super::app::{App, Denied, number};
 use super::client::Client;
-use super::names::Names;
+use super::names::{Names, is_visited};
 use super::policies::Rules;
 use super::run::{Run, address};
 use super::words::{Place, Sight, Words};
@@ -31,18 +31,25 @@ impl Run<'_> {
         self.rates.change(&config);
         self.caps.change(&config, &self.world);
         self.pings.change(now, config.icmp_flows_max);
+        let names = &self.names;
+        let may = |to: SocketAddr| {
+            !is_visited(to) || rules.allows_datagram(to.ip(), &names.names_of(to.ip(), now))
+        };
+        let may_come = |peer: SocketAddr| rules.may_come(peer.ip());
+        self.datagrams.change(&config, (may, may_come), &self.world);
         streams.into_iter().for_each(|stream| self.check_change(now, &rules, stream));
         self.check_unknown(now, &rules);
         let engine = &self.world.engine;
+        // Of those that gave way policy has said nothing.
         let live = |socket: Datagrams| {
-            let is_live = engine.is_live(socket.id);
+            let is_live = engine.is_live(socket.id) || self.datagrams.has_given_way(socket.id);
             (socket, is_live)
         };
         let sockets: Vec<_> = sockets.into_iter().map(live).collect();
         self.names.change(now, &rules, &sockets);
         self.writers.change(&rules, engine);
         self.rules = rules;
-        self.world.close_ended();
+        self.world.peers.close_ended(&self.world.engine);
         self.turn(now);
     }
 
@@ -140,7 +147,7 @@ impl Run<'_> {
         let began = self.began;
         let has_begun = |app: &App| began.plus_millis(app.start_ms) <= now;
         let speaks = |app: &App| app.words.as_ref().is_some_and(Words::listens) && has_begun(app);
-        let listens = |app: &App| app.rings() || speaks(app);
+        let listens = |app: &App| app.rings() || speaks(app) || app.has_held_line();
         if !self.apps.iter().any(listens) {
             return;
         }
@@ -150,6 +157,9 @@ impl Run<'_> {
         for (index, app) in (0..).zip(&mut self.apps) {
             if let Some(call) = &mut app.call {
                 call.hear(segment);
+            }
+            if app.to == to {
+                app.line.iter_mut().for_each(|line| line.listen(now, segment));
             }
             let Some(words) = app.words.as_mut().filter(|_| app.to == to) else { continue };
             let place = place(&self.names, &self.rules, (now, index), to);
@@ -172,6 +182,19 @@ impl Run<'_> {
                 engine.flows().any(|f| f.outside == app.to && f.state == FlowState::Hearing);
             let place = place(&self.names, &self.rules, (now, index), app.to);
             if words.check(now, &place, Sight { stream, is_there }) {
+                app.denied = Some(Denied::Ended);
+            }
+        }
+    }
+
+    /// The host has every line in TLS that it must have; `before` were the host's actions so far.
+    pub(super) fn check_lines(&mut self, now: Instant, before: usize) {
+        let (did, engine) = (&self.world.peers.log[before..], &self.world.engine);
+        for app in self.apps.iter_mut().filter(|app| app.has_held_line()) {
+            let is_there =
+                engine.flows().any(|f| f.outside == app.to && f.state == FlowState::Hearing);
+            let line = app.line.as_mut().expect("because it is held");
+            if line.check(now, app.to, (did, is_there)) {
                 app.denied = Some(Denied::Ended);
             }
         }

@@ -3,6 +3,8 @@
 //! each request that the engine has heard where it goes, and for each echo and each error that the
 //! guest hears why.
 //!
+//! Some requests come in pieces, and so do their answers (`pieces`).
+//!
 //! An echo flow is one address and one identifier; it has a place until nothing has passed for a
 //! minute, and who finds no place is refused and takes none from another (RFC 5508).
 
@@ -11,11 +13,12 @@ use std::collections::BTreeMap;
 
 use sim::core::{DatagramKind, Event, FlowId, Instant, Outside, Refusal, limits};
 use sim::frame::{self, ETHERNET, gateway, guest, protocol};
-use sim::{Datagrams, Dice, Icmp, Message, Seen, World};
+use sim::{Datagrams, Dice, Icmp, Message, Piece, Seen, World, reassemble};
 
 use super::app::REFUSALS;
 use super::lie::{self, MEANT, OWN};
 use super::names::unmarked;
+use super::pieces::Pieces;
 use super::run::Tally;
 use super::signs::{self, Kind, quoted, timer_at};
 
@@ -24,6 +27,13 @@ const NEVER: [&str; 3] = [OWN, "172.16.0.1", "fd00::1"];
 /// Pings of a guest, each with an identifier of its own; and requests of each.
 const PINGS_MAX: u64 = 10;
 const REQUESTS_MAX: u64 = 8;
+/// Bytes of data of a request at most, and of one that goes in pieces.
+const BYTES_MAX: u64 = 1200;
+const BYTES_IN_PIECES_MAX: u64 = 5000;
+/// Bytes of a piece, which crosses every link here.
+const PIECE_BYTES: [usize; 3] = [504, 1000, 1208];
+/// Datagrams in pieces at a time: so few that some give way.
+pub(crate) const SETS: u32 = 2;
 /// When the last of them begins at the latest.
 const START_MS_MAX: u64 = 3000;
 /// How long a patient guest waits for its next request: longer than a flow has its place.
@@ -79,6 +89,11 @@ pub(crate) struct Pings {
     all: Vec<Ping>,
     /// The guest's own frames.
     frames: BTreeMap<Vec<u8>, Request>,
+    /// Requests in pieces, each of which the engine may have whole.
+    cut: Vec<Request>,
+    pieces: Pieces,
+    /// Pieces of an answer that the guest was sent so far.
+    joined: Vec<Piece>,
     numbers: u16,
     /// Flows that there may be.
     flows_max: usize,
@@ -122,6 +137,9 @@ impl Pings {
             all,
             dice,
             frames: BTreeMap::new(),
+            cut: vec![],
+            pieces: Pieces::new(SETS),
+            joined: vec![],
             numbers: 0,
             flows_max: flows_max as usize,
             stay_max: 0,
@@ -144,13 +162,22 @@ impl Pings {
             let ms = if is_patient { PATIENCE_MS_MAX } else { self.dice.below(400) };
             ping.next = now.plus_millis(ms);
             self.numbers += 1;
-            let mut data = vec![0; self.dice.below(1200) as usize];
+            let is_cut = self.dice.one_of(200);
+            let most = if is_cut { BYTES_IN_PIECES_MAX } else { BYTES_MAX };
+            let mut data = vec![0; self.dice.below(most) as usize];
             data.fill_with(|| self.dice.draw() as u8);
             let frame = frame::echo(ping.key.0, ping.key.1, self.numbers, &data);
             let header = if ping.key.0.is_ipv4() { 20 } else { 40 };
             let message = frame[ETHERNET + header..].to_vec();
-            self.frames.insert(unmarked(&frame), Request { key: ping.key, message });
-            frames.push(frame);
+            let request = Request { key: ping.key, message };
+            let bytes = PIECE_BYTES[self.dice.below(3) as usize];
+            if is_cut && request.message.len() > bytes {
+                self.cut.push(request);
+                frames.extend(frame::fragments(&frame, self.numbers.into(), bytes));
+            } else {
+                self.frames.insert(unmarked(&frame), request);
+                frames.push(frame);
+            }
         }
         frames
     }
@@ -180,13 +207,45 @@ impl Pings {
         self.expect(Sound::Error { kind, from, about, head });
     }
 
+    /// Nobody waits any more at `now` for pieces that did not come.
+    pub(crate) fn forget_pieces(&mut self, now: Instant, by_timer: bool) {
+        for first in self.pieces.forget(now, by_timer) {
+            let about = first.ends.1;
+            // What IPv6 quotes is a piece itself, and no ping.
+            if let Some(head) = first.payload.first_chunk().filter(|_| about.is_ipv4()) {
+                let (kind, from) = ((11, 1, 0), gateway(about));
+                self.expect(Sound::Error { kind, from, about, head: *head });
+                self.tell("a ping in pieces is too late");
+            }
+        }
+    }
+
     /// The engine hears `frame`.
     pub(crate) fn heard(&mut self, now: Instant, frame: &[u8]) {
+        self.forget_pieces(now, false);
+        let whole = self.pieces.hear(now, frame);
+        if core::mem::take(&mut self.pieces.gave_way) > 0 {
+            self.tell("a ping in pieces gives way");
+        }
+        if let Some(whole) = whole {
+            let is_it = |cut: &&Request| cut.key.0 == whole.to && cut.message == whole.bytes;
+            if let Some(request) = self.cut.iter().find(is_it).cloned() {
+                self.tell("a ping in pieces");
+                self.asked(now, request, whole.is_spent);
+            }
+            return;
+        }
         let mut known = unmarked(frame);
         // Damage that no checksum of IPv6 tells may leave it no hop.
         let hops = (known[12..14] == [0x86, 0xdd]).then(|| &mut known[ETHERNET + 7]);
         let is_spent = hops.is_some_and(|hops| core::mem::replace(hops, 64) == 0);
-        let Some(request) = self.frames.get(&known).cloned() else { return };
+        if let Some(request) = self.frames.get(&known).cloned() {
+            self.asked(now, request, is_spent);
+        }
+    }
+
+    /// The engine hears `request`, whole.
+    fn asked(&mut self, now: Instant, request: Request, is_spent: bool) {
         let (to, head) = (request.key.0, head(&request.message));
         if to == gateway(to) {
             self.expect(echo(request.key, &request.message));
@@ -224,6 +283,7 @@ impl Pings {
         for socket in sockets {
             failed.extend(self.send(now, socket));
         }
+        self.forget_pieces(now, true);
         assert!(self.expected.is_empty(), "nobody was asked: {:?}", self.expected);
         for (flow, key, refusal) in failed {
             world.engine.handle(now, Event::DatagramFailed { flow, refusal });
@@ -299,6 +359,16 @@ impl Pings {
 
     /// Takes note of a frame for the guest.
     pub(crate) fn note(&mut self, seen: &Seen) {
+        if let Message::Piece(piece) = &seen.message {
+            self.joined.push(piece.clone());
+            if !piece.more {
+                let pieces = core::mem::take(&mut self.joined);
+                let message = reassemble(&pieces).expect("because pieces come in order");
+                self.tell("an answer in pieces");
+                self.note(&Seen { message, ..seen.clone() });
+            }
+            return;
+        }
         let Message::Icmp(icmp) = &seen.message else { return };
         let Some(sound) = sound(icmp) else { return };
         let due = self.due.get_mut(&sound);

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use sim::core::{Bucket, Config, Instant, Rate};
+use sim::core::{Bucket, Config, Instant, Rate, WaitReason};
 use sim::frame::gateway;
 use sim::{Dice, Message, Seen, World};
 
@@ -137,6 +137,8 @@ pub(crate) struct Rates {
     taken: u64,
     /// Records for the guest that were looked at, and their frames.
     looked: (usize, usize),
+    /// The guest took nothing until there was no room.
+    has_filled: bool,
 }
 
 impl Rates {
@@ -156,6 +158,11 @@ impl Rates {
     /// The guest's `frame` is in the ring.
     pub(crate) fn pushed(&mut self, frame: Vec<u8>) {
         self.waiting.push_back(frame);
+    }
+
+    /// Whether a frame of the guest is in the ring.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// The frames that the engine has taken, each of which it might.
@@ -187,6 +194,11 @@ impl Rates {
         *records = world.records.len();
     }
 
+    /// Whether data for the guest waits.
+    pub(crate) fn is_closed(&self, now: Instant) -> bool {
+        self.to_guest.opens_at() > now
+    }
+
     /// What the guest was sent goes to it.
     pub(crate) fn sent(&mut self) {
         self.looked = (0, 0);
@@ -206,13 +218,21 @@ impl Rates {
             assert!(in_time, "it opens at {first:?}, and {why:?} until {until:?}");
         }
         self.to_guest.has_waited |= self.to_guest.opens_at() > now;
+        self.has_filled |= world.stalled && why == WaitReason::GuestRingFull;
     }
 
     /// What has waited, in a few words.
-    pub(crate) fn stories(&self) -> impl Iterator<Item = &'static str> {
-        let from_guest = self.from_guest.has_waited.then_some("what the guest sends waits");
-        let to_guest = self.to_guest.has_waited.then_some("what the guest is sent waits");
-        from_guest.into_iter().chain(to_guest)
+    pub(crate) fn stories(&self, is_beside_caps: bool) -> impl Iterator<Item = &'static str> {
+        let (from_guest, to_guest) = (self.from_guest.has_waited, self.to_guest.has_waited);
+        let all = [
+            (from_guest, "what the guest sends waits"),
+            (to_guest, "what the guest is sent waits"),
+            (from_guest && is_beside_caps, "what the guest sends waits, beside caps"),
+            (to_guest && is_beside_caps, "what the guest is sent waits, beside caps"),
+            (self.has_filled, "the ring of a guest that stalls is full"),
+            (self.has_filled && to_guest, "the ring of a guest that stalls is full, beside a rate"),
+        ];
+        all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, story)| story)
     }
 }
 
@@ -222,6 +242,8 @@ fn waits(seen: &Seen) -> bool {
         Message::Tcp(segment) => !segment.payload.is_empty(),
         Message::Udp { .. } => true,
         Message::Icmp(icmp) => matches!(icmp.kind, 0 | 129) && icmp.ends.0 != gateway(icmp.ends.0),
-        Message::Arp { .. } | Message::Piece(_) => false,
+        // The first of an answer in pieces waits, and the others follow it.
+        Message::Piece(piece) => piece.offset == 0 && piece.ends.0 != gateway(piece.ends.0),
+        Message::Arp { .. } => false,
     }
 }

@@ -16,10 +16,11 @@ use super::app::{App, Denied, Ending, REFUSALS, number};
 use super::callers::{Call, PUBLISHED, Writers, is_published};
 use super::caps::{self, Caps, Fate, Places};
 use super::client::{Client, by_plain, index, smol};
+use super::datagrams::DatagramFlows;
 use super::lie::{self, MEANT, PUBLIC};
 use super::lines::{Line, framed};
 use super::names::{self, Names, Reply, is_own, is_visited};
-use super::pings::Pings;
+use super::pings::{Pings, SETS};
 use super::policies::{self, Rules};
 use super::rates::{self, Limits, Rates};
 use super::signs::{Signs, quoted, timer_at};
@@ -76,15 +77,12 @@ impl Plan {
         let starts: Vec<u64> = own.map(|app| app.start_ms).collect();
         let policies = policies::plan(&starts, &mut dice);
         let caps = caps::plan(policies.len(), &mut dice);
-        let is_small = Caps::new(caps[0]).are_small();
-        let rates = if is_small {
-            vec![[None; 2]; policies.len()]
-        } else {
-            rates::plan(policies.len(), &mut dice)
-        };
-        // What a guest that stalls was sent is seen too late for its rate.
-        let may_stall = !is_small && rates.iter().all(|[_, to_guest]| to_guest.is_none());
-        let stalls = may_stall && dice.one_of(500);
+        let rates = rates::plan(policies.len(), &mut dice);
+        let stalls = dice.one_of(500);
+        let mut buffers = (size(&mut dice), size(&mut dice));
+        if stalls {
+            buffers.1 = buffers.1.max(1 << 16); // so much that a guest's ring may be full
+        }
         Self {
             seed,
             policies,
@@ -93,7 +91,7 @@ impl Plan {
             weather,
             mtu,
             receive_frame_bytes: receive,
-            buffers: (size(&mut dice), size(&mut dice)),
+            buffers,
             apps,
             datagrams: dice.below(20) as u32,
             stalls: if stalls { dice.below(50) } else { 0 },
@@ -117,11 +115,15 @@ impl Plan {
         let mut config = default_config();
         names::configure(&mut config);
         rules.configure(&mut config);
-        let Places { tcp, inbound, udp, echo } = self.caps[index];
+        let Places { tcp, inbound, udp, inbound_udp, echo } = self.caps[index];
         config.tcp_flows_max = tcp;
         config.inbound_tcp_flows_max = inbound;
         config.udp_flows_max = udp;
+        config.inbound_udp_flows_max = inbound_udp;
         config.icmp_flows_max = echo;
+        config.fragment_sets = SETS;
+        // So names over TLS end here; nobody goes to that port.
+        config.intercepted_ports.push(limits::HTTPS_PORT).expect("because 1 fits");
         config.keeps_names = self.policies.len() > 1;
         config.link.mtu = self.mtu;
         config.link.receive_frame_bytes = self.receive_frame_bytes;
@@ -168,6 +170,7 @@ pub(crate) struct Run<'a> {
     pub(super) pings: Pings,
     pub(super) rates: Rates,
     pub(super) caps: Caps,
+    pub(super) datagrams: DatagramFlows,
     is_calm: bool,
     pub(super) began: Instant,
     /// What policy says.
@@ -200,6 +203,7 @@ impl<'a> Run<'a> {
         world.pcap.rename(&format!("seed-{}", plan.seed));
         world.peers.answer = Answer::Silence;
         world.peers.room = 0;
+        world.looks_ahead = true;
         let mut link = default_config().link;
         link.mtu = plan.mtu.min(1500);
         let mut guest = Guest::new(&link, plan.seed, world.now());
@@ -220,6 +224,7 @@ impl<'a> Run<'a> {
             pings,
             rates: Rates::new(plan.rates[0]),
             caps: Caps::new(plan.caps[0]),
+            datagrams: DatagramFlows::new(plan.caps[0]),
             is_calm: plan.is_calm(),
             began: world.now(),
             names: Names::new(plan.policies[0].1.clone(), Dice::new(plan.dice.draw())),
@@ -259,14 +264,16 @@ impl<'a> Run<'a> {
             self.deliver_down(now);
             // A SYN that comes twice may have begun a connection once more.
             let connects = self.world.peers.streams.values().any(|stream| !stream.open);
-            let is_answered = !self.is_calm || self.writers.are_done();
+            let is_answered = !self.is_calm || self.writers.are_done(&self.datagrams);
             let is_over = is_answered && self.changes.is_empty() && self.pings.are_asked();
+            let is_over = is_over && !self.rates.has_waiting();
             if self.unfinished().is_empty() && !connects && is_over {
                 return self.conclude();
             }
             // Applications look about them every ten milliseconds.
             let tick = now.plus_millis(10);
-            let waits = [self.up.next(), self.down.next(), self.world.wait().0, Some(tick)];
+            let up = self.up.next().filter(|_| !self.is_held_up());
+            let waits = [up, self.down.next(), self.world.wait().0, Some(tick)];
             let next = waits.into_iter().flatten().min().unwrap_or(tick);
             self.world.clock.move_to(next);
         }
@@ -346,12 +353,14 @@ impl<'a> Run<'a> {
                 world.peers.came(flow, app.to);
             }
         }
-        self.writers.write(world, &self.rules);
+        self.writers.write(world, &self.rules, &mut self.datagrams);
     }
 
     /// Frames that arrive from the guest.
     fn deliver_up(&mut self, now: Instant) {
-        while let Some(frame) = self.up.receive(now) {
+        while !self.is_held_up()
+            && let Some(frame) = self.up.receive(now)
+        {
             self.note(&frame);
             if !self.world.push(&frame) {
                 break; // lost, as on a ring that stays full
@@ -363,11 +372,19 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whether the guest's next frame has to wait, so that they come one a turn.
+    fn is_held_up(&self) -> bool {
+        self.caps.are_small() && self.rates.has_waiting()
+    }
+
     /// The engine does what it can, and every model hears the frames that it has taken.
     pub(super) fn turn(&mut self, now: Instant) {
         self.caps.begin(&self.world);
+        let before = self.world.peers.log.len();
         self.world.run();
-        for frame in self.rates.heard(now, &self.world) {
+        let heard = self.rates.heard(now, &self.world);
+        self.datagrams.heard(now, (&heard, &self.world.peers.log[before..]), &self.world);
+        for frame in heard {
             self.pings.heard(now, &frame);
             let fate = match self.caps.are_small() {
                 true => self.caps.fate(&self.world, self.pings.refused),
@@ -381,10 +398,11 @@ impl<'a> Run<'a> {
                 self.hear(now, &frame);
             }
         }
-        self.caps.check(&self.world);
         self.rates.look(now, &self.world);
+        self.caps.check(&self.world, self.rates.is_closed(now) || self.world.stalled);
         self.check_calls(now);
         self.check_words(now);
+        self.check_lines(now, before);
         self.names.check_visits(&self.world.peers.log);
     }
 
@@ -529,6 +547,7 @@ impl<'a> Run<'a> {
         for (flow, data) in answers {
             if engine.can_deliver(now) {
                 engine.deliver(now, flow, &data);
+                self.datagrams.delivered(now, flow);
             }
         }
     }
@@ -543,6 +562,10 @@ impl<'a> Run<'a> {
         self.world.run();
         self.rates.look(now, &self.world);
         self.rates.check(now, &self.world);
+        self.world.peers.log.clear();
+        if self.world.stalled {
+            return;
+        }
         self.rates.sent();
         self.world.records.clear();
         for frame in core::mem::take(&mut self.world.raw) {
@@ -550,7 +573,6 @@ impl<'a> Run<'a> {
             self.down.send(now, frame);
         }
         self.note_signs();
-        self.world.peers.log.clear();
     }
 
     fn note_signs(&mut self) {
@@ -573,7 +595,7 @@ impl<'a> Run<'a> {
         while let Some(frame) = self.down.receive(now) {
             // Damaged ones are no longer what a strict reader takes.
             let Ok(seen) = Seen::read(&frame) else { continue };
-            if is_for_names(&seen) {
+            if is_for_names(&seen) || seen.piece().is_some() {
                 continue;
             }
             if let Message::Tcp(segment) = &seen.message
@@ -697,8 +719,9 @@ impl<'a> Run<'a> {
         self.world.advance(SILENCE_MS);
         assert_eq!(self.world.peers.streams.len() + self.world.peers.datagrams.len(), 0);
         assert_eq!(self.world.wait().0, None, "nothing is left");
-        self.note_signs();
         let now = self.world.now();
+        self.pings.forget_pieces(now, true);
+        self.note_signs();
         self.pings.answer(now, &mut self.world);
         self.conclude_names();
         let counters = self.world.counters();
@@ -732,10 +755,10 @@ impl<'a> Run<'a> {
             *self.tally.entry(app.story()).or_insert(0) += 1;
         }
         self.tally.append(&mut self.pings.tally);
-        for (story, count) in self.caps.stories() {
+        for (story, count) in self.caps.stories().into_iter().chain(self.datagrams.stories()) {
             *self.tally.entry(story.to_owned()).or_insert(0) += count as u32;
         }
-        for story in self.rates.stories() {
+        for story in self.rates.stories(self.caps.are_small()) {
             *self.tally.entry(story.to_owned()).or_insert(0) += 1;
         }
         (self.digest, self.tally)

@@ -324,7 +324,7 @@ impl Words {
 }
 
 /// A hello for `name`, in records of any length.
-fn hello(name: &str, dice: &mut Dice) -> Vec<u8> {
+pub(super) fn hello(name: &str, dice: &mut Dice) -> Vec<u8> {
     let (padding, least) = if dice.one_of(500) { (dice.below(2500), 200) } else { (0, 1) };
     let most = [least, least + 20, 16_000][dice.below(3) as usize];
     let bytes = dice.between(least, most) as usize;
