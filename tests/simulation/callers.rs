@@ -102,6 +102,11 @@ impl Call {
         self.state == State::Due && now >= began.plus_millis(self.at_ms)
     }
 
+    /// Whether it is still to be made.
+    pub(crate) fn is_to_be_made(&self) -> bool {
+        self.state == State::Due
+    }
+
     /// Makes the call of `peer` if it is time; returns its flow. Where it `has_place` not, it is
     /// refused, and comes again.
     pub(crate) fn make<R: RingHandle>(
