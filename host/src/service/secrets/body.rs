@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use super::codec::Codec;
 use super::head::InPlace;
 use super::messages::{self, Compressed, Messages, Part};
-use super::redact::{Mask, Redaction};
+use super::redact::Redactor;
 use super::stream::{Rewriter, StreamScan, TooLong};
 use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
@@ -32,20 +32,29 @@ enum Kind {
     Encoded(Box<Encoded>),
 }
 
+/// What is changed in a body.
+enum Change {
+    Nothing,
+    /// Placeholders become values.
+    ToValues(Rewriter),
+    /// Values become placeholders.
+    ToPlaceholders(Redactor),
+}
+
 /// What becomes of a body's own bytes.
 struct Stage {
     scope: Arc<Scope>,
     scan: Option<StreamScan>,
-    rewriter: Option<Rewriter>,
-    /// The values become placeholders, rather than placeholders values.
-    redacts: bool,
-    /// What takes the place of something is as long as that.
-    keeps_lengths: bool,
+    change: Change,
     /// Where in its messages it is; `None`: it is all one.
     messages: Option<Messages>,
 }
 
 impl Stage {
+    fn changes(&self) -> bool {
+        !matches!(self.change, Change::Nothing)
+    }
+
     fn push(&mut self, mut bytes: Bytes) -> Result<Bytes, Violation> {
         let Some(mut messages) = self.messages.take() else { return self.go_on(bytes) };
         let mut out = BytesMut::with_capacity(bytes.len());
@@ -83,15 +92,14 @@ impl Stage {
 
     /// What passes of `bytes`; `None`: of what is left.
     fn rewrite(&mut self, bytes: Option<Bytes>) -> Result<Bytes, Violation> {
-        let Some(rewriter) = &mut self.rewriter else { return Ok(bytes.unwrap_or_default()) };
-        let snapshot = &self.scope.snapshot;
-        let passed = if self.redacts && self.keeps_lengths {
-            rewriter.go_on(bytes, &snapshot.values, &Mask(&self.scope))
-        } else if self.redacts {
-            rewriter.go_on(bytes, &snapshot.values, &Redaction(&self.scope))
-        } else {
-            let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
-            rewriter.go_on(bytes, &snapshot.placeholders, &replace)
+        let scope = &self.scope;
+        let passed = match &mut self.change {
+            Change::Nothing => return Ok(bytes.unwrap_or_default()),
+            Change::ToPlaceholders(redactor) => redactor.go_on(bytes, scope),
+            Change::ToValues(rewriter) => {
+                let replace = InPlace { scope, is_enabled: |secret: &Secret| secret.in_body };
+                rewriter.go_on(bytes, &scope.snapshot.placeholders, &replace)
+            }
         };
         passed.map_err(|TooLong| unreadable())
     }
@@ -151,11 +159,14 @@ impl Scope {
         if !rewrites && !scope.has(Stand::Forbidden) {
             return Ok(BodyFilter(Kind::Pass));
         }
+        let change = if rewrites {
+            Change::ToValues(Rewriter::new(codec(headers)))
+        } else {
+            Change::Nothing
+        };
         let stage = Stage {
             scan: Some(StreamScan::new(Arc::clone(&scope), "body")),
-            rewriter: rewrites.then(|| Rewriter::new(codec(headers))),
-            redacts: false,
-            keeps_lengths: messages.is_some(),
+            change,
             messages,
             scope,
         };
@@ -167,9 +178,7 @@ impl Scope {
         BodyFilter(Kind::Plain(Stage {
             scope: Arc::clone(self),
             scan: Some(self.stream()),
-            rewriter: None,
-            redacts: false,
-            keeps_lengths: true,
+            change: Change::Nothing,
             messages: None,
         }))
     }
@@ -184,13 +193,12 @@ impl Scope {
         headers: &mut HeaderMap,
     ) -> Result<BodyFilter, Violation> {
         self.redact(headers).map_err(|TooLong| unreadable())?;
+        let are_messages = messages::are_in(headers);
         let stage = Stage {
             scope: Arc::clone(self),
             scan: None,
-            rewriter: Some(Rewriter::new(Codec::Raw)),
-            redacts: true,
-            keeps_lengths: messages::are_in(headers),
-            messages: messages::are_in(headers).then(Messages::default),
+            change: Change::ToPlaceholders(Redactor::new(are_messages)),
+            messages: are_messages.then(Messages::default),
         };
         BodyFilter::new(headers, stage)
     }
@@ -226,7 +234,7 @@ impl BodyFilter {
 
     /// Whether what passes may be longer or shorter than what came.
     pub(crate) fn may_change_length(&self) -> bool {
-        self.stage().is_some_and(|stage| stage.rewriter.is_some())
+        self.stage().is_some_and(Stage::changes)
     }
 
     /// What may pass now of the body, with these bytes.
@@ -262,8 +270,12 @@ impl BodyFilter {
         scope: &Arc<Scope>,
         trailers: &mut HeaderMap,
     ) -> Result<(), Violation> {
-        let redacts = self.stage().is_some_and(|stage| stage.redacts);
-        if redacts { scope.response(trailers).map(drop) } else { scope.trailers(trailers) }
+        match self.stage().map(|stage| &stage.change) {
+            Some(Change::ToPlaceholders(_)) => {
+                scope.redact(trailers).map_err(|TooLong| unreadable())
+            }
+            Some(Change::Nothing | Change::ToValues(_)) | None => scope.trailers(trailers),
+        }
     }
 }
 
@@ -353,7 +365,7 @@ impl Encoded {
         let scope = Arc::clone(&stage.scope);
         let outside = stage.scan.is_some().then(|| StreamScan::new(scope, "body"));
         let level = Compression::fast();
-        let encoder = stage.rewriter.is_some().then(|| match coding {
+        let encoder = stage.changes().then(|| match coding {
             Coding::Gzip => Encoder::Gzip(GzEncoder::new(vec![], level)),
             Coding::Deflate => Encoder::Deflate(ZlibEncoder::new(vec![], level)),
         });

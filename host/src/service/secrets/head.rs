@@ -17,7 +17,7 @@ use hyper::http::uri::PathAndQuery;
 use zeroize::Zeroizing;
 
 use super::codec::Codec;
-use super::pattern::{Found, Patterns};
+use super::pattern::Found;
 use super::stream::{Piece, Replace, TooLong, rewrite};
 use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
@@ -109,7 +109,10 @@ impl Scope {
             }
         }
         if is_binary(name)
-            && let Some(new) = binary(value, patterns, replace)?
+            && let Some(new) = binary(value, |bytes| {
+                let (new, _) = rewrite(bytes, Codec::Raw, (patterns, true), replace)?;
+                Ok(Some(Zeroizing::new(new)).filter(|new| new.as_slice() != bytes))
+            })?
         {
             return Ok(Some(new));
         }
@@ -125,8 +128,8 @@ impl Scope {
         if !self.has(Stand::Forbidden) {
             return Ok(());
         }
-        let in_name = self.snapshot.placeholders.find_in_name(name.as_str().as_bytes());
-        if let Some(index) = in_name.filter(|index| self.stand(*index) == Stand::Forbidden) {
+        let mut in_name = self.snapshot.placeholders.all_in_name(name.as_str().as_bytes());
+        if let Some(index) = in_name.find(|index| self.stand(*index) == Stand::Forbidden) {
             return Err(self.violation(index, "header name"));
         }
         self.look_at(Piece::all(value), "header")?;
@@ -161,8 +164,10 @@ fn basic<'v>(name: &HeaderName, value: &'v [u8]) -> Option<(&'v [u8], Vec<u8>)> 
     if *name != AUTHORIZATION && *name != PROXY_AUTHORIZATION {
         return None;
     }
+    // A blank is what is asked for, and a tab is what lenient servers take as well.
     let (scheme, rest) = value.split_at_checked("Basic ".len())?;
-    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+    let (b' ' | b'\t') = scheme.last()? else { return None };
+    if !scheme.trim_ascii_end().eq_ignore_ascii_case(b"Basic") {
         return None;
     }
     Some((scheme, decoded(rest)?))
@@ -174,11 +179,10 @@ pub(super) fn is_binary(name: &HeaderName) -> bool {
     name.as_str().ends_with("-bin")
 }
 
-/// Binary metadata with `patterns` in it replaced; `None`: as it is.
+/// Binary metadata, each value as `change` has it; `None`: as it is.
 pub(super) fn binary(
     value: &[u8],
-    patterns: &Patterns,
-    replace: &impl Replace,
+    mut change: impl FnMut(&[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
     let mut all = Zeroizing::new(Vec::new());
     let mut is_changed = false;
@@ -186,13 +190,12 @@ pub(super) fn binary(
         if index > 0 {
             all.push(b',');
         }
-        if let Some(bytes) = decoded(text).map(Zeroizing::new) {
-            let new = Zeroizing::new(rewrite(&bytes, Codec::Raw, (patterns, true), replace)?.0);
-            if new != bytes {
-                all.extend_from_slice(Zeroizing::new(encoded(&new, text)).as_bytes());
-                is_changed = true;
-                continue;
-            }
+        if let Some(bytes) = decoded(text).map(Zeroizing::new)
+            && let Some(new) = change(&bytes)?
+        {
+            all.extend_from_slice(Zeroizing::new(encoded(&new, text)).as_bytes());
+            is_changed = true;
+            continue;
         }
         all.extend_from_slice(text);
     }

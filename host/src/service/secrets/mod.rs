@@ -10,7 +10,8 @@
 //! folder holds. A request on its way lies in buffers of hyper, rustls and the kernel.)
 //!
 //! Bounded: of what streams by, so much is held as could still become the longest placeholder,
-//! encoded at its longest; where one placeholder begins another, the longer one counts.
+//! encoded at its longest; where one placeholder begins another, the longer one counts. Of a
+//! response it is as much as the longest value may take (`values`).
 
 mod body;
 mod codec;
@@ -19,6 +20,7 @@ mod messages;
 mod pattern;
 mod redact;
 mod stream;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,7 @@ pub(crate) use body::BodyFilter;
 pub(crate) use messages::are_in as are_messages;
 use pattern::Patterns;
 pub(crate) use stream::StreamScan;
+use values::Values;
 
 /// Values shorter than this are not looked for in responses: they would be found everywhere.
 const REDACTED_BYTES_MIN: usize = 8;
@@ -65,11 +68,8 @@ pub(crate) struct Snapshot {
     secrets: Vec<Secret>,
     /// The placeholders, in the order of the secrets.
     placeholders: Patterns,
-    /// What is looked for in responses, and whose value it is a form of.
-    values: Patterns,
-    value_of: Vec<usize>,
-    /// What takes the place of each where no length may change: placeholders, cut or filled up.
-    masks: Vec<Vec<u8>>,
+    /// What is looked for in responses.
+    values: Values,
 }
 
 impl Snapshot {
@@ -77,28 +77,12 @@ impl Snapshot {
         let secrets: Vec<Secret> =
             config.secrets.iter().map(|secret| Secret::new(secret, &config)).collect();
         let texts = secrets.iter().map(|secret| secret.placeholder.clone().into_bytes());
-        let placeholders = Patterns::of_texts(texts.map(Zeroizing::new).collect());
-        let (mut values, mut value_of) = (vec![], vec![]);
-        for (index, secret) in secrets.iter().enumerate() {
-            if secret.value.len() < REDACTED_BYTES_MIN || !config.redact_responses {
-                continue;
-            }
-            let escaped = codec::json(&secret.value);
-            if escaped != secret.value {
-                values.push(escaped);
-                value_of.push(index);
-            }
-            values.push(secret.value.clone());
-            value_of.push(index);
-        }
-        let mask = |(value, of): (&Zeroizing<Vec<u8>>, &usize)| {
-            let placeholder = secrets.get(*of).map_or("", |secret| &secret.placeholder);
-            let filled = placeholder.bytes().chain(std::iter::repeat(b'*'));
-            filled.take(value.len()).collect()
-        };
-        let masks = values.iter().zip(&value_of).map(mask).collect();
-        let values = Patterns::of_values(values);
-        Self { config, secrets, placeholders, values, value_of, masks }
+        let placeholders = Patterns::new(texts.collect());
+        let redacted = secrets.iter().enumerate().filter(|(_, secret)| {
+            config.redact_responses && secret.value.len() >= REDACTED_BYTES_MIN
+        });
+        let values = Values::new(redacted.map(|(index, secret)| (index, secret.value.as_slice())));
+        Self { config, secrets, placeholders, values }
     }
 }
 

@@ -13,9 +13,8 @@ fn a_run_of_backslashes_hides_nothing_wherever_it_is_cut() {
         for cut in 0..text.len() {
             let mut filter = evil.body(&fields).unwrap();
             let (first, rest) = text.as_bytes().split_at(cut);
-            let passed = filter
-                .push(Bytes::copy_from_slice(first))
-                .and_then(|_| filter.push(Bytes::copy_from_slice(rest)))
+            let passed = pushed(&mut filter, first)
+                .and_then(|_| pushed(&mut filter, rest))
                 .and_then(|_| filter.finish());
             assert!(passed.is_err(), "{run} backslashes, cut at {cut}");
         }
@@ -59,5 +58,5 @@ fn what_would_grow_without_bound_is_refused() {
     assert!(head(&scope, "/?a=%23%23", &[]).is_err(), "longer than any target");
     let fields = headers(&[(CONTENT_TYPE, "text/plain")]);
     let mut filter = scope.body(&fields).unwrap();
-    assert!(filter.push(many.into()).is_err());
+    assert!(pushed(&mut filter, many.as_bytes()).is_err());
 }

@@ -21,7 +21,7 @@ fn with_value(value: &str) -> (String, Arc<Scope>) {
 
 /// What passes of each of `texts` before the next comes.
 fn taking_turns(mut filter: BodyFilter, texts: &[&[u8]]) -> Vec<Vec<u8>> {
-    let pass = |text: &&[u8]| filter.push(Bytes::from(message(text))).unwrap().to_vec();
+    let pass = |text: &&[u8]| pushed(&mut filter, &message(text)).unwrap();
     let passed = texts.iter().map(pass).collect();
     assert_eq!(filter.finish().unwrap(), Bytes::new());
     passed
