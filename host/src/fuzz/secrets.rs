@@ -111,7 +111,10 @@ fn through(
 ) -> Result<Vec<u8>, Violation> {
     let (mut filter, mut out) = (filter?, vec![]);
     for piece in pieces(cuts, body) {
-        out.extend_from_slice(&filter.push(Bytes::copy_from_slice(piece))?);
+        let mut piece = Bytes::copy_from_slice(piece);
+        while !piece.is_empty() {
+            out.extend_from_slice(&filter.push(&mut piece)?);
+        }
     }
     out.extend_from_slice(&filter.finish()?);
     Ok(out)

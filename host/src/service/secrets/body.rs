@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 
 use super::codec::Codec;
 use super::head::InPlace;
@@ -18,8 +18,14 @@ use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
 /// An encoded body may be this many times longer than it is on the way, beside the first MiB: more
 /// than texts are, and less than what is made to keep somebody busy.
-const RATIO_MAX: u64 = 256;
+const RATIO_MAX: u64 = 64;
 const FREE_BYTES: u64 = 1024 * 1024;
+/// Bytes of a body that are looked at in one turn, as they come and once they are decoded: whoever
+/// looks lets others go on behind it.
+const TURN_BYTES_MAX: usize = 16 * 1024;
+const TURN_DECODED_BYTES: u64 = 64 * 1024;
+/// Bytes that are decoded at once, so that it is seen early what they grow to.
+const PIECE_BYTES: usize = 256;
 
 /// Looks at a body, and changes it, as it comes.
 pub(crate) struct BodyFilter(Kind);
@@ -77,13 +83,27 @@ impl Stage {
     }
 
     fn go_on(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+        self.grow_old();
         if let Some(scan) = &mut self.scan {
             scan.push(&bytes)?;
         }
         self.rewrite(Some(bytes))
     }
 
+    /// Puts no more values into a request that has outlived them.
+    fn grow_old(&mut self) {
+        if matches!(self.change, Change::ToValues(_))
+            && let Some(scope) = self.scope.of_old()
+        {
+            if let Some(scan) = &mut self.scan {
+                scan.judge_by(Arc::clone(&scope));
+            }
+            self.scope = scope;
+        }
+    }
+
     fn finish(&mut self) -> Result<Bytes, Violation> {
+        self.grow_old();
         if let Some(scan) = &mut self.scan {
             scan.finish()?;
         }
@@ -112,8 +132,16 @@ enum Coding {
     Deflate,
 }
 
-/// The coding of a body with `headers`; `Err`: one that is not known here, or several.
+/// The coding of a body with `headers`; `Err`: one that is not known here, or several, or one more
+/// for the transfer.
 fn coding(headers: &HeaderMap) -> Result<Option<Coding>, ()> {
+    let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(transfer) = transfers.next() {
+        let is_chunked = transfer.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+        if !is_chunked || transfers.next().is_some() {
+            return Err(());
+        }
+    }
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     let Some(value) = codings.next() else { return Ok(None) };
     if codings.next().is_some() {
@@ -173,6 +201,11 @@ impl Scope {
         BodyFilter::new(headers, stage)
     }
 
+    /// Whether the body of a request with `headers` is looked at.
+    pub(crate) fn looks_at_body(self: &Arc<Self>, headers: &HeaderMap) -> bool {
+        self.body(headers).is_ok_and(|filter| !filter.is_pass())
+    }
+
     /// What looks at what a guest says inside a tunnel, which is nobody's to change.
     pub(crate) fn tunnel(self: &Arc<Self>) -> BodyFilter {
         BodyFilter(Kind::Plain(Stage {
@@ -183,16 +216,11 @@ impl Scope {
         }))
     }
 
-    /// What puts placeholders into the body of a response with `headers`, which are changed
-    /// likewise.
+    /// What puts placeholders into the body of a response with `headers`.
     ///
     /// # Errors
     /// Its encoding can't be looked into.
-    pub(crate) fn response(
-        self: &Arc<Self>,
-        headers: &mut HeaderMap,
-    ) -> Result<BodyFilter, Violation> {
-        self.redact(headers).map_err(|TooLong| unreadable())?;
+    pub(crate) fn response(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
         let are_messages = messages::are_in(headers);
         let stage = Stage {
             scope: Arc::clone(self),
@@ -237,14 +265,15 @@ impl BodyFilter {
         self.stage().is_some_and(Stage::changes)
     }
 
-    /// What may pass now of the body, with these bytes.
+    /// Takes as many bytes off `bytes`, which came next, as are looked at in one turn. Returns what
+    /// may pass now of the body.
     ///
     /// # Errors
     /// A placeholder, or what might hide one, that must not pass.
-    pub(crate) fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+    pub(crate) fn push(&mut self, bytes: &mut Bytes) -> Result<Bytes, Violation> {
         match &mut self.0 {
-            Kind::Pass => Ok(bytes),
-            Kind::Plain(stage) => stage.push(bytes),
+            Kind::Pass => Ok(core::mem::take(bytes)),
+            Kind::Plain(stage) => stage.push(bytes.split_to(bytes.len().min(TURN_BYTES_MAX))),
             Kind::Encoded(encoded) => encoded.push(bytes),
         }
     }
@@ -271,9 +300,7 @@ impl BodyFilter {
         trailers: &mut HeaderMap,
     ) -> Result<(), Violation> {
         match self.stage().map(|stage| &stage.change) {
-            Some(Change::ToPlaceholders(_)) => {
-                scope.redact(trailers).map_err(|TooLong| unreadable())
-            }
+            Some(Change::ToPlaceholders(_)) => scope.redact(trailers),
             Some(Change::Nothing | Change::ToValues(_)) | None => scope.trailers(trailers),
         }
     }
@@ -397,28 +424,35 @@ impl Encoded {
         done.map_err(|_| self.sink().violation.take().unwrap_or_else(unreadable))
     }
 
-    fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
-        self.outside.as_mut().map_or(Ok(()), |scan| scan.push(&bytes))?;
-        // In small pieces, so that it is seen early what they grow to.
-        for piece in bytes.chunks(1024) {
-            self.encoded += piece.len() as u64;
-            let written = match &mut self.decoder {
-                Decoder::Gzip(gzip) => gzip.write_all(piece).and_then(|()| gzip.flush()),
-                Decoder::Deflate(deflate) => {
-                    deflate.write_all(piece).and_then(|()| deflate.flush())
-                }
-            };
-            self.checked(written)?;
-            let limit = FREE_BYTES + self.encoded * RATIO_MAX;
-            if self.sink().decoded > limit {
-                return Err(unreadable());
+    fn push(&mut self, bytes: &mut Bytes) -> Result<Bytes, Violation> {
+        let decoded_before = self.sink().decoded;
+        let turn = bytes.get(..TURN_BYTES_MAX).unwrap_or(bytes);
+        let mut len = 0;
+        for piece in turn.chunks(PIECE_BYTES) {
+            len += piece.len();
+            self.decode(piece)?;
+            if self.sink().decoded - decoded_before > TURN_DECODED_BYTES {
+                break;
             }
         }
+        let bytes = bytes.split_to(len);
+        self.outside.as_mut().map_or(Ok(()), |scan| scan.push(&bytes))?;
         let taken = self.sink().encoder.as_mut().map(Encoder::take);
         match taken {
             None => Ok(bytes),
             Some(taken) => self.checked(taken).map(Bytes::from),
         }
+    }
+
+    fn decode(&mut self, piece: &[u8]) -> Result<(), Violation> {
+        self.encoded += piece.len() as u64;
+        let written = match &mut self.decoder {
+            Decoder::Gzip(gzip) => gzip.write_all(piece).and_then(|()| gzip.flush()),
+            Decoder::Deflate(deflate) => deflate.write_all(piece).and_then(|()| deflate.flush()),
+        };
+        self.checked(written)?;
+        let limit = FREE_BYTES + self.encoded * RATIO_MAX;
+        if self.sink().decoded > limit { Err(unreadable()) } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<Bytes, Violation> {

@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 
 use super::codec::Codec;
 use super::pattern::Found;
-use super::stream::{Piece, Replace, TooLong, rewrite};
-use super::{Scope, Secret, Stand, Violation, ViolationAction};
+use super::stream::{GROWTH_BYTES_MAX, Piece, Replace, TooLong, rewrite};
+use super::{Scope, Secret, Stand, Violation};
 
 /// Replaces placeholders in one place of a request.
 pub(super) struct InPlace<'s, F> {
@@ -59,7 +59,7 @@ impl Scope {
         let replace = InPlace { scope: self, is_enabled: |secret: &Secret| secret.in_query };
         let patterns = &self.snapshot.placeholders;
         let new = rewrite(query.as_bytes(), Codec::Form, (patterns, true), &replace);
-        let (new, _) = new.map_err(|TooLong| too_long("query"))?;
+        let (new, _) = new.map_err(|TooLong| Violation::too_long("query"))?;
         let new = Zeroizing::new(new);
         if new.as_slice() == query.as_bytes() {
             return Ok(());
@@ -67,13 +67,15 @@ impl Scope {
         let path = Zeroizing::new([target.path().as_bytes(), b"?", new.as_slice()].concat());
         let mut changed = target.clone().into_parts();
         // What stands in a query is escaped, so it is one; but it may be longer than any target.
-        let path = PathAndQuery::try_from(path.as_slice()).map_err(|_| too_long("query"))?;
+        let path =
+            PathAndQuery::try_from(path.as_slice()).map_err(|_| Violation::too_long("query"))?;
         changed.path_and_query = Some(path);
-        *target = Uri::from_parts(changed).map_err(|_| too_long("query"))?;
+        *target = Uri::from_parts(changed).map_err(|_| Violation::too_long("query"))?;
         Ok(())
     }
 
     fn fields(&self, headers: &mut HeaderMap) -> Result<(), Violation> {
+        let mut growth_left = GROWTH_BYTES_MAX;
         for (name, value) in headers.iter_mut() {
             self.look_at_field(name, value.as_bytes())?;
             let enabled = |secret: &Secret| {
@@ -81,9 +83,12 @@ impl Scope {
             };
             let replace = InPlace { scope: self, is_enabled: enabled };
             let new = self.field(name, value.as_bytes(), &replace);
-            if let Some(new) = new.map_err(|TooLong| too_long("header"))?
+            if let Some(new) = new.map_err(|TooLong| Violation::too_long("header"))?
                 && let Ok(mut new) = HeaderValue::from_bytes(&new)
             {
+                let growth = new.len().saturating_sub(value.len());
+                let left = growth_left.checked_sub(growth);
+                growth_left = left.ok_or_else(|| Violation::too_long("header"))?;
                 // HPACK keeps it out of its tables, and so out of reach of guesses by length.
                 new.set_sensitive(true);
                 *value = new;
@@ -143,11 +148,6 @@ impl Scope {
             None => Ok(()),
         }
     }
-}
-
-/// A message that would be too long with its values.
-fn too_long(place: &'static str) -> Violation {
-    Violation { env_var: None, place, action: ViolationAction::BlockAndLog }
 }
 
 /// Reads what lenient servers read: padded or not, of either alphabet.

@@ -25,6 +25,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hyper::HeaderMap;
@@ -70,6 +71,8 @@ pub(crate) struct Snapshot {
     placeholders: Patterns,
     /// What is looked for in responses.
     values: Values,
+    /// Others have taken their place.
+    is_old: AtomicBool,
 }
 
 impl Snapshot {
@@ -82,7 +85,7 @@ impl Snapshot {
             config.redact_responses && secret.value.len() >= REDACTED_BYTES_MIN
         });
         let values = Values::new(redacted.map(|(index, secret)| (index, secret.value.as_slice())));
-        Self { config, secrets, placeholders, values }
+        Self { config, secrets, placeholders, values, is_old: AtomicBool::new(false) }
     }
 }
 
@@ -172,7 +175,9 @@ impl Vault {
 
     /// Lets `snapshot` hold; whoever made it [holds](Self::hold) the secrets.
     pub(crate) fn set(&self, snapshot: Arc<Snapshot>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let old = core::mem::replace(&mut *current, snapshot);
+        old.is_old.store(true, Ordering::Release);
     }
 
     fn change(
@@ -212,8 +217,9 @@ impl Held<'_> {
     }
 }
 
-/// Changes the secrets of a network while it runs. Requests that begin afterwards have the new
-/// ones, also on connections that are open already; those under way keep what they began with.
+/// Changes the secrets of a network while it runs. Requests whose heads leave afterwards have the
+/// new ones, also on connections that are open already; and of one whose body is under way the rest
+/// has none any more: a placeholder there is a violation.
 #[derive(Clone)]
 pub struct SecretsHandle(pub(crate) Arc<Vault>);
 
@@ -301,6 +307,13 @@ pub(crate) struct Violation {
     pub(crate) action: ViolationAction,
 }
 
+impl Violation {
+    /// What would be too long with its values.
+    pub(crate) fn too_long(place: &'static str) -> Self {
+        Self { env_var: None, place, action: ViolationAction::BlockAndLog }
+    }
+}
+
 /// What one request to one peer may carry.
 pub(crate) struct Scope {
     snapshot: Arc<Snapshot>,
@@ -341,6 +354,18 @@ impl Scope {
         };
         let stands = self.snapshot.secrets.iter().zip(&self.stands).map(stand).collect();
         Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands })
+    }
+
+    /// The same once other secrets have taken the place of these: nobody may have them any more.
+    fn of_old(self: &Arc<Self>) -> Option<Arc<Self>> {
+        if !self.snapshot.is_old.load(Ordering::Acquire) {
+            return None;
+        }
+        let stand = |(secret, stand): (&Secret, &Stand)| {
+            if *stand == Stand::Allowed && secret.in_body { Stand::Forbidden } else { *stand }
+        };
+        let stands = self.snapshot.secrets.iter().zip(&self.stands).map(stand).collect();
+        Some(Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands }))
     }
 
     fn stand(&self, index: usize) -> Stand {

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::head::{binary, is_binary};
 use super::pattern::Found;
 use super::stream::{GROWTH_BYTES_MAX, TooLong, is_escaped_behind};
-use super::{Scope, Secret};
+use super::{Scope, Secret, Violation};
 
 /// The status of a call as a message, in a field (gRPC's "PROTOCOL-HTTP2", under Responses).
 const STATUS_DETAILS: &str = "grpc-status-details-bin";
@@ -64,15 +64,17 @@ impl Scope {
     ///
     /// # Errors
     /// They get longer than any.
-    pub(crate) fn redact(&self, headers: &mut HeaderMap) -> Result<(), TooLong> {
+    pub(crate) fn redact(&self, headers: &mut HeaderMap) -> Result<(), Violation> {
         if !self.redacts() {
             return Ok(());
         }
+        let too_long = || Violation::too_long("response");
         let mut growth_left = GROWTH_BYTES_MAX;
         for (name, value) in headers.iter_mut() {
-            if let Some(new) = self.redacted(name, value.as_bytes())? {
+            let new = self.redacted(name, value.as_bytes()).map_err(|TooLong| too_long())?;
+            if let Some(new) = new {
                 let growth = new.len().saturating_sub(value.len());
-                growth_left = growth_left.checked_sub(growth).ok_or(TooLong)?;
+                growth_left = growth_left.checked_sub(growth).ok_or_else(too_long)?;
                 // A placeholder may hold what a header may not.
                 *value = HeaderValue::from_bytes(&new)
                     .unwrap_or_else(|_| HeaderValue::from_static("redacted"));

@@ -41,6 +41,11 @@ impl StreamScan {
         Self { leaves_at_once: true, ..Self::new(scope, place) }
     }
 
+    /// From now on by what `scope` allows.
+    pub(super) fn judge_by(&mut self, scope: Arc<Scope>) {
+        self.scope = scope;
+    }
+
     fn piece<'b>(&self, bytes: &'b [u8], is_escaped: bool) -> Piece<'b> {
         Piece { bytes, is_escaped, whole: self.leaves_at_once }
     }
@@ -175,7 +180,7 @@ impl Scope {
 
 /// A message whose placeholders would make it longer than anybody's.
 #[derive(Debug)]
-pub(crate) struct TooLong;
+pub(super) struct TooLong;
 
 /// What takes the place of a text that was found; `None`: it stays.
 pub(super) trait Replace {

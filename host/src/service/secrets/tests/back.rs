@@ -11,7 +11,7 @@ use super::*;
 /// What becomes of the field `name` of a response with `value`.
 fn back(scope: &Arc<Scope>, name: &'static str, value: &str) -> String {
     let mut fields = headers(&[(HeaderName::from_static(name), value)]);
-    scope.response(&mut fields).unwrap();
+    scope.redact(&mut fields).unwrap();
     fields[name].to_str().unwrap().to_owned()
 }
 
