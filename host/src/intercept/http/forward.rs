@@ -318,3 +318,6 @@ fn clear(scope: &Scope, response: &mut Response<Body>) -> Result<(), Violation> 
     }
     scope.redact(response.headers_mut())
 }
+
+#[cfg(test)]
+mod tests;
