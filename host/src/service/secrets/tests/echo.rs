@@ -152,7 +152,8 @@ fn a_backslash_before_a_value_hides_nothing_wherever_it_is_cut() {
 
 #[test]
 fn as_many_values_as_there_may_be_are_found_where_they_begin_alike() {
-    let value = |index: usize| format!("sk-live-{}{index:02}", "x".repeat(index % 7));
+    // Each is the beginning of the next.
+    let value = |index: usize| format!("sk-live-{}", "x".repeat(index));
     let some = (0..64).map(|index| secret(&format!("K{index:02}"), &value(index), "good.test"));
     let config = SecretsConfig { secrets: some.collect(), ..Default::default() };
     let scope = vault(config).current().scope(&peer("good.test"));
