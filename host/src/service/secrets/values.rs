@@ -64,7 +64,7 @@ fn base64_forms(secret: usize, value: &[u8]) -> impl Iterator<Item = Form> {
             let digits = Zeroizing::new(alphabet.encode(&*bytes).into_bytes());
             // Of digits of six bits each those that have bits of the value only.
             let own = (before * 8).div_ceil(6)..bytes.len() * 8 / 6;
-            let shares = (before > 0, bytes.len() * 8 % 6 > 0);
+            let shares = (before > 0, !(bytes.len() * 8).is_multiple_of(6));
             let text = Zeroizing::new(digits.get(own).unwrap_or(&[]).to_vec());
             Form { text, secret, shares }
         })

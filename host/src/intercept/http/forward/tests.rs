@@ -3,7 +3,6 @@
 //! Time is virtual: it passes when nobody has anything left to do.
 
 use std::pin::pin;
-use std::task::Poll;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::sleep;
@@ -221,7 +220,7 @@ async fn others_go_on_while_a_long_body_is_looked_at() {
         }
         turns += 1;
         most = most.max(turns);
-        Poll::from(polled)
+        polled
     })
     .await
     {

@@ -62,13 +62,13 @@ fn what_is_held_of_a_response_says_nothing_of_the_value() {
 #[test]
 fn a_line_of_a_response_leaves_at_once() {
     let scope = with_value("sk-live-0123456789abcdef");
-    let event = b"data: {\"k\": \"sk-live\"}\n\n".to_vec();
-    assert_eq!(taken(&scope, "text/event-stream", &[event.clone()])[0], event);
+    let event = &b"data: {\"k\": \"sk-live\"}\n\n"[..];
+    assert_eq!(taken(&scope, "text/event-stream", &[event.to_vec()])[0], event);
     // Of one that goes on, and of one that a value of more lines might, not before it has.
-    let open = b"data: sk-live".to_vec();
-    assert_eq!(taken(&scope, "text/event-stream", &[open.clone()]), [vec![], open]);
+    let open = &b"data: sk-live"[..];
+    assert_eq!(taken(&scope, "text/event-stream", &[open.to_vec()]), [b"", open]);
     let lines = with_value("one line\nand another\n");
-    assert_eq!(taken(&lines, "text/event-stream", &[event.clone()]), [vec![], event]);
+    assert_eq!(taken(&lines, "text/event-stream", &[event.to_vec()]), [b"", event]);
     let back = taken(&lines, "text/plain", &[b"a one line\nand".to_vec(), b" another\n".to_vec()]);
     assert_eq!(back.concat(), b"a $MSB_KEY");
     // However long a text without an end of a line is, so much of it waits.
