@@ -3,7 +3,6 @@
 //! Time is virtual: it passes when nobody has anything left to do, so that what would hang for ever
 //! is seen at once.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -12,10 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::{pieces, secrets};
-use crate::clock::Clock;
-use crate::config::{HttpConfig, TlsConfig};
-use crate::intercept::fuzz::{Agreed, serve};
-use crate::intercept::{Call, Forge, Interceptor, Reporter};
+use crate::intercept::Interceptor;
+use crate::intercept::fuzz::{Agreed, call, interceptor, serve};
 use crate::service::secrets::Vault;
 
 /// Bytes of each pipe.
@@ -30,27 +27,8 @@ const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     let vault = Vault::new(secrets::config()).expect("because the secrets are good");
-    let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
-    let held = (Arc::new(vault), None);
-    let tls = TlsConfig { enabled: true, ..TlsConfig::default() };
-    let made = Forge::new(held, reporter).make(&tls, &HttpConfig::default());
-    let made = made.unwrap_or_else(|error| panic!("no interceptor: {error}"));
-    made.0.expect("because it is enabled")
+    interceptor(Arc::new(vault))
 });
-
-fn call(name: &str) -> Call {
-    let end = |port| SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), port));
-    Call {
-        guest: end(40_000),
-        destination: end(443),
-        to: (end(443), None),
-        through_proxy: None,
-        name: Some(name.to_owned()),
-        is_bound: true,
-        begins: sluicegate_core::Beginning::Tls,
-        is_denied: false,
-    }
-}
 
 /// Who says something.
 struct Speaker {

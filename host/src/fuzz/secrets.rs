@@ -24,9 +24,14 @@ const ESCAPED: &str = "sk-live/+ \\\"quoted\\\" \u{fc}";
 
 /// The secrets, in every place.
 pub(super) fn config() -> SecretsConfig {
+    config_of(str::to_owned)
+}
+
+/// The same with what `change` makes of each value.
+fn config_of(change: impl Fn(&str) -> String) -> SecretsConfig {
     let secret = |(env_var, _, value, host): (&str, &str, &str, &str)| {
         let host = host.parse().expect("because it is a name");
-        let mut secret = SecretConfig::new(env_var, SecretValue::new(value.to_owned()), host);
+        let mut secret = SecretConfig::new(env_var, SecretValue::new(change(value)), host);
         secret.substitution.query = true;
         secret.substitution.body = true;
         secret
@@ -50,8 +55,12 @@ const LOG: usize = 4;
 fn scope(who: usize) -> Arc<Scope> {
     static VAULT: LazyLock<Vault> =
         LazyLock::new(|| Vault::new(config()).expect("because the secrets are good"));
+    scope_of(&VAULT, who)
+}
+
+fn scope_of(vault: &Vault, who: usize) -> Arc<Scope> {
     let (name, is_tls_verified, _) = PEERS[who];
-    VAULT.current().scope(&Peer { name: Some(name), is_tls_verified, is_bound: true })
+    vault.current().scope(&Peer { name: Some(name), is_tls_verified, is_bound: true })
 }
 
 /// Whether `text` is in `bytes`.
@@ -109,12 +118,24 @@ fn through(
     cuts: u8,
     body: &[u8],
 ) -> Result<Vec<u8>, Violation> {
-    let (mut filter, mut out) = (filter?, vec![]);
+    Ok(taken(filter, cuts, body)?.concat())
+}
+
+/// The same, as it leaves: behind each piece, and at the end.
+fn taken(
+    filter: Result<BodyFilter, Violation>,
+    cuts: u8,
+    body: &[u8],
+) -> Result<Vec<Vec<u8>>, Violation> {
+    let (mut filter, mut all) = (filter?, vec![]);
     for piece in pieces(cuts, body) {
-        out.extend_from_slice(&filter.push(Bytes::copy_from_slice(piece))?);
+        let mut piece = Bytes::copy_from_slice(piece);
+        while !piece.is_empty() {
+            all.push(filter.push(&mut piece)?.to_vec());
+        }
     }
-    out.extend_from_slice(&filter.finish()?);
-    Ok(out)
+    all.push(filter.finish()?.to_vec());
+    Ok(all)
 }
 
 const PLAIN: &str = "text/plain";
@@ -170,6 +191,12 @@ fn body(who: usize, (cuts, kind): (u8, u8), plain: &[u8]) {
     }
 }
 
+/// The same secrets with values that are as long, and as different as can be.
+static OTHERS: LazyLock<Vault> = LazyLock::new(|| {
+    let config = config_of(|value| "z".repeat(value.len()));
+    Vault::new(config).expect("because the secrets are good")
+});
+
 fn response((cuts, kind): (u8, u8), plain: &[u8]) {
     let scope = scope(0);
     let (mut fields, is_encoded) = fields(kind);
@@ -177,9 +204,17 @@ fn response((cuts, kind): (u8, u8), plain: &[u8]) {
         fields.insert(HeaderName::from_static("x"), value);
     }
     let sent = if is_encoded { gzip(plain) } else { plain.to_vec() };
-    let whole = through(scope.response(&mut fields.clone()), 0, &sent);
-    let cut = through(scope.response(&mut fields), cuts, &sent);
+    assert!(scope.redact(&mut fields).is_ok(), "a head is readable");
+    let whole = through(scope.response(&fields), 0, &sent);
+    let cut = taken(scope.response(&fields), cuts, &sent);
     let (Ok(whole), Ok(cut)) = (whole, cut) else { panic!("a response is readable") };
+    let others = taken(scope_of(&OTHERS, 0).response(&fields), cuts, &sent);
+    let others = others.unwrap_or_else(|_| panic!("a response is readable"));
+    // What there is of no value must not tell of one, however much it is like its beginning.
+    if cut.concat() == others.concat() {
+        assert!(cut == others, "what waits tells of the value");
+    }
+    let cut = cut.concat();
     let read = |bytes: Vec<u8>| if is_encoded { gunzip(&bytes) } else { bytes };
     let (whole, cut) = (read(whole), read(cut));
     assert!(whole == cut, "a cut changes what comes back");

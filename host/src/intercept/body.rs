@@ -16,6 +16,9 @@ use crate::service::secrets::{BodyFilter, Scope, Violation};
 /// Why a body ended before its time.
 pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
+/// So many turns of a filter, one behind the other, then everybody else is served.
+const TURNS_MAX: u8 = 4;
+
 /// A body.
 pub(super) enum Body {
     /// One that is there, and the trailers behind it.
@@ -53,6 +56,10 @@ pub(super) struct Filtered {
     inner: Body,
     filter: BodyFilter,
     scope: Arc<Scope>,
+    /// What has come, and is to go through the filter.
+    rest: Bytes,
+    /// Turns of the filter since it last waited.
+    turns: u8,
     /// `None`: it has told.
     tell: Option<Tell>,
     /// The trailers, which come behind what the filter still has.
@@ -82,8 +89,16 @@ impl Body {
         scope: Arc<Scope>,
         tell: impl FnOnce(Violation) + Send + 'static,
     ) -> Self {
-        let (tell, is_over) = (Some(Box::new(tell) as Tell), false);
-        Self::Filtered(Box::new(Filtered { inner, filter, scope, tell, trailers: None, is_over }))
+        Self::Filtered(Box::new(Filtered {
+            inner,
+            filter,
+            scope,
+            rest: Bytes::new(),
+            turns: 0,
+            tell: Some(Box::new(tell)),
+            trailers: None,
+            is_over: false,
+        }))
     }
 
     /// `body`, which is not asked for before `until`.
@@ -136,8 +151,7 @@ impl HttpBody for Body {
             Self::Streaming(streaming) => {
                 streaming.left.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
-            Self::Filtered(filtered) if filtered.filter.may_change_length() => SizeHint::default(),
-            Self::Filtered(filtered) => filtered.inner.size_hint(),
+            Self::Filtered(filtered) => filtered.size_hint(),
             Self::Waiting(waiting) => waiting.body.size_hint(),
         }
     }
@@ -178,6 +192,12 @@ fn ended_by(error: h2::Error) -> Option<Result<Frame<Bytes>, Fault>> {
 }
 
 impl Filtered {
+    fn size_hint(&self) -> SizeHint {
+        let left = self.inner.size_hint().exact().filter(|_| !self.filter.may_change_length());
+        let rest = self.rest.len() as u64;
+        left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(rest + left))
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         loop {
             if let Some(trailers) = self.trailers.take() {
@@ -186,7 +206,24 @@ impl Filtered {
             if self.is_over {
                 return Poll::Ready(None);
             }
-            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+            if !self.rest.is_empty() {
+                if self.turns == TURNS_MAX {
+                    self.turns = 0;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.turns += 1;
+                let passed = self.filter.push(&mut self.rest);
+                match self.checked(passed)? {
+                    passed if passed.is_empty() => continue,
+                    passed => return Poll::Ready(Some(Ok(Frame::data(passed)))),
+                }
+            }
+            let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
+                self.turns = 0;
+                return Poll::Pending;
+            };
+            let frame = match frame {
                 Some(frame) => frame?,
                 None => {
                     self.is_over = true;
@@ -199,11 +236,8 @@ impl Filtered {
             };
             let trailers = match frame.into_data() {
                 Ok(data) => {
-                    let passed = self.filter.push(data);
-                    match self.checked(passed)? {
-                        passed if passed.is_empty() => continue,
-                        passed => return Poll::Ready(Some(Ok(Frame::data(passed)))),
-                    }
+                    self.rest = data;
+                    continue;
                 }
                 Err(frame) => frame.into_trailers(),
             };

@@ -13,6 +13,7 @@
 mod expect;
 mod forward;
 mod interim;
+mod narrow;
 mod page;
 mod streams;
 mod tunnel;

@@ -259,6 +259,8 @@ fn secrets() -> Vec<Vec<u8>> {
         "Basic bWU6JE1TQl9LRVk=",
         "$$MSB_KE$MSB_KEYS$MSB_KEY $MSB_",
         "sk-live/+ \"quoted\" \u{fc} sk-live/+ \\\"quoted\\\" \u{fc} another-value-entirely",
+        "s\nsk-live/+ \"quoted\nanother-value-entire\nsk-live%2F%2B+%22\r\nYW5vdGhlci12YWx1",
+        "sk-live%2F%2B+%22quoted%22+%C3%BC YW5vdGhlci12YWx1ZS1lbnRpcmVseQ== sk-live\\/\\u002b",
     ];
     let stories = (0..16u8).flat_map(|who| texts.iter().map(move |text| (who, text)));
     stories

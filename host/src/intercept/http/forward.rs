@@ -2,30 +2,32 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::super::authority::{self, Wrong};
 use super::super::body::{Body, Fault};
 use super::interim::Interim;
 use super::page::Manner;
 use super::tunnel::Tunnels;
-use super::{Exchange, expect, page};
+use super::{Exchange, expect, narrow, page};
 use crate::events::Incident;
 use crate::service::secrets::{BodyFilter, Scope, Violation};
 
-/// How gRPC says which compression of messages it takes.
-const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-
 /// A body that is no longer than this is held until it is whole.
 const HELD_BODY_BYTES_MAX: u64 = 256 * 1024;
+/// It is to be whole by then.
+const WHOLE_MAX: Duration = Duration::from_secs(60);
 
 /// Hands `request` on with `send`, and the response back.
 pub(super) async fn answer(
@@ -45,16 +47,16 @@ pub(super) async fn answer(
         // Neither it nor its answer has a body of its own (RFC 9110 9.3.6).
         parts.headers.remove(CONTENT_LENGTH);
     }
-    let scope = exchange.scope();
     let found = Arc::<AtomicBool>::default();
     let expects = expect::is_in(&parts, &body);
-    let looked = look((exchange, expects), &scope, &mut parts, body, &found).await;
-    let body = match looked {
-        Ok(body) => body,
+    let looked = look((exchange, expects), &mut parts, body, &found).await;
+    let (scope, body) = match looked {
+        Ok(looked) => looked,
         Err(Stopped::Violation(violation)) => {
             exchange.report(&violation);
             return Ok(refusal(exchange, manner));
         }
+        Err(Stopped::Late) => return Ok(page::late(name_of(exchange)).answer(manner)),
         Err(Stopped::Broken(error)) => return Err(error),
     };
     let mut request = Request::from_parts(parts, body);
@@ -74,6 +76,10 @@ pub(super) async fn answer(
     let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (is_connect && response.status().is_success());
     if is_tunnel {
+        // What is said in it is nobody's to change.
+        if clear(&scope, &mut response).is_err() {
+            return Ok(page::unreadable(name_of(exchange)).answer(manner));
+        }
         response.headers_mut().remove(CONTENT_LENGTH);
         // Over HTTP/2 it is what the bodies of the two are.
         if is_http1 {
@@ -102,86 +108,163 @@ fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
     })
 }
 
+fn name_of(exchange: &Exchange) -> Option<&str> {
+    exchange.call.name.as_deref()
+}
+
 impl Exchange {
     /// Whether `body` may be held until it is whole: it is short, and not too many are held. What
-    /// comes back is to be kept meanwhile.
-    fn may_hold(&self, body: &Body) -> Option<SemaphorePermit<'_>> {
+    /// comes back is to be kept for as long as its bytes are.
+    fn may_hold(&self, body: &Body) -> Option<OwnedSemaphorePermit> {
         let len = body.size_hint().exact().filter(|len| *len <= HELD_BODY_BYTES_MAX)?;
-        self.interceptor.lasting.held.try_acquire_many(u32::try_from(len).ok()?).ok()
+        self.try_hold(usize::try_from(len).ok()?)
+    }
+
+    fn try_hold(&self, len: usize) -> Option<OwnedSemaphorePermit> {
+        let held = Arc::clone(&self.interceptor.lasting.held);
+        held.try_acquire_many_owned(u32::try_from(len).ok()?).ok()
     }
 }
 
-/// Why a request goes no further.
+/// Why a message goes no further.
 enum Stopped {
     Violation(Violation),
+    /// It has not become whole in time.
+    Late,
     Broken(Fault),
 }
 
-/// Looks at a request, and puts secrets into it; returns its body.
+/// A body that is whole, and the leave to hold it.
+struct Whole {
+    bytes: Bytes,
+    trailers: Option<HeaderMap>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Bytes that are counted among those that are held, wherever they wait.
+struct Held {
+    bytes: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Looks at a request, and puts secrets into it; returns its body, and what it was looked at with.
 async fn look(
     (exchange, expects): (&Arc<Exchange>, bool),
-    scope: &Arc<Scope>,
     parts: &mut Parts,
     body: Body,
     found: &Arc<AtomicBool>,
-) -> Result<Body, Stopped> {
+) -> Result<(Arc<Scope>, Body), Stopped> {
+    let mut scope = exchange.scope();
     if scope.is_empty() {
-        return Ok(body);
+        return Ok((scope, body));
     }
-    scope.head(parts).map_err(Stopped::Violation)?;
-    if scope.redacts() && parts.headers.contains_key(ACCEPT_ENCODING) {
-        // What comes back is looked at, too; so it is asked for as it can be read.
-        parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, identity"));
-    }
-    if scope.redacts() && parts.headers.contains_key(GRPC_ACCEPT_ENCODING) {
-        parts.headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    }
-    if body.is_end_stream() {
-        return Ok(body);
-    }
-    let tell = {
-        let (exchange, found) = (Arc::clone(exchange), Arc::clone(found));
-        move |violation| {
-            exchange.report(&violation);
-            found.store(true, Ordering::Release);
+    let is_connect = parts.method == Method::CONNECT;
+    let has_body = !body.is_end_stream();
+    // Whether there will be a body at all is the server's to say where it was asked.
+    let may_wait = has_body && !is_connect && !expects && scope.looks_at_body(&parts.headers);
+    let permit = may_wait.then(|| exchange.may_hold(&body)).flatten();
+    let (body, whole) = match permit {
+        Some(permit) => {
+            let whole = Whole::of(body, permit).await?;
+            // No value has left yet, and a guest that takes its time gets none of that time.
+            scope = exchange.scope();
+            (Body::of(Bytes::new()), Some(whole))
         }
+        None => (body, None),
     };
-    if parts.method == Method::CONNECT {
-        return Ok(Body::filtered(body, scope.tunnel(), Arc::clone(scope), tell));
+    scope.head(parts).map_err(Stopped::Violation)?;
+    if scope.redacts() {
+        narrow::narrow(&mut parts.headers);
+    }
+    if !has_body {
+        return Ok((scope, body));
+    }
+    if is_connect {
+        let (filter, tell) = (scope.tunnel(), teller(exchange, found));
+        return Ok((Arc::clone(&scope), Body::filtered(body, filter, scope, tell)));
     }
     let filter = scope.body(&parts.headers).map_err(Stopped::Violation)?;
-    if filter.is_pass() {
-        return Ok(body);
-    }
-    // Whether there will be a body at all is the server's to say where it was asked.
-    if !expects && let Some(_held) = exchange.may_hold(&body) {
-        return hold(scope, &mut parts.headers, body, filter).await;
-    }
-    if filter.may_change_length() {
-        parts.headers.remove(CONTENT_LENGTH);
-    }
-    Ok(Body::filtered(body, filter, Arc::clone(scope), tell))
+    let body = match whole {
+        Some(whole) => whole.pass(exchange, &scope, &mut parts.headers, filter).await?,
+        None if filter.is_pass() => body,
+        None => {
+            if filter.may_change_length() {
+                parts.headers.remove(CONTENT_LENGTH);
+            }
+            Body::filtered(body, filter, Arc::clone(&scope), teller(exchange, found))
+        }
+    };
+    Ok((scope, body))
 }
 
-/// Takes in the whole of `body`, and what the filter makes of it.
-async fn hold(
-    scope: &Arc<Scope>,
-    headers: &mut HeaderMap,
-    body: Body,
-    mut filter: BodyFilter,
-) -> Result<Body, Stopped> {
-    let whole = body.collect().await.map_err(Stopped::Broken)?;
-    let mut trailers = whole.trailers().cloned();
-    if let Some(trailers) = &mut trailers {
-        filter.trailers(scope, trailers).map_err(Stopped::Violation)?;
+/// Tells of a violation that ends a body on its way.
+fn teller(
+    exchange: &Arc<Exchange>,
+    found: &Arc<AtomicBool>,
+) -> impl FnOnce(Violation) + Send + 'static {
+    let (exchange, found) = (Arc::clone(exchange), Arc::clone(found));
+    move |violation| {
+        exchange.report(&violation);
+        found.store(true, Ordering::Release);
     }
-    let passed = filter.push(whole.to_bytes()).map_err(Stopped::Violation)?;
-    let rest = filter.finish().map_err(Stopped::Violation)?;
-    let whole = if rest.is_empty() { passed } else { Bytes::from([passed, rest].concat()) };
-    if headers.contains_key(CONTENT_LENGTH) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+}
+
+impl Whole {
+    /// Takes in the whole of `body`, as `permit` allows.
+    async fn of(body: Body, permit: OwnedSemaphorePermit) -> Result<Self, Stopped> {
+        let whole = timeout(WHOLE_MAX, body.collect()).await.map_err(|_| Stopped::Late)?;
+        let whole = whole.map_err(Stopped::Broken)?;
+        let trailers = whole.trailers().cloned();
+        Ok(Self { bytes: whole.to_bytes(), trailers, permit })
     }
-    Ok(Body::whole(whole, trailers))
+
+    /// What `filter` makes of it, which is the body of a message with `headers`.
+    async fn pass(
+        self,
+        exchange: &Exchange,
+        scope: &Arc<Scope>,
+        headers: &mut HeaderMap,
+        mut filter: BodyFilter,
+    ) -> Result<Body, Stopped> {
+        let Self { bytes: mut rest, mut trailers, mut permit } = self;
+        if let Some(trailers) = &mut trailers {
+            filter.trailers(scope, trailers).map_err(Stopped::Violation)?;
+        }
+        let mut bytes = Vec::with_capacity(rest.len());
+        while !rest.is_empty() {
+            let passed = filter.push(&mut rest).map_err(Stopped::Violation)?;
+            bytes.extend_from_slice(&passed);
+            hold_more(exchange, &mut permit, bytes.len())?;
+            if !rest.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        }
+        bytes.extend_from_slice(&filter.finish().map_err(Stopped::Violation)?);
+        hold_more(exchange, &mut permit, bytes.len())?;
+        if headers.contains_key(CONTENT_LENGTH) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        }
+        let held = Held { bytes, _permit: permit };
+        Ok(Body::whole(Bytes::from_owner(held), trailers))
+    }
+}
+
+/// Lets `permit` be one for `len` bytes, where they have become more.
+fn hold_more(
+    exchange: &Exchange,
+    permit: &mut OwnedSemaphorePermit,
+    len: usize,
+) -> Result<(), Stopped> {
+    let more = len.saturating_sub(permit.num_permits());
+    let too_long = || Stopped::Violation(Violation::too_long("body"));
+    permit.merge(exchange.try_hold(more).ok_or_else(too_long)?);
+    Ok(())
 }
 
 /// The answer to a request that must not pass.
@@ -193,23 +276,32 @@ fn refusal(exchange: &Exchange, manner: Manner) -> Response<Body> {
 async fn redact(
     exchange: &Exchange,
     scope: &Arc<Scope>,
-    response: Response<Body>,
+    mut response: Response<Body>,
     (manner, is_head): (Manner, bool),
 ) -> Result<Response<Body>, Fault> {
     if !scope.redacts() {
         return Ok(response);
     }
+    let unreadable = || Ok(page::unreadable(name_of(exchange)).answer(manner));
+    let is_clear = clear(scope, &mut response).is_ok();
+    // A part that nobody was asked for may be a half of a value.
+    if !is_clear || response.status() == StatusCode::PARTIAL_CONTENT {
+        return unreadable();
+    }
     let (mut parts, body) = response.into_parts();
-    let unreadable = || Ok(page::unreadable(exchange.call.name.as_deref()).answer(manner));
-    let Ok(filter) = scope.response(&mut parts.headers) else { return unreadable() };
+    let Ok(filter) = scope.response(&parts.headers) else { return unreadable() };
     if is_head || body.is_end_stream() {
         return Ok(Response::from_parts(parts, body));
     }
-    if let Some(_held) = exchange.may_hold(&body) {
+    if let Some(permit) = exchange.may_hold(&body) {
         // So it has a length again, which many clients show.
-        return match hold(scope, &mut parts.headers, body, filter).await {
+        let passed = async {
+            Whole::of(body, permit).await?.pass(exchange, scope, &mut parts.headers, filter).await
+        };
+        return match passed.await {
             Ok(body) => Ok(Response::from_parts(parts, body)),
             Err(Stopped::Violation(_)) => unreadable(),
+            Err(Stopped::Late) => Ok(page::silent(name_of(exchange)).answer(manner)),
             Err(Stopped::Broken(error)) => Err(error),
         };
     }
@@ -217,3 +309,15 @@ async fn redact(
     let body = Body::filtered(body, filter, Arc::clone(scope), |_| ());
     Ok(Response::from_parts(parts, body))
 }
+
+/// Takes values out of the head of a response.
+fn clear(scope: &Scope, response: &mut Response<Body>) -> Result<(), Violation> {
+    if scope.redacts() {
+        // It may be any text, and nobody reads it (RFC 9112 4).
+        response.extensions_mut().remove::<ReasonPhrase>();
+    }
+    scope.redact(response.headers_mut())
+}
+
+#[cfg(test)]
+mod tests;

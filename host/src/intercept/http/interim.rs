@@ -29,7 +29,7 @@ impl Interim {
     pub(super) fn pass(&mut self, mut response: Response<()>) -> Option<Response<()>> {
         // HTTP/2 knows of none to switch to (RFC 9113 8.6).
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            || !self.scope.interim(response.headers_mut())
+            || self.scope.redact(response.headers_mut()).is_err()
         {
             return None;
         }

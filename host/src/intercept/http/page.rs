@@ -127,8 +127,20 @@ pub(super) fn padded(name: Option<&str>) -> Page {
     Page::json(StatusCode::BAD_REQUEST, "bad_request", message, name)
 }
 
-/// The response has an encoding in which nobody could find what must not come back.
+/// The body of the request has not come (RFC 9110 15.5.9).
+pub(super) fn late(name: Option<&str>) -> Page {
+    let message = "The body of the request has not come in time.";
+    Page::json(StatusCode::REQUEST_TIMEOUT, "request_timeout", message, name)
+}
+
+/// The body of the response has not come (RFC 9110 15.6.5).
+pub(super) fn silent(name: Option<&str>) -> Page {
+    let message = "The body of the response has not come in time.";
+    Page::json(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", message, name)
+}
+
+/// The response is such that nobody could find in it what must not come back.
 pub(super) fn unreadable(name: Option<&str>) -> Page {
-    let message = "The response has a content encoding that the gateway can't look into.";
+    let message = "The response has an encoding, or is a part, that the gateway can't look into.";
     Page::json(StatusCode::BAD_GATEWAY, "unreadable_response", message, name)
 }

@@ -7,19 +7,25 @@ use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 
 use super::codec::Codec;
 use super::head::InPlace;
 use super::messages::{self, Compressed, Messages, Part};
-use super::redact::{Mask, Redaction};
+use super::redact::Redactor;
 use super::stream::{Rewriter, StreamScan, TooLong};
 use super::{Scope, Secret, Stand, Violation, ViolationAction};
 
 /// An encoded body may be this many times longer than it is on the way, beside the first MiB: more
 /// than texts are, and less than what is made to keep somebody busy.
-const RATIO_MAX: u64 = 256;
+const RATIO_MAX: u64 = 64;
 const FREE_BYTES: u64 = 1024 * 1024;
+/// Bytes of a body that are looked at in one turn, as they come and once they are decoded: whoever
+/// looks lets others go on behind it.
+const TURN_BYTES_MAX: usize = 16 * 1024;
+const TURN_DECODED_BYTES: u64 = 64 * 1024;
+/// Bytes that are decoded at once, so that it is seen early what they grow to.
+const PIECE_BYTES: usize = 256;
 
 /// Looks at a body, and changes it, as it comes.
 pub(crate) struct BodyFilter(Kind);
@@ -32,20 +38,29 @@ enum Kind {
     Encoded(Box<Encoded>),
 }
 
+/// What is changed in a body.
+enum Change {
+    Nothing,
+    /// Placeholders become values.
+    ToValues(Rewriter),
+    /// Values become placeholders.
+    ToPlaceholders(Redactor),
+}
+
 /// What becomes of a body's own bytes.
 struct Stage {
     scope: Arc<Scope>,
     scan: Option<StreamScan>,
-    rewriter: Option<Rewriter>,
-    /// The values become placeholders, rather than placeholders values.
-    redacts: bool,
-    /// What takes the place of something is as long as that.
-    keeps_lengths: bool,
+    change: Change,
     /// Where in its messages it is; `None`: it is all one.
     messages: Option<Messages>,
 }
 
 impl Stage {
+    fn changes(&self) -> bool {
+        !matches!(self.change, Change::Nothing)
+    }
+
     fn push(&mut self, mut bytes: Bytes) -> Result<Bytes, Violation> {
         let Some(mut messages) = self.messages.take() else { return self.go_on(bytes) };
         let mut out = BytesMut::with_capacity(bytes.len());
@@ -68,13 +83,27 @@ impl Stage {
     }
 
     fn go_on(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+        self.grow_old();
         if let Some(scan) = &mut self.scan {
             scan.push(&bytes)?;
         }
         self.rewrite(Some(bytes))
     }
 
+    /// Puts no more values into a request that has outlived them.
+    fn grow_old(&mut self) {
+        if matches!(self.change, Change::ToValues(_))
+            && let Some(scope) = self.scope.of_old()
+        {
+            if let Some(scan) = &mut self.scan {
+                scan.judge_by(Arc::clone(&scope));
+            }
+            self.scope = scope;
+        }
+    }
+
     fn finish(&mut self) -> Result<Bytes, Violation> {
+        self.grow_old();
         if let Some(scan) = &mut self.scan {
             scan.finish()?;
         }
@@ -83,15 +112,14 @@ impl Stage {
 
     /// What passes of `bytes`; `None`: of what is left.
     fn rewrite(&mut self, bytes: Option<Bytes>) -> Result<Bytes, Violation> {
-        let Some(rewriter) = &mut self.rewriter else { return Ok(bytes.unwrap_or_default()) };
-        let snapshot = &self.scope.snapshot;
-        let passed = if self.redacts && self.keeps_lengths {
-            rewriter.go_on(bytes, &snapshot.values, &Mask(&self.scope))
-        } else if self.redacts {
-            rewriter.go_on(bytes, &snapshot.values, &Redaction(&self.scope))
-        } else {
-            let replace = InPlace { scope: &self.scope, is_enabled: |s: &Secret| s.in_body };
-            rewriter.go_on(bytes, &snapshot.placeholders, &replace)
+        let scope = &self.scope;
+        let passed = match &mut self.change {
+            Change::Nothing => return Ok(bytes.unwrap_or_default()),
+            Change::ToPlaceholders(redactor) => redactor.go_on(bytes, scope),
+            Change::ToValues(rewriter) => {
+                let replace = InPlace { scope, is_enabled: |secret: &Secret| secret.in_body };
+                rewriter.go_on(bytes, &scope.snapshot.placeholders, &replace)
+            }
         };
         passed.map_err(|TooLong| unreadable())
     }
@@ -104,8 +132,16 @@ enum Coding {
     Deflate,
 }
 
-/// The coding of a body with `headers`; `Err`: one that is not known here, or several.
+/// The coding of a body with `headers`; `Err`: one that is not known here, or several, or one more
+/// for the transfer.
 fn coding(headers: &HeaderMap) -> Result<Option<Coding>, ()> {
+    let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(transfer) = transfers.next() {
+        let is_chunked = transfer.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+        if !is_chunked || transfers.next().is_some() {
+            return Err(());
+        }
+    }
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     let Some(value) = codings.next() else { return Ok(None) };
     if codings.next().is_some() {
@@ -151,15 +187,23 @@ impl Scope {
         if !rewrites && !scope.has(Stand::Forbidden) {
             return Ok(BodyFilter(Kind::Pass));
         }
+        let change = if rewrites {
+            Change::ToValues(Rewriter::new(codec(headers)))
+        } else {
+            Change::Nothing
+        };
         let stage = Stage {
             scan: Some(StreamScan::new(Arc::clone(&scope), "body")),
-            rewriter: rewrites.then(|| Rewriter::new(codec(headers))),
-            redacts: false,
-            keeps_lengths: messages.is_some(),
+            change,
             messages,
             scope,
         };
         BodyFilter::new(headers, stage)
+    }
+
+    /// Whether the body of a request with `headers` is looked at.
+    pub(crate) fn looks_at_body(self: &Arc<Self>, headers: &HeaderMap) -> bool {
+        self.body(headers).is_ok_and(|filter| !filter.is_pass())
     }
 
     /// What looks at what a guest says inside a tunnel, which is nobody's to change.
@@ -167,30 +211,22 @@ impl Scope {
         BodyFilter(Kind::Plain(Stage {
             scope: Arc::clone(self),
             scan: Some(self.stream()),
-            rewriter: None,
-            redacts: false,
-            keeps_lengths: true,
+            change: Change::Nothing,
             messages: None,
         }))
     }
 
-    /// What puts placeholders into the body of a response with `headers`, which are changed
-    /// likewise.
+    /// What puts placeholders into the body of a response with `headers`.
     ///
     /// # Errors
     /// Its encoding can't be looked into.
-    pub(crate) fn response(
-        self: &Arc<Self>,
-        headers: &mut HeaderMap,
-    ) -> Result<BodyFilter, Violation> {
-        self.redact(headers).map_err(|TooLong| unreadable())?;
+    pub(crate) fn response(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
+        let are_messages = messages::are_in(headers);
         let stage = Stage {
             scope: Arc::clone(self),
             scan: None,
-            rewriter: Some(Rewriter::new(Codec::Raw)),
-            redacts: true,
-            keeps_lengths: messages::are_in(headers),
-            messages: messages::are_in(headers).then(Messages::default),
+            change: Change::ToPlaceholders(Redactor::new(are_messages)),
+            messages: are_messages.then(Messages::default),
         };
         BodyFilter::new(headers, stage)
     }
@@ -226,17 +262,18 @@ impl BodyFilter {
 
     /// Whether what passes may be longer or shorter than what came.
     pub(crate) fn may_change_length(&self) -> bool {
-        self.stage().is_some_and(|stage| stage.rewriter.is_some())
+        self.stage().is_some_and(Stage::changes)
     }
 
-    /// What may pass now of the body, with these bytes.
+    /// Takes as many bytes off `bytes`, which came next, as are looked at in one turn. Returns what
+    /// may pass now of the body.
     ///
     /// # Errors
     /// A placeholder, or what might hide one, that must not pass.
-    pub(crate) fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+    pub(crate) fn push(&mut self, bytes: &mut Bytes) -> Result<Bytes, Violation> {
         match &mut self.0 {
-            Kind::Pass => Ok(bytes),
-            Kind::Plain(stage) => stage.push(bytes),
+            Kind::Pass => Ok(core::mem::take(bytes)),
+            Kind::Plain(stage) => stage.push(bytes.split_to(bytes.len().min(TURN_BYTES_MAX))),
             Kind::Encoded(encoded) => encoded.push(bytes),
         }
     }
@@ -262,8 +299,10 @@ impl BodyFilter {
         scope: &Arc<Scope>,
         trailers: &mut HeaderMap,
     ) -> Result<(), Violation> {
-        let redacts = self.stage().is_some_and(|stage| stage.redacts);
-        if redacts { scope.response(trailers).map(drop) } else { scope.trailers(trailers) }
+        match self.stage().map(|stage| &stage.change) {
+            Some(Change::ToPlaceholders(_)) => scope.redact(trailers),
+            Some(Change::Nothing | Change::ToValues(_)) | None => scope.trailers(trailers),
+        }
     }
 }
 
@@ -353,7 +392,7 @@ impl Encoded {
         let scope = Arc::clone(&stage.scope);
         let outside = stage.scan.is_some().then(|| StreamScan::new(scope, "body"));
         let level = Compression::fast();
-        let encoder = stage.rewriter.is_some().then(|| match coding {
+        let encoder = stage.changes().then(|| match coding {
             Coding::Gzip => Encoder::Gzip(GzEncoder::new(vec![], level)),
             Coding::Deflate => Encoder::Deflate(ZlibEncoder::new(vec![], level)),
         });
@@ -385,28 +424,35 @@ impl Encoded {
         done.map_err(|_| self.sink().violation.take().unwrap_or_else(unreadable))
     }
 
-    fn push(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
-        self.outside.as_mut().map_or(Ok(()), |scan| scan.push(&bytes))?;
-        // In small pieces, so that it is seen early what they grow to.
-        for piece in bytes.chunks(1024) {
-            self.encoded += piece.len() as u64;
-            let written = match &mut self.decoder {
-                Decoder::Gzip(gzip) => gzip.write_all(piece).and_then(|()| gzip.flush()),
-                Decoder::Deflate(deflate) => {
-                    deflate.write_all(piece).and_then(|()| deflate.flush())
-                }
-            };
-            self.checked(written)?;
-            let limit = FREE_BYTES + self.encoded * RATIO_MAX;
-            if self.sink().decoded > limit {
-                return Err(unreadable());
+    fn push(&mut self, bytes: &mut Bytes) -> Result<Bytes, Violation> {
+        let decoded_before = self.sink().decoded;
+        let turn = bytes.get(..TURN_BYTES_MAX).unwrap_or(bytes);
+        let mut len = 0;
+        for piece in turn.chunks(PIECE_BYTES) {
+            len += piece.len();
+            self.decode(piece)?;
+            if self.sink().decoded - decoded_before > TURN_DECODED_BYTES {
+                break;
             }
         }
+        let bytes = bytes.split_to(len);
+        self.outside.as_mut().map_or(Ok(()), |scan| scan.push(&bytes))?;
         let taken = self.sink().encoder.as_mut().map(Encoder::take);
         match taken {
             None => Ok(bytes),
             Some(taken) => self.checked(taken).map(Bytes::from),
         }
+    }
+
+    fn decode(&mut self, piece: &[u8]) -> Result<(), Violation> {
+        self.encoded += piece.len() as u64;
+        let written = match &mut self.decoder {
+            Decoder::Gzip(gzip) => gzip.write_all(piece).and_then(|()| gzip.flush()),
+            Decoder::Deflate(deflate) => deflate.write_all(piece).and_then(|()| deflate.flush()),
+        };
+        self.checked(written)?;
+        let limit = FREE_BYTES + self.encoded * RATIO_MAX;
+        if self.sink().decoded > limit { Err(unreadable()) } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<Bytes, Violation> {

@@ -1,5 +1,7 @@
 //! How texts are written where some of their bytes stand for themselves and others are escaped.
 
+use core::ops::Range;
+
 use zeroize::Zeroizing;
 
 /// A way of writing.
@@ -22,71 +24,113 @@ const ESCAPE_BYTES_MAX: usize = 12;
 #[derive(Debug, Default)]
 pub(super) struct Decoded {
     pub(super) bytes: Vec<u8>,
-    /// Start and end in what was decoded, for each byte.
-    spans: Vec<(usize, usize)>,
+    /// Those that are longer than what they stand for, in their order.
+    escapes: Vec<Escape>,
     /// Where an escape begins that is not whole; the length of all if there is none.
     pub(super) whole: usize,
 }
 
-impl Decoded {
-    fn push(&mut self, bytes: &[u8], span: (usize, usize)) {
-        self.bytes.extend_from_slice(bytes);
-        self.spans.extend(bytes.iter().map(|_| span));
-    }
+/// Where an escape stands in what was decoded, and what it stands for in what that was decoded to.
+#[derive(Debug)]
+struct Escape {
+    written: Range<usize>,
+    plain: Range<usize>,
+}
 
+impl Decoded {
     /// Where the decoded bytes from `start` to `end` stand.
     pub(super) fn span(&self, start: usize, end: usize) -> (usize, usize) {
         let from = self.start(start);
-        let to = end.checked_sub(1).and_then(|last| self.spans.get(last));
-        (from, to.map_or(from, |span| span.1))
+        let to = end.checked_sub(1).filter(|last| *last >= start);
+        (from, to.map_or(from, |last| self.unit(last).end))
     }
 
     /// Where the decoded byte `at` begins.
     pub(super) fn start(&self, at: usize) -> usize {
-        self.spans.get(at).map_or(self.whole, |span| span.0)
+        self.unit(at).start
+    }
+
+    /// What the decoded byte `at` was decoded from.
+    fn unit(&self, at: usize) -> Range<usize> {
+        let before = self.escapes.partition_point(|escape| escape.plain.start <= at);
+        let last = before.checked_sub(1).and_then(|last| self.escapes.get(last));
+        let Some(last) = last else { return at..at + 1 };
+        if at < last.plain.end {
+            return last.written.clone();
+        }
+        let start = last.written.end + (at - last.plain.end);
+        start..start + 1
     }
 }
 
 impl Codec {
     /// Whether `bytes` have an escape, so that they are not what they stand for.
     pub(super) fn is_escaped(self, bytes: &[u8]) -> bool {
+        self.next_escape(bytes).is_some()
+    }
+
+    /// Where in `bytes` the next escape may be.
+    fn next_escape(self, bytes: &[u8]) -> Option<usize> {
         match self {
-            Self::Raw => false,
-            Self::Percent => memchr::memchr(b'%', bytes).is_some(),
-            Self::Form => memchr::memchr2(b'%', b'+', bytes).is_some(),
-            Self::Json => memchr::memchr(b'\\', bytes).is_some(),
+            Self::Raw => None,
+            Self::Percent => memchr::memchr(b'%', bytes),
+            Self::Form => memchr::memchr2(b'%', b'+', bytes),
+            Self::Json => memchr::memchr(b'\\', bytes),
         }
     }
 
-    /// What `bytes` stand for. What looks like an escape and is none stands for itself.
+    /// What `bytes` stand for, and where. What looks like an escape and is none stands for itself.
     pub(super) fn decode(self, bytes: &[u8]) -> Decoded {
-        let mut decoded = Decoded { whole: bytes.len(), ..Decoded::default() };
+        let mut decoded = Decoded { bytes: Vec::with_capacity(bytes.len()), ..Decoded::default() };
+        decoded.whole = self.walk(bytes, |plain, written| {
+            let start = decoded.bytes.len();
+            decoded.bytes.extend_from_slice(plain);
+            if plain.len() != written.len() {
+                let plain = start..decoded.bytes.len();
+                decoded.escapes.push(Escape { written, plain });
+            }
+        });
+        decoded
+    }
+
+    /// What `bytes` stand for.
+    pub(super) fn plain(self, bytes: &[u8]) -> Vec<u8> {
+        let mut all = Vec::with_capacity(bytes.len());
+        self.walk(bytes, |plain, _| all.extend_from_slice(plain));
+        all
+    }
+
+    /// Shows `take` what `bytes` stand for, piece by piece, and where each of those stands. Returns
+    /// where an escape begins that is not whole; the length of all if there is none.
+    fn walk(self, bytes: &[u8], mut take: impl FnMut(&[u8], Range<usize>)) -> usize {
         let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            let rest = bytes.get(at..).unwrap_or(&[]);
-            let unit = match (self, byte) {
-                (Self::Percent | Self::Form, b'%') => percent(rest),
-                (Self::Form, b'+') => Unit::byte(b' ', 1),
-                (Self::Json, b'\\') => escape(rest),
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let run = self.next_escape(rest).unwrap_or(rest.len());
+            let (itself, rest) = rest.split_at(run);
+            if run > 0 {
+                take(itself, at..at + run);
+                at += run;
+                continue;
+            }
+            let unit = match (self, rest.first()) {
+                (Self::Percent | Self::Form, Some(b'%')) => percent(rest),
+                (Self::Form, Some(b'+')) => Unit::byte(b' ', 1),
+                (Self::Json, Some(b'\\')) => escape(rest),
                 (Self::Raw | Self::Percent | Self::Form | Self::Json, _) => Unit::Itself,
             };
-            let len = match unit {
+            at += match unit {
                 Unit::Itself => {
-                    decoded.push(&[byte], (at, at + 1));
+                    take(rest.get(..1).unwrap_or(&[]), at..at + 1);
                     1
                 }
                 Unit::Escape { bytes, count, len } => {
-                    decoded.push(bytes.get(..count).unwrap_or(&[]), (at, at + len));
+                    take(bytes.get(..count).unwrap_or(&[]), at..at + len);
                     len
                 }
-                Unit::Short => {
-                    decoded.whole = at;
-                    break;
-                }
+                Unit::Short => return at,
             };
-            at += len;
         }
-        decoded
+        at
     }
 
     /// `value` as it is written.
@@ -206,7 +250,7 @@ fn percent_encoded(value: &[u8]) -> Zeroizing<Vec<u8>> {
 }
 
 /// `value` as it may stand in a string of JSON.
-pub(super) fn json(value: &[u8]) -> Zeroizing<Vec<u8>> {
+fn json(value: &[u8]) -> Zeroizing<Vec<u8>> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = Zeroizing::new(Vec::with_capacity(value.len() * 6));
     for byte in value {

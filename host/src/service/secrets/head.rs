@@ -17,9 +17,9 @@ use hyper::http::uri::PathAndQuery;
 use zeroize::Zeroizing;
 
 use super::codec::Codec;
-use super::pattern::{Found, Patterns};
-use super::stream::{Piece, Replace, TooLong, rewrite};
-use super::{Scope, Secret, Stand, Violation, ViolationAction};
+use super::pattern::Found;
+use super::stream::{GROWTH_BYTES_MAX, Piece, Replace, TooLong, rewrite};
+use super::{Scope, Secret, Stand, Violation};
 
 /// Replaces placeholders in one place of a request.
 pub(super) struct InPlace<'s, F> {
@@ -59,7 +59,7 @@ impl Scope {
         let replace = InPlace { scope: self, is_enabled: |secret: &Secret| secret.in_query };
         let patterns = &self.snapshot.placeholders;
         let new = rewrite(query.as_bytes(), Codec::Form, (patterns, true), &replace);
-        let (new, _) = new.map_err(|TooLong| too_long("query"))?;
+        let (new, _) = new.map_err(|TooLong| Violation::too_long("query"))?;
         let new = Zeroizing::new(new);
         if new.as_slice() == query.as_bytes() {
             return Ok(());
@@ -67,13 +67,15 @@ impl Scope {
         let path = Zeroizing::new([target.path().as_bytes(), b"?", new.as_slice()].concat());
         let mut changed = target.clone().into_parts();
         // What stands in a query is escaped, so it is one; but it may be longer than any target.
-        let path = PathAndQuery::try_from(path.as_slice()).map_err(|_| too_long("query"))?;
+        let path =
+            PathAndQuery::try_from(path.as_slice()).map_err(|_| Violation::too_long("query"))?;
         changed.path_and_query = Some(path);
-        *target = Uri::from_parts(changed).map_err(|_| too_long("query"))?;
+        *target = Uri::from_parts(changed).map_err(|_| Violation::too_long("query"))?;
         Ok(())
     }
 
     fn fields(&self, headers: &mut HeaderMap) -> Result<(), Violation> {
+        let mut growth_left = GROWTH_BYTES_MAX;
         for (name, value) in headers.iter_mut() {
             self.look_at_field(name, value.as_bytes())?;
             let enabled = |secret: &Secret| {
@@ -81,9 +83,12 @@ impl Scope {
             };
             let replace = InPlace { scope: self, is_enabled: enabled };
             let new = self.field(name, value.as_bytes(), &replace);
-            if let Some(new) = new.map_err(|TooLong| too_long("header"))?
+            if let Some(new) = new.map_err(|TooLong| Violation::too_long("header"))?
                 && let Ok(mut new) = HeaderValue::from_bytes(&new)
             {
+                let growth = new.len().saturating_sub(value.len());
+                let left = growth_left.checked_sub(growth);
+                growth_left = left.ok_or_else(|| Violation::too_long("header"))?;
                 // HPACK keeps it out of its tables, and so out of reach of guesses by length.
                 new.set_sensitive(true);
                 *value = new;
@@ -109,7 +114,10 @@ impl Scope {
             }
         }
         if is_binary(name)
-            && let Some(new) = binary(value, patterns, replace)?
+            && let Some(new) = binary(value, |bytes| {
+                let (new, _) = rewrite(bytes, Codec::Raw, (patterns, true), replace)?;
+                Ok(Some(Zeroizing::new(new)).filter(|new| new.as_slice() != bytes))
+            })?
         {
             return Ok(Some(new));
         }
@@ -125,8 +133,8 @@ impl Scope {
         if !self.has(Stand::Forbidden) {
             return Ok(());
         }
-        let in_name = self.snapshot.placeholders.find_in_name(name.as_str().as_bytes());
-        if let Some(index) = in_name.filter(|index| self.stand(*index) == Stand::Forbidden) {
+        let mut in_name = self.snapshot.placeholders.all_in_name(name.as_str().as_bytes());
+        if let Some(index) = in_name.find(|index| self.stand(*index) == Stand::Forbidden) {
             return Err(self.violation(index, "header name"));
         }
         self.look_at(Piece::all(value), "header")?;
@@ -140,11 +148,6 @@ impl Scope {
             None => Ok(()),
         }
     }
-}
-
-/// A message that would be too long with its values.
-fn too_long(place: &'static str) -> Violation {
-    Violation { env_var: None, place, action: ViolationAction::BlockAndLog }
 }
 
 /// Reads what lenient servers read: padded or not, of either alphabet.
@@ -161,8 +164,10 @@ fn basic<'v>(name: &HeaderName, value: &'v [u8]) -> Option<(&'v [u8], Vec<u8>)> 
     if *name != AUTHORIZATION && *name != PROXY_AUTHORIZATION {
         return None;
     }
+    // A blank is what is asked for, and a tab is what lenient servers take as well.
     let (scheme, rest) = value.split_at_checked("Basic ".len())?;
-    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+    let (b' ' | b'\t') = scheme.last()? else { return None };
+    if !scheme.trim_ascii_end().eq_ignore_ascii_case(b"Basic") {
         return None;
     }
     Some((scheme, decoded(rest)?))
@@ -174,11 +179,10 @@ pub(super) fn is_binary(name: &HeaderName) -> bool {
     name.as_str().ends_with("-bin")
 }
 
-/// Binary metadata with `patterns` in it replaced; `None`: as it is.
+/// Binary metadata, each value as `change` has it; `None`: as it is.
 pub(super) fn binary(
     value: &[u8],
-    patterns: &Patterns,
-    replace: &impl Replace,
+    mut change: impl FnMut(&[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
     let mut all = Zeroizing::new(Vec::new());
     let mut is_changed = false;
@@ -186,13 +190,12 @@ pub(super) fn binary(
         if index > 0 {
             all.push(b',');
         }
-        if let Some(bytes) = decoded(text).map(Zeroizing::new) {
-            let new = Zeroizing::new(rewrite(&bytes, Codec::Raw, (patterns, true), replace)?.0);
-            if new != bytes {
-                all.extend_from_slice(Zeroizing::new(encoded(&new, text)).as_bytes());
-                is_changed = true;
-                continue;
-            }
+        if let Some(bytes) = decoded(text).map(Zeroizing::new)
+            && let Some(new) = change(&bytes)?
+        {
+            all.extend_from_slice(Zeroizing::new(encoded(&new, text)).as_bytes());
+            is_changed = true;
+            continue;
         }
         all.extend_from_slice(text);
     }

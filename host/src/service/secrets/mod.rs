@@ -10,7 +10,8 @@
 //! folder holds. A request on its way lies in buffers of hyper, rustls and the kernel.)
 //!
 //! Bounded: of what streams by, so much is held as could still become the longest placeholder,
-//! encoded at its longest; where one placeholder begins another, the longer one counts.
+//! encoded at its longest; where one placeholder begins another, the longer one counts. Of a
+//! response it is as much as the longest value may take (`values`).
 
 mod body;
 mod codec;
@@ -19,10 +20,12 @@ mod messages;
 mod pattern;
 mod redact;
 mod stream;
+mod values;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hyper::HeaderMap;
@@ -38,6 +41,7 @@ pub(crate) use body::BodyFilter;
 pub(crate) use messages::are_in as are_messages;
 use pattern::Patterns;
 pub(crate) use stream::StreamScan;
+use values::Values;
 
 /// Values shorter than this are not looked for in responses: they would be found everywhere.
 const REDACTED_BYTES_MIN: usize = 8;
@@ -65,11 +69,10 @@ pub(crate) struct Snapshot {
     secrets: Vec<Secret>,
     /// The placeholders, in the order of the secrets.
     placeholders: Patterns,
-    /// What is looked for in responses, and whose value it is a form of.
-    values: Patterns,
-    value_of: Vec<usize>,
-    /// What takes the place of each where no length may change: placeholders, cut or filled up.
-    masks: Vec<Vec<u8>>,
+    /// What is looked for in responses.
+    values: Values,
+    /// Others have taken their place.
+    is_old: AtomicBool,
 }
 
 impl Snapshot {
@@ -77,28 +80,12 @@ impl Snapshot {
         let secrets: Vec<Secret> =
             config.secrets.iter().map(|secret| Secret::new(secret, &config)).collect();
         let texts = secrets.iter().map(|secret| secret.placeholder.clone().into_bytes());
-        let placeholders = Patterns::of_texts(texts.map(Zeroizing::new).collect());
-        let (mut values, mut value_of) = (vec![], vec![]);
-        for (index, secret) in secrets.iter().enumerate() {
-            if secret.value.len() < REDACTED_BYTES_MIN || !config.redact_responses {
-                continue;
-            }
-            let escaped = codec::json(&secret.value);
-            if escaped != secret.value {
-                values.push(escaped);
-                value_of.push(index);
-            }
-            values.push(secret.value.clone());
-            value_of.push(index);
-        }
-        let mask = |(value, of): (&Zeroizing<Vec<u8>>, &usize)| {
-            let placeholder = secrets.get(*of).map_or("", |secret| &secret.placeholder);
-            let filled = placeholder.bytes().chain(std::iter::repeat(b'*'));
-            filled.take(value.len()).collect()
-        };
-        let masks = values.iter().zip(&value_of).map(mask).collect();
-        let values = Patterns::of_values(values);
-        Self { config, secrets, placeholders, values, value_of, masks }
+        let placeholders = Patterns::new(texts.collect());
+        let redacted = secrets.iter().enumerate().filter(|(_, secret)| {
+            config.redact_responses && secret.value.len() >= REDACTED_BYTES_MIN
+        });
+        let values = Values::new(redacted.map(|(index, secret)| (index, secret.value.as_slice())));
+        Self { config, secrets, placeholders, values, is_old: AtomicBool::new(false) }
     }
 }
 
@@ -188,7 +175,9 @@ impl Vault {
 
     /// Lets `snapshot` hold; whoever made it [holds](Self::hold) the secrets.
     pub(crate) fn set(&self, snapshot: Arc<Snapshot>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let old = core::mem::replace(&mut *current, snapshot);
+        old.is_old.store(true, Ordering::Release);
     }
 
     fn change(
@@ -228,8 +217,9 @@ impl Held<'_> {
     }
 }
 
-/// Changes the secrets of a network while it runs. Requests that begin afterwards have the new
-/// ones, also on connections that are open already; those under way keep what they began with.
+/// Changes the secrets of a network while it runs. Requests whose heads leave afterwards have the
+/// new ones, also on connections that are open already; and of one whose body is under way the rest
+/// has none any more: a placeholder there is a violation.
 #[derive(Clone)]
 pub struct SecretsHandle(pub(crate) Arc<Vault>);
 
@@ -317,6 +307,13 @@ pub(crate) struct Violation {
     pub(crate) action: ViolationAction,
 }
 
+impl Violation {
+    /// What would be too long with its values.
+    pub(crate) fn too_long(place: &'static str) -> Self {
+        Self { env_var: None, place, action: ViolationAction::BlockAndLog }
+    }
+}
+
 /// What one request to one peer may carry.
 pub(crate) struct Scope {
     snapshot: Arc<Snapshot>,
@@ -357,6 +354,18 @@ impl Scope {
         };
         let stands = self.snapshot.secrets.iter().zip(&self.stands).map(stand).collect();
         Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands })
+    }
+
+    /// The same once other secrets have taken the place of these: nobody may have them any more.
+    fn of_old(self: &Arc<Self>) -> Option<Arc<Self>> {
+        if !self.snapshot.is_old.load(Ordering::Acquire) {
+            return None;
+        }
+        let stand = |(secret, stand): (&Secret, &Stand)| {
+            if *stand == Stand::Allowed && secret.in_body { Stand::Forbidden } else { *stand }
+        };
+        let stands = self.snapshot.secrets.iter().zip(&self.stands).map(stand).collect();
+        Some(Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands }))
     }
 
     fn stand(&self, index: usize) -> Stand {

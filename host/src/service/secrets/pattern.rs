@@ -1,8 +1,6 @@
 //! Several texts that are looked for at once; of those that begin at one place the longest counts.
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use memchr::memmem;
-use zeroize::Zeroizing;
 
 /// Where a text was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,32 +11,20 @@ pub(super) struct Found {
     pub(super) end: usize,
 }
 
-/// The texts.
+/// The texts, which are no secrets.
 pub(super) struct Patterns {
-    texts: Vec<Zeroizing<Vec<u8>>>,
+    texts: Vec<Vec<u8>>,
     len_max: usize,
-    /// `None`: they are looked for one by one, and there are no copies of them.
+    /// `None`: there are none.
     automaton: Option<AhoCorasick>,
 }
 
 impl Patterns {
-    /// Texts that are no secrets.
-    pub(super) fn of_texts(texts: Vec<Zeroizing<Vec<u8>>>) -> Self {
-        let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(texts.iter().map(|text| text.as_slice()));
+    pub(super) fn new(texts: Vec<Vec<u8>>) -> Self {
+        let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts);
+        let len_max = texts.iter().map(Vec::len).max().unwrap_or(0);
         // It fails for more states than there can be.
-        Self { automaton: automaton.ok(), ..Self::of_values(texts) }
-    }
-
-    /// Texts of which no copy may be made that is not wiped.
-    pub(super) fn of_values(texts: Vec<Zeroizing<Vec<u8>>>) -> Self {
-        let len_max = texts.iter().map(|text| text.len()).max().unwrap_or(0);
-        Self { texts, len_max, automaton: None }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.texts.is_empty()
+        Self { texts, len_max, automaton: automaton.ok() }
     }
 
     /// Bytes of the longest.
@@ -48,17 +34,9 @@ impl Patterns {
 
     /// The first that is in `bytes` at or behind `from`.
     pub(super) fn find(&self, bytes: &[u8], from: usize) -> Option<Found> {
-        let rest = bytes.get(from..)?;
-        if let Some(automaton) = &self.automaton {
-            let found = automaton.find(rest)?;
-            let (start, end) = (from + found.start(), from + found.end());
-            return Some(Found { index: found.pattern().as_usize(), start, end });
-        }
-        let each = self.texts.iter().enumerate().filter_map(|(index, text)| {
-            let start = from + memmem::find(rest, text)?;
-            Some(Found { index, start, end: start + text.len() })
-        });
-        each.min_by_key(|found| (found.start, std::cmp::Reverse(found.end)))
+        let found = self.automaton.as_ref()?.find(bytes.get(from..)?)?;
+        let (start, end) = (from + found.start(), from + found.end());
+        Some(Found { index: found.pattern().as_usize(), start, end })
     }
 
     /// Where, at or behind `from`, one may begin that is longer than what is there of it.
@@ -77,10 +55,11 @@ impl Patterns {
         texts.filter(move |(_, text)| is_longer(text)).map(|(index, _)| index)
     }
 
-    /// Whether one of them may be in `name`, whatever the case of its letters.
-    pub(super) fn find_in_name(&self, name: &[u8]) -> Option<usize> {
+    /// Those that are in `name`, whatever the case of its letters.
+    pub(super) fn all_in_name<'p>(&'p self, name: &'p [u8]) -> impl Iterator<Item = usize> + 'p {
         let is_in =
             |text: &[u8]| name.windows(text.len()).any(|window| window.eq_ignore_ascii_case(text));
-        self.texts.iter().position(|text| !text.is_empty() && is_in(text))
+        let texts = self.texts.iter().enumerate();
+        texts.filter(move |(_, text)| !text.is_empty() && is_in(text)).map(|(index, _)| index)
     }
 }

@@ -1,48 +1,80 @@
 //! What comes back: a value is the placeholder again, in the fields of a response, its trailers and
-//! (by `body`) its body.
+//! its body.
 
+use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
-use super::Scope;
-use super::codec::Codec;
 use super::head::{binary, is_binary};
 use super::pattern::Found;
-use super::stream::{Replace, TooLong, rewrite};
+use super::stream::{GROWTH_BYTES_MAX, TooLong, is_escaped_behind};
+use super::{Scope, Secret, Violation};
 
 /// The status of a call as a message, in a field (gRPC's "PROTOCOL-HTTP2", under Responses).
 const STATUS_DETAILS: &str = "grpc-status-details-bin";
 
-/// Placeholders in the place of values.
-pub(super) struct Redaction<'s>(pub(super) &'s Scope);
-
-/// The same, as long as what they stand for.
-pub(super) struct Mask<'s>(pub(super) &'s Scope);
-
-impl Replace for Mask<'_> {
-    fn replace(&self, found: &Found) -> Option<&[u8]> {
-        self.0.snapshot.masks.get(found.index).map(Vec::as_slice)
-    }
+/// Takes values out of a body that streams by.
+pub(super) struct Redactor {
+    /// What takes the place of a value is as long as that.
+    keeps_lengths: bool,
+    /// The end of what came, in which a value may begin that is not whole yet.
+    held: Zeroizing<Vec<u8>>,
+    /// Its first byte stands behind an odd number of backslashes.
+    is_escaped: bool,
 }
 
-impl Replace for Redaction<'_> {
-    fn replace(&self, found: &Found) -> Option<&[u8]> {
-        let secret = self.0.secret(*self.0.snapshot.value_of.get(found.index)?)?;
-        Some(secret.placeholder.as_bytes())
+impl Redactor {
+    pub(super) fn new(keeps_lengths: bool) -> Self {
+        Self { keeps_lengths, held: Zeroizing::default(), is_escaped: false }
+    }
+
+    /// What can go on with `bytes`; `None`: what is left, and what follows is another text.
+    pub(super) fn go_on(&mut self, bytes: Option<Bytes>, scope: &Scope) -> Result<Bytes, TooLong> {
+        let values = &scope.snapshot.values;
+        let is_last = bytes.is_none();
+        let bytes = bytes.unwrap_or_default();
+        // As long as it gets, so that it does not move and leave a copy.
+        let mut all = Zeroizing::new(Vec::with_capacity(self.held.len() + bytes.len()));
+        all.extend_from_slice(&self.held);
+        all.extend_from_slice(&bytes);
+        let mut found = values.find_all(&all, self.is_escaped);
+        let mut end = all.len();
+        if !is_last {
+            let settled = values.settled(&all);
+            found.retain(|found| found.start < settled);
+            end = found.last().map_or(settled, |last| last.end.max(settled));
+        }
+        let (settled, held) = all.split_at(end);
+        self.is_escaped = !is_last && is_escaped_behind(settled, self.is_escaped);
+        self.held = Zeroizing::new(held.to_vec());
+        if !found.is_empty() {
+            return Ok(scope.covered(settled, &found, self.keeps_lengths)?.into());
+        }
+        if let Some(held) = all.get_mut(end..) {
+            held.zeroize();
+        }
+        all.truncate(end);
+        Ok(core::mem::take(&mut *all).into())
     }
 }
 
 impl Scope {
-    /// Takes values out of the fields of an interim response. False: it is not to pass.
-    pub(crate) fn interim(&self, headers: &mut HeaderMap) -> bool {
-        !self.redacts() || self.redact(headers).is_ok()
-    }
-
-    /// Takes values out of the fields of a response.
-    pub(super) fn redact(&self, headers: &mut HeaderMap) -> Result<(), TooLong> {
+    /// Takes values out of the fields of a response, of an interim one, or of trailers.
+    ///
+    /// # Errors
+    /// They get longer than any.
+    pub(crate) fn redact(&self, headers: &mut HeaderMap) -> Result<(), Violation> {
+        if !self.redacts() {
+            return Ok(());
+        }
+        let too_long = || Violation::too_long("response");
+        let mut growth_left = GROWTH_BYTES_MAX;
         for (name, value) in headers.iter_mut() {
-            if let Some(new) = self.redacted(name, value.as_bytes())? {
+            let new = self.redacted(name, value.as_bytes()).map_err(|TooLong| too_long())?;
+            if let Some(new) = new {
+                let growth = new.len().saturating_sub(value.len());
+                growth_left = growth_left.checked_sub(growth).ok_or_else(too_long)?;
                 // A placeholder may hold what a header may not.
                 *value = HeaderValue::from_bytes(&new)
                     .unwrap_or_else(|_| HeaderValue::from_static("redacted"));
@@ -57,18 +89,54 @@ impl Scope {
         name: &HeaderName,
         value: &[u8],
     ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
-        let values = &self.snapshot.values;
-        let opened = match is_binary(name) {
+        let opened = if is_binary(name) {
             // As in a body of such messages no length may change.
-            true if *name == STATUS_DETAILS => binary(value, values, &Mask(self))?,
-            true => binary(value, values, &Redaction(self))?,
-            false => None,
+            binary(value, |bytes| self.without_values(bytes, *name == STATUS_DETAILS))?
+        } else {
+            None
         };
         let text = opened.as_ref().map_or(value, |opened| opened.as_slice());
-        if values.find(text, 0).is_none() {
-            return Ok(opened);
+        Ok(self.without_values(text, false)?.or(opened))
+    }
+
+    /// `bytes` without values; `None`: there are none in them.
+    fn without_values(
+        &self,
+        bytes: &[u8],
+        keeps_lengths: bool,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
+        let found = self.snapshot.values.find_all(bytes, false);
+        if found.is_empty() {
+            return Ok(None);
         }
-        let (new, _) = rewrite(text, Codec::Raw, (values, true), &Redaction(self))?;
-        Ok(Some(Zeroizing::new(new)))
+        self.covered(bytes, &found, keeps_lengths).map(|new| Some(Zeroizing::new(new)))
+    }
+
+    /// `bytes` with placeholders where values were `found`.
+    fn covered(
+        &self,
+        bytes: &[u8],
+        found: &[Found],
+        keeps_lengths: bool,
+    ) -> Result<Vec<u8>, TooLong> {
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut from = 0;
+        for found in found {
+            out.extend_from_slice(bytes.get(from..found.start).unwrap_or(&[]));
+            let secret = self.secret(found.index);
+            let placeholder = secret.map_or("", |secret: &Secret| &secret.placeholder).bytes();
+            if keeps_lengths {
+                let filled = placeholder.chain(core::iter::repeat(b'*'));
+                out.extend(filled.take(found.end - found.start));
+            } else {
+                out.extend(placeholder);
+            }
+            from = found.end;
+            if out.len() > bytes.len() + GROWTH_BYTES_MAX {
+                return Err(TooLong);
+            }
+        }
+        out.extend_from_slice(bytes.get(from..).unwrap_or(&[]));
+        Ok(out)
     }
 }

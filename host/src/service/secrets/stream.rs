@@ -13,9 +13,9 @@ use super::{Scope, Stand, Violation};
 /// Bytes of a byte that is escaped twice: each of the three of `%24` as `\u` and four digits.
 const ESCAPED_BYTES_MAX: usize = 18;
 /// The ways in which a placeholder may be hidden, and hidden once more.
-const HIDDEN: [Codec; 3] = [Codec::Percent, Codec::Form, Codec::Json];
-/// Bytes that one piece of a message may have once its placeholders are values.
-const REWRITTEN_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const HIDDEN: [Codec; 3] = [Codec::Percent, Codec::Form, Codec::Json];
+/// Bytes by which a head, or one piece of a body, may grow: a value for each byte would be some GB.
+pub(super) const GROWTH_BYTES_MAX: usize = 256 * 1024;
 
 /// Looks for placeholders that must not pass.
 pub(crate) struct StreamScan {
@@ -39,6 +39,11 @@ impl StreamScan {
     /// For what leaves as soon as it was looked at.
     pub(super) fn of_what_leaves_at_once(scope: Arc<Scope>, place: &'static str) -> Self {
         Self { leaves_at_once: true, ..Self::new(scope, place) }
+    }
+
+    /// From now on by what `scope` allows.
+    pub(super) fn judge_by(&mut self, scope: Arc<Scope>) {
+        self.scope = scope;
     }
 
     fn piece<'b>(&self, bytes: &'b [u8], is_escaped: bool) -> Piece<'b> {
@@ -87,7 +92,7 @@ impl StreamScan {
 
 /// Whether what follows `bytes` stands behind an odd number of backslashes; `before`: whether they
 /// do themselves.
-fn is_escaped_behind(bytes: &[u8], before: bool) -> bool {
+pub(super) fn is_escaped_behind(bytes: &[u8], before: bool) -> bool {
     let run = bytes.iter().rev().take_while(|byte| **byte == b'\\').count();
     let goes_on = run == bytes.len() && before;
     (run + usize::from(goes_on)) % 2 == 1
@@ -112,7 +117,7 @@ impl<'b> Piece<'b> {
     fn decoded(&self, codec: Codec) -> Vec<u8> {
         // An escaped byte is no beginning of an escape.
         let from = usize::from(self.is_escaped && codec == Codec::Json);
-        codec.decode(self.bytes.get(from..).unwrap_or(&[])).bytes
+        codec.plain(self.bytes.get(from..).unwrap_or(&[]))
     }
 }
 
@@ -127,10 +132,10 @@ impl Scope {
             let decoded = piece.decoded(codec);
             self.look_at_plain(&decoded, piece.whole, place)?;
             for inner in HIDDEN.into_iter().filter(|inner| inner.is_escaped(&decoded)) {
-                self.look_at_plain(&inner.decode(&decoded).bytes, piece.whole, place)?;
+                self.look_at_plain(&inner.plain(&decoded), piece.whole, place)?;
                 // Whether a backslash that is the first is escaped is not known so far inside.
                 if let (Codec::Json, Some(behind)) = (inner, decoded.strip_prefix(b"\\")) {
-                    self.look_at_plain(&inner.decode(behind).bytes, piece.whole, place)?;
+                    self.look_at_plain(&inner.plain(behind), piece.whole, place)?;
                 }
             }
         }
@@ -183,10 +188,10 @@ pub(super) trait Replace {
     fn replace(&self, found: &Found) -> Option<&[u8]>;
 }
 
-/// Replaces texts in a stream.
+/// Replaces placeholders in a stream.
 pub(super) struct Rewriter {
     codec: Codec,
-    /// What may still become one of the texts.
+    /// What may still become a placeholder.
     held: Vec<u8>,
 }
 
@@ -232,8 +237,6 @@ impl Rewriter {
         is_last: bool,
     ) -> Result<Bytes, TooLong> {
         let (out, held) = rewrite(&self.held, self.codec, (patterns, is_last), replace)?;
-        // What was held may be a piece of a secret that comes back.
-        zeroize::Zeroize::zeroize(&mut self.held);
         self.held = held;
         Ok(out.into())
     }
@@ -264,7 +267,7 @@ pub(super) fn rewrite(
             out.extend_from_slice(bytes.get(written..start).unwrap_or(&[]));
             out.extend_from_slice(&codec.encode(value));
             written = end;
-            if out.len() > REWRITTEN_BYTES_MAX {
+            if out.len() > bytes.len() + GROWTH_BYTES_MAX {
                 return Err(TooLong);
             }
         }

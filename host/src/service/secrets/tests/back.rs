@@ -11,7 +11,7 @@ use super::*;
 /// What becomes of the field `name` of a response with `value`.
 fn back(scope: &Arc<Scope>, name: &'static str, value: &str) -> String {
     let mut fields = headers(&[(HeaderName::from_static(name), value)]);
-    scope.response(&mut fields).unwrap();
+    scope.redact(&mut fields).unwrap();
     fields[name].to_str().unwrap().to_owned()
 }
 
@@ -45,8 +45,8 @@ fn each_of_a_list_is_opened_and_what_is_no_base64_is_read_as_it_is() {
         ("x-bin", format!("?{OTHER},{value}"), format!("?$MSB_KEYS,{mine}")),
         ("x-bin", format!("a {OTHER}!"), "a $MSB_KEYS!".to_owned()),
         ("x-bin", format!("{none}="), format!("{none}=")),
-        // Nobody said that it is base64.
-        ("x-other", value.clone(), value.clone()),
+        // Nobody said that it is base64, so it is not written in that again.
+        ("x-other", value.clone(), "$MSB_KEYS".to_owned()),
     ] {
         assert_eq!(back(&good, name, &said), expected, "{said}");
     }

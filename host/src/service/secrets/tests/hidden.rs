@@ -13,9 +13,8 @@ fn a_run_of_backslashes_hides_nothing_wherever_it_is_cut() {
         for cut in 0..text.len() {
             let mut filter = evil.body(&fields).unwrap();
             let (first, rest) = text.as_bytes().split_at(cut);
-            let passed = filter
-                .push(Bytes::copy_from_slice(first))
-                .and_then(|_| filter.push(Bytes::copy_from_slice(rest)))
+            let passed = pushed(&mut filter, first)
+                .and_then(|_| pushed(&mut filter, rest))
                 .and_then(|_| filter.finish());
             assert!(passed.is_err(), "{run} backslashes, cut at {cut}");
         }
@@ -40,6 +39,17 @@ fn what_is_hidden_twice_or_leniently_is_found() {
         let field = format!("Basic {coded}");
         assert!(head(&evil, "/", &[("authorization", &field)]).is_err(), "{coded}");
     }
+    // Behind a tab, as lenient servers take them.
+    let tabbed = "Basic\tbWU6JE1TQl9LRVk=";
+    assert!(head(&evil, "/", &[("authorization", tabbed)]).is_err());
+    let good = scope_of("good.test");
+    let sent = head(&good, "/", &[("authorization", tabbed)]).unwrap().1;
+    assert!(sent[0].starts_with("Basic\t") && sent[0] != tabbed, "{sent:?}");
+    // In a field's name behind one that may be there, or as the beginning of one.
+    for name in ["x-$msb_key-$msb_keys", "$msb_keys-$msb_key"] {
+        assert_eq!(head(&good, "/", &[(name, "")]).unwrap_err().env_var.as_deref(), Some("KEYS"));
+        assert!(head(&scope_of("a.other.test"), "/", &[(name, "")]).is_err(), "{name}");
+    }
     // A file's name in gzip's own header (RFC 1952 2.3.1).
     let mut named = vec![0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3];
     named.extend(b"$MSB_KEY\0");
@@ -54,10 +64,56 @@ fn what_would_grow_without_bound_is_refused() {
     config.secrets[0].placeholder = Some("#".to_owned());
     config.secrets[0].value = SecretValue::new("v".repeat(60_000));
     let scope = vault(config).current().scope(&peer("good.test"));
+    // Each of them alone may be there, and some together.
+    let names: Vec<_> = (0..60).map(|number| format!("x-{number}")).collect();
+    let fields: Vec<_> = names.iter().map(|name| (name.as_str(), "#")).collect();
+    assert!(head(&scope, "/", &fields[..4]).is_ok());
+    assert!(head(&scope, "/", &fields).is_err());
     let many = "#".repeat(2000);
     assert!(head(&scope, "/", &[("x", &many)]).is_err());
     assert!(head(&scope, "/?a=%23%23", &[]).is_err(), "longer than any target");
     let fields = headers(&[(CONTENT_TYPE, "text/plain")]);
     let mut filter = scope.body(&fields).unwrap();
-    assert!(filter.push(many.into()).is_err());
+    assert!(pushed(&mut filter, many.as_bytes()).is_err());
+}
+
+#[test]
+fn a_body_that_outlives_its_secrets_gets_no_more_values() {
+    let vault = vault(config());
+    let handle = SecretsHandle(Arc::clone(&vault));
+    for kind in ["text/plain", "application/grpc"] {
+        let fields = headers(&[(CONTENT_TYPE, kind)]);
+        let scope = vault.current().scope(&peer("other.test"));
+        let scope =
+            if scope.redacts() { scope } else { vault.current().scope(&peer("a.other.test")) };
+        let (text, mut filter) =
+            (b"\0\0\0\0\x15a $MSB_KEYS and so on", scope.body(&fields).unwrap());
+        let mut old = scope.body(&fields).unwrap();
+        if kind == "text/plain" {
+            let sent = pushed(&mut filter, text).unwrap();
+            assert!(memchr::memmem::find(&sent, OTHER.as_bytes()).is_some());
+        }
+        pushed(&mut old, &text[..10]).unwrap();
+        handle.rotate("KEYS", OTHER.replace("another", "rotated")).unwrap();
+        let late = pushed(&mut old, &text[10..]).and_then(|_| old.finish());
+        assert_eq!(late.unwrap_err().env_var.as_deref(), Some("KEYS"), "{kind}");
+        handle.rotate("KEYS", OTHER.to_owned()).unwrap();
+    }
+}
+
+#[test]
+fn a_turn_is_short_however_much_a_body_grows() {
+    let evil = scope_of("evil.test");
+    let text = "%+\\".repeat(300_000);
+    for (coding, body) in [("gzip", gzip(text.as_bytes())), ("identity", text.clone().into_bytes())]
+    {
+        let mut filter = evil.body(&headers(&[(CONTENT_ENCODING, coding)])).unwrap();
+        let (mut rest, mut turns) = (Bytes::from(body), 0);
+        while !rest.is_empty() {
+            filter.push(&mut rest).unwrap();
+            turns += 1;
+        }
+        // A piece of 256 bytes grows to 256 KiB, and no further.
+        assert!(turns >= text.len() / (320 * 1024), "{coding}: {turns}");
+    }
 }

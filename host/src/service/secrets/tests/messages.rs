@@ -21,7 +21,7 @@ fn with_value(value: &str) -> (String, Arc<Scope>) {
 
 /// What passes of each of `texts` before the next comes.
 fn taking_turns(mut filter: BodyFilter, texts: &[&[u8]]) -> Vec<Vec<u8>> {
-    let pass = |text: &&[u8]| filter.push(Bytes::from(message(text))).unwrap().to_vec();
+    let pass = |text: &&[u8]| pushed(&mut filter, &message(text)).unwrap();
     let passed = texts.iter().map(pass).collect();
     assert_eq!(filter.finish().unwrap(), Bytes::new());
     passed
@@ -36,7 +36,7 @@ fn nothing_of_a_message_waits_for_the_next() {
     let request = taking_turns(scope.body(&grpc()).unwrap(), &texts);
     assert_eq!(request, texts.map(message));
     let texts = [&b"counts 8765"[..], b"8", b"4321"];
-    let response = taking_turns(scope.response(&mut grpc()).unwrap(), &texts);
+    let response = taking_turns(scope.response(&grpc()).unwrap(), &texts);
     assert_eq!(response, texts.map(message));
 }
 
@@ -49,7 +49,7 @@ fn a_value_as_long_as_its_placeholder_takes_its_place_however_it_is_cut() {
     for _ in 0..50 {
         let sent = through(scope.body(&grpc()).unwrap(), &without, &mut dice).unwrap();
         assert_eq!(sent, with);
-        let back = through(scope.response(&mut grpc()).unwrap(), &with, &mut dice).unwrap();
+        let back = through(scope.response(&grpc()).unwrap(), &with, &mut dice).unwrap();
         assert_eq!(back, without);
     }
 }
@@ -82,7 +82,7 @@ fn a_value_that_comes_back_is_masked_in_its_length() {
     for (value, mask) in [("longer-than-that", "$MSB_KEY********"), ("12345678", "$MSB_KEY")] {
         let (_, scope) = with_value(value);
         let back = through(
-            scope.response(&mut grpc()).unwrap(),
+            scope.response(&grpc()).unwrap(),
             &message(format!("is {value}.").as_bytes()),
             &mut Dice(8),
         );
@@ -94,7 +94,7 @@ fn a_value_that_comes_back_is_masked_in_its_length() {
 fn what_can_not_be_read_or_must_not_pass_does_not() {
     let (_, scope) = with_value("87654321");
     let compressed = [&[1][..], &message(b"what?")[1..]].concat();
-    for filter in [scope.body(&grpc()).unwrap(), scope.response(&mut grpc()).unwrap()] {
+    for filter in [scope.body(&grpc()).unwrap(), scope.response(&grpc()).unwrap()] {
         assert!(through(filter, &compressed, &mut Dice(9)).is_err());
     }
     // To somebody who may not have it, at the end of a message as in the middle.
