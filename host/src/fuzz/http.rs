@@ -28,7 +28,8 @@ const ENDED: Duration = Duration::from_secs(120);
 /// Bytes that anybody may have heard: more than the longest story, with values in it, makes.
 const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
+/// Who serves; `KEY` is good.test's, and `KEYS` *.other.test's.
+pub(crate) static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     let vault = Vault::new(secrets::config()).expect("because the secrets are good");
     let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
     let held = (Arc::new(vault), None);
@@ -38,7 +39,8 @@ static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     made.0.expect("because it is enabled")
 });
 
-fn call(name: &str) -> Call {
+/// A connection to `name`.
+pub(crate) fn call(name: &str) -> Call {
     let end = |port| SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), port));
     Call {
         guest: end(40_000),
@@ -53,13 +55,11 @@ fn call(name: &str) -> Call {
 }
 
 /// Who says something.
-struct Speaker {
-    words: Vec<u8>,
-    cuts: u8,
+pub(crate) struct Speaker {
+    pub(crate) words: Vec<u8>,
+    pub(crate) cuts: u8,
     /// It says nothing before it was spoken to, unless that does not happen.
-    waits: bool,
-    /// So long after its last word it says that there are no more.
-    pause: Duration,
+    pub(crate) waits: bool,
 }
 
 /// Lets `speaker` say its words at `end`; returns what it heard.
@@ -67,7 +67,7 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
     let (mut from, mut to) = split(end);
     let mut heard = vec![];
     let spoken_to = Notify::new();
-    let Speaker { words, cuts, waits, pause } = speaker;
+    let Speaker { words, cuts, waits } = speaker;
     let saying = async {
         if waits {
             let _ = timeout(PAUSE, spoken_to.notified()).await;
@@ -78,7 +78,7 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
             }
             tokio::task::yield_now().await;
         }
-        sleep(pause).await;
+        sleep(2 * PAUSE).await;
         // Who has gone already needs no end.
         let _ = to.shutdown().await;
     };
@@ -93,6 +93,29 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
     heard
 }
 
+/// Lets `guest` and `server` speak to each other through what is between them, where the handshakes
+/// `agreed` on that; returns what each of them heard.
+///
+/// # Panics
+/// If it has no end.
+pub(crate) fn relay(
+    call: (Call, bool),
+    agreed: Agreed,
+    (guest, server): (Speaker, Speaker),
+) -> (Vec<u8>, Vec<u8>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build();
+    let runtime = runtime.expect("because it takes no more than memory");
+    runtime.block_on(async {
+        let ((near, guest_end), (far, server_end)) = (duplex(PIPE_BYTES), duplex(PIPE_BYTES));
+        let between = serve(Arc::clone(&INTERCEPTOR), call, agreed, (near, far));
+        let (guest, server) = (converse(guest_end, guest), converse(server_end, server));
+        let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
+        let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
+        (guest_heard, server_heard)
+    })
+}
+
 /// The first byte says to whom and how, the second how it is cut; then the length of what the guest
 /// says, that, and what the server says.
 ///
@@ -105,27 +128,15 @@ pub fn http(data: &[u8]) {
     let is_good = mode & 1 == 0;
     let call = call(if is_good { "good.test" } else { "evil.test" });
     let is_verified = mode & 8 == 0;
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build();
-    let runtime = runtime.expect("because it takes no more than memory");
-    let server_heard = runtime.block_on(async {
-        let ((guest, guest_end), (server, server_end)) = (duplex(PIPE_BYTES), duplex(PIPE_BYTES));
-        let agreed = match mode >> 1 & 3 {
-            1 => Agreed::Http1,
-            2 => Agreed::Http2,
-            _ => Agreed::Nothing,
-        };
-        let interceptor = Arc::clone(&INTERCEPTOR);
-        let between = serve(interceptor, (call, is_verified), agreed, (guest, server));
-        let speaker =
-            |words: &[u8], waits, pause| Speaker { words: words.to_vec(), cuts, waits, pause };
-        let guest = converse(guest_end, speaker(guest_says, false, 2 * PAUSE));
-        let server = converse(server_end, speaker(server_says, mode & 16 == 0, 2 * PAUSE));
-        let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
-        let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
-        assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
-        server_heard
-    });
+    let agreed = match mode >> 1 & 3 {
+        1 => Agreed::Http1,
+        2 => Agreed::Http2,
+        _ => Agreed::Nothing,
+    };
+    let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false };
+    let server = Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0 };
+    let (guest_heard, server_heard) = relay((call, is_verified), agreed, (guest, server));
+    assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
     let may = [is_good && is_verified, false];
     secrets::check_heard(may, guest_says, &server_heard);
 }

@@ -28,6 +28,8 @@ mod pipe;
 mod relay;
 mod report;
 mod sniff;
+#[cfg(test)]
+mod tests;
 mod welcome;
 
 use std::net::SocketAddr;
@@ -142,9 +144,11 @@ impl Interceptor {
         })
     }
 
-    /// Whether the handshake with `name` passes untouched.
-    pub(crate) fn bypasses(&self, name: Option<&str>) -> bool {
-        name.is_some_and(|name| self.bypass.iter().any(|pattern| pattern.matches(name)))
+    /// Whether the handshake with `name` passes untouched, where it leads to the server's address
+    /// or not: a name that is said anywhere else would be any server's way past.
+    pub(crate) fn bypasses(&self, name: Option<&str>, is_bound: bool) -> bool {
+        let is_listed = |name| self.bypass.iter().any(|pattern| pattern.matches(name));
+        is_bound && name.is_some_and(is_listed)
     }
 
     /// Begins to serve `call` on `runtime`; `waker` is called when the pipe has, or takes, more.

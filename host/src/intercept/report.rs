@@ -70,6 +70,7 @@ impl Reporter {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(left_out) = budget.take(second) else { return };
         drop(budget);
+        let incident = incident.shortened();
         self.audience.tell(|| {
             NetworkEvent::Intercepted(Intercepted {
                 time: Clock::time_of_day(),

@@ -17,7 +17,7 @@ use super::super::body::{Body, Fault};
 use super::interim::Interim;
 use super::page::Manner;
 use super::tunnel::Tunnels;
-use super::{Exchange, expect, page};
+use super::{Exchange, expect, page, tunnel};
 use crate::events::Incident;
 use crate::service::secrets::{BodyFilter, Scope, Violation};
 
@@ -45,6 +45,7 @@ pub(super) async fn answer(
         // Neither it nor its answer has a body of its own (RFC 9110 9.3.6).
         parts.headers.remove(CONTENT_LENGTH);
     }
+    let may_switch = tunnel::narrow(&mut parts.headers);
     let scope = exchange.scope();
     let found = Arc::<AtomicBool>::default();
     let expects = expect::is_in(&parts, &body);
@@ -71,6 +72,9 @@ pub(super) async fn answer(
         Err(_) if found.load(Ordering::Acquire) => return Ok(refusal(exchange, manner)),
         Err(error) => return Err(error),
     };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch {
+        return Err("a server has switched to what nobody asked for".into());
+    }
     let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (is_connect && response.status().is_success());
     if is_tunnel {
