@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::ext::Protocol;
 use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::time::timeout;
@@ -111,6 +112,63 @@ fn an_event_is_no_longer_than_a_line_whatever_was_said() {
     }
 }
 
+/// A runtime whose time passes when nobody has anything left to do.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build().unwrap()
+}
+
+/// Serves HTTP/2 of a guest that calls `evil.test`; the guest's end, and the server's.
+fn begin_h2() -> (DuplexStream, DuplexStream) {
+    let ((near, guest), (far, server)) = (duplex(64 * 1024), duplex(64 * 1024));
+    let call = (call("evil.test"), true);
+    tokio::spawn(fuzz::serve(INTERCEPTOR.clone(), call, Agreed::Http2, (near, far)));
+    (guest, server)
+}
+
+/// A request of HTTP/2 of `method`.
+fn request(method: &str, protocol: Option<&'static str>) -> Request<()> {
+    let mut request = Request::builder().method(method).uri("https://evil.test/").body(()).unwrap();
+    if let Some(protocol) = protocol {
+        request.extensions_mut().insert(Protocol::from_static(protocol));
+    }
+    request
+}
+
+#[test]
+fn a_stream_becomes_a_websocket_and_nothing_else() {
+    runtime().block_on(async {
+        let (guest, server) = begin_h2();
+        let asked = tokio::spawn(async move {
+            let mut builder = h2::server::Builder::new();
+            let greeting = builder.enable_connect_protocol().handshake::<_, Bytes>(server);
+            let mut connection = greeting.await.unwrap();
+            let mut asked: Vec<Option<String>> = vec![];
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let protocol = request.extensions().get::<Protocol>();
+                asked.push(protocol.map(|protocol| protocol.as_str().to_owned()));
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+            asked
+        });
+        let (mut sender, connection) = h2::client::handshake(guest).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut told = vec![];
+        // The first shows that settings were exchanged.
+        for (method, protocol) in
+            [("GET", None), ("CONNECT", Some("websocket")), ("CONNECT", Some("connect-udp"))]
+        {
+            sender = sender.ready().await.unwrap();
+            let sent = sender.send_request(request(method, protocol), true).unwrap().0;
+            told.push(sent.await.unwrap().status().as_u16());
+        }
+        assert_eq!(told, [200, 200, 501]);
+        drop(sender);
+        connection.await.unwrap().unwrap();
+        assert_eq!(asked.await.unwrap(), [None, Some("websocket".to_owned())]);
+    });
+}
+
 /// A guest's end that is read no more once it is shut.
 struct Gate {
     stream: DuplexStream,
@@ -182,12 +240,8 @@ async fn answer_without_end(end: DuplexStream, is_shut: Arc<AtomicBool>, sent: A
 #[test]
 fn a_guest_that_does_not_read_is_not_read_ahead_for_by_the_stream() {
     let (is_shut, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async {
-        let ((near, stream), (far, server)) = (duplex(64 * 1024), duplex(64 * 1024));
-        let call = (call("evil.test"), true);
-        tokio::spawn(fuzz::serve(INTERCEPTOR.clone(), call, Agreed::Http2, (near, far)));
+    runtime().block_on(async {
+        let (stream, server) = begin_h2();
         tokio::spawn(answer_without_end(server, Arc::clone(&is_shut), Arc::clone(&sent)));
         let (mut sender, connection) = h2::client::Builder::new()
             .initial_window_size((1 << 31) - 1)
@@ -199,8 +253,7 @@ fn a_guest_that_does_not_read_is_not_read_ahead_for_by_the_stream() {
         let mut responses = vec![];
         for _ in 0..STREAMS {
             sender = sender.ready().await.unwrap();
-            let request = Request::get("https://evil.test/").body(()).unwrap();
-            responses.push(sender.send_request(request, true).unwrap().0);
+            responses.push(sender.send_request(request("GET", None), true).unwrap().0);
         }
         // Time passes when nobody has anything left to do.
         let all = futures_util::future::join_all(responses);

@@ -92,9 +92,12 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// Whether the request is for whom the handshake was for.
+/// Whether the request is for whom the handshake was for, and one that may be made.
 fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
     let name = exchange.call.name.as_deref();
+    if tunnel::is_other(parts) {
+        return Err(page::unsupported(name));
+    }
     authority::check(&exchange.call, parts).map_err(|wrong| match wrong {
         Wrong::Unclear => page::unclear(name),
         Wrong::Padded => page::padded(name),

@@ -6,8 +6,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use h2::ext::Protocol;
 use hyper::HeaderMap;
 use hyper::header::{HeaderValue, UPGRADE};
+use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
@@ -16,6 +18,8 @@ use super::Exchange;
 use crate::intercept::pipe::Broken;
 use crate::intercept::relay;
 
+/// What may be switched to, as HTTP calls it (RFC 6455 11.2, RFC 8441 4).
+const WEBSOCKET: &str = "websocket";
 /// With which a client offers HTTP/2 (RFC 7540 3.2.1).
 const HTTP2_SETTINGS: &str = "http2-settings";
 
@@ -23,13 +27,21 @@ const HTTP2_SETTINGS: &str = "http2-settings";
 /// the server may switch to.
 pub(super) fn narrow(headers: &mut HeaderMap) -> bool {
     headers.remove(HTTP2_SETTINGS);
-    let is_websocket =
-        |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    let is_websocket = |value: &HeaderValue| {
+        value.as_bytes().trim_ascii().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+    };
     if !headers.get_all(UPGRADE).iter().all(is_websocket) {
         // A server may go on without (RFC 9110 7.8).
         headers.remove(UPGRADE);
     }
     headers.contains_key(UPGRADE)
+}
+
+/// Whether a stream is to carry what is neither a request nor a WebSocket (RFC 8441 4): through a
+/// server that relays it, it could go anywhere.
+pub(super) fn is_other(request: &Parts) -> bool {
+    let protocol = request.extensions.get::<Protocol>();
+    protocol.is_some_and(|protocol| !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET))
 }
 
 /// The tunnels of one connection.
