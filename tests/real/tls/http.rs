@@ -286,13 +286,14 @@ fn a_bypassed_name_that_does_not_lead_to_the_server_is_no_way_past() {
         &bypass,
         &format!(
             "address=$(getent ahostsv4 {GOOD} | head -1 | cut -d' ' -f1)
-             exec curl -sS -k -m 20 --resolve elsewhere.test:{port}:$address {url}"
+             exec curl -s -k -m 20 --resolve elsewhere.test:{port}:$address {url}"
         ),
     );
     // Its server has to prove the name, and can't.
     assert_eq!(finished.code, 35, "{finished:?}");
     let events = events(&finished);
-    assert_eq!((&events[0]["reason"], events.len()), (&json!("server"), 1), "{finished:?}");
+    assert_eq!(events.len(), 1, "{finished:?}");
+    assert_eq!(events[0]["reason"], "server", "{finished:?}");
     assert!(!has(&site.heard(), b"fronted"));
 }
 
@@ -316,6 +317,7 @@ for _ in range(20):
         pass
     # Behind the end of TLS comes that of TCP.
     raw = socket.socket(fileno=tls.detach())
+    raw.settimeout(20)
     try:
         print("in order" if raw.recv(1) == b"" else "more")
     except ConnectionResetError:
