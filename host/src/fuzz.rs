@@ -5,7 +5,7 @@
 //! server), so it can't stand outside; and no program needs it, so it is there for tests and under
 //! cargo-fuzz (which sets `cfg(fuzzing)`) only.
 
-pub(crate) mod http;
+mod http;
 mod secrets;
 mod stream;
 

@@ -3,7 +3,9 @@
 //! Time is virtual: it passes when nobody has anything left to do, so that what would hang for ever
 //! is seen at once.
 
-use std::net::{Ipv4Addr, SocketAddr};
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::{pieces, secrets};
 use crate::clock::Clock;
 use crate::config::{HttpConfig, TlsConfig};
-use crate::intercept::fuzz::{Agreed, serve};
+use crate::intercept::fuzz::{Agreed, call, serve};
 use crate::intercept::{Call, Forge, Interceptor, Reporter};
 use crate::service::secrets::Vault;
 
@@ -29,7 +31,7 @@ const ENDED: Duration = Duration::from_secs(120);
 const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Who serves; `KEY` is good.test's, and `KEYS` *.other.test's.
-pub(crate) static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
+static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     let vault = Vault::new(secrets::config()).expect("because the secrets are good");
     let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
     let held = (Arc::new(vault), None);
@@ -39,27 +41,12 @@ pub(crate) static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     made.0.expect("because it is enabled")
 });
 
-/// A connection to `name`.
-pub(crate) fn call(name: &str) -> Call {
-    let end = |port| SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), port));
-    Call {
-        guest: end(40_000),
-        destination: end(443),
-        to: (end(443), None),
-        through_proxy: None,
-        name: Some(name.to_owned()),
-        is_bound: true,
-        begins: sluicegate_core::Beginning::Tls,
-        is_denied: false,
-    }
-}
-
 /// Who says something.
-pub(crate) struct Speaker {
-    pub(crate) words: Vec<u8>,
-    pub(crate) cuts: u8,
+struct Speaker {
+    words: Vec<u8>,
+    cuts: u8,
     /// It says nothing before it was spoken to, unless that does not happen.
-    pub(crate) waits: bool,
+    waits: bool,
 }
 
 /// Lets `speaker` say its words at `end`; returns what it heard.
@@ -98,7 +85,7 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
 ///
 /// # Panics
 /// If it has no end.
-pub(crate) fn relay(
+fn relay(
     call: (Call, bool),
     agreed: Agreed,
     (guest, server): (Speaker, Speaker),
@@ -126,7 +113,7 @@ pub fn http(data: &[u8]) {
     let len = usize::from(u16::from_be_bytes([high, low])).min(words.len());
     let (guest_says, server_says) = words.split_at(len);
     let is_good = mode & 1 == 0;
-    let call = call(if is_good { "good.test" } else { "evil.test" });
+    let call = call(Some(if is_good { "good.test" } else { "evil.test" }));
     let is_verified = mode & 8 == 0;
     let agreed = match mode >> 1 & 3 {
         1 => Agreed::Http1,

@@ -28,8 +28,6 @@ mod pipe;
 mod relay;
 mod report;
 mod sniff;
-#[cfg(test)]
-mod tests;
 mod welcome;
 
 use std::net::SocketAddr;

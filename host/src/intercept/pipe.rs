@@ -1,9 +1,9 @@
 //! The bytes of one connection between the driver's thread and a task.
 //!
 //! Two bounded queues in memory, and how it ended: a task that shuts its end down has finished in
-//! order, whatever else it still has to do or to hear; one that fails, before or after that, makes
-//! the guest's connection end with a reset. Neither side waits for the other's thread: what there
-//! is no room for, or not yet, is tried again when the driver is woken.
+//! order, whatever else it still has to do or to hear; one that ends without that, or fails after
+//! it, makes the guest's connection end with a reset. Neither side waits for the other's thread:
+//! what there is no room for, or not yet, is tried again when the driver is woken.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -110,7 +110,7 @@ impl Pipe {
         F: Future<Output = Result<(), Broken>> + Send + 'static,
     {
         let (end, stream) = End::pair(waker.clone());
-        // Until the task says otherwise: it may be dropped with its runtime.
+        // Until the task shuts its end down: it may be dropped with its runtime.
         let is_broken = Arc::new(AtomicBool::new(true));
         let session = serve(TaskEnd { stream, is_broken: Arc::clone(&is_broken) });
         let session = Some(Box::pin(session));
@@ -155,7 +155,7 @@ impl Drop for Pipe {
     }
 }
 
-/// A session that says how it ended before the pipe's end shows that it did.
+/// A session that says so if it fails though it has shut its end down.
 struct Ended<F> {
     session: Option<Pin<Box<F>>>,
     is_broken: Arc<AtomicBool>,
@@ -170,9 +170,9 @@ impl<F: Future<Output = Result<(), Broken>>> Future for Ended<F> {
         match session.as_mut().poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(outcome) => {
-                self.is_broken.store(outcome.is_err(), Ordering::Release);
                 self.session = None;
                 if outcome.is_err() {
+                    self.is_broken.store(true, Ordering::Release);
                     // The pipe's end calls nobody where the task had shut its own down before.
                     self.waker.wake_by_ref();
                 }
@@ -325,8 +325,8 @@ mod tests {
     }
 
     #[test]
-    fn one_that_ends_without_shutting_down_is_broken_if_it_fails() {
-        for (outcome, expected) in [(Ok(()), Read::Finished), (Err(Broken), Read::Broken)] {
+    fn one_that_ends_without_shutting_down_is_broken_however_it_ends() {
+        for outcome in [Ok(()), Err(Broken)] {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
             let runtime = runtime.unwrap();
             let (bell, calls) = channel();
@@ -335,7 +335,7 @@ mod tests {
                 let _guest = guest;
                 outcome
             });
-            assert_eq!(read_all(&mut pipe, &calls), (vec![], expected));
+            assert_eq!(read_all(&mut pipe, &calls), (vec![], Read::Broken));
         }
     }
 }

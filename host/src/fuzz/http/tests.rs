@@ -3,28 +3,21 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::ext::Protocol;
 use hyper::{Request, Response};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::*;
-use crate::clock::Clock;
-use crate::events::{Audience, EVENT_TEXT_BYTES_MAX, Incident, NetworkEvent};
-use crate::fuzz::http::{INTERCEPTOR, Speaker, call, relay};
-use crate::intercept::fuzz::Agreed;
 
 /// What guest and server hear, where the guest calls `good.test` and speaks first.
 fn between(agreed: Agreed, guest_says: &str, server_says: &str) -> (String, String) {
     let speaker = |words: &str, waits| Speaker { words: words.into(), cuts: 0, waits };
     let both = (speaker(guest_says, false), speaker(server_says, true));
-    let (guest, server) = relay((call("good.test"), true), agreed, both);
+    let (guest, server) = relay((call(Some("good.test")), true), agreed, both);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (text(guest), text(server))
 }
@@ -94,24 +87,6 @@ fn whom_a_request_is_for_is_said_in_one_way() {
     }
 }
 
-#[test]
-fn an_event_is_no_longer_than_a_line_whatever_was_said() {
-    let audience = Arc::<Audience>::default();
-    let mut events = audience.subscribe();
-    let reporter = Reporter::new(audience, Clock::new(), Default::default(), Arc::default());
-    for incident in [
-        Incident::Authority { said: "a".repeat(200_000) },
-        Incident::Server { problem: "b".repeat(200_000) },
-    ] {
-        reporter.tell(&call("good.test"), incident);
-        let Some(NetworkEvent::Intercepted(told)) = events.try_next() else {
-            unreachable!("it was told");
-        };
-        let len = told.to_string().len();
-        assert!((EVENT_TEXT_BYTES_MAX..2 * EVENT_TEXT_BYTES_MAX).contains(&len), "{len} bytes");
-    }
-}
-
 /// A runtime whose time passes when nobody has anything left to do.
 fn runtime() -> tokio::runtime::Runtime {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -121,8 +96,8 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Serves HTTP/2 of a guest that calls `evil.test`; the guest's end, and the server's.
 fn begin_h2() -> (DuplexStream, DuplexStream) {
     let ((near, guest), (far, server)) = (duplex(64 * 1024), duplex(64 * 1024));
-    let call = (call("evil.test"), true);
-    tokio::spawn(fuzz::serve(INTERCEPTOR.clone(), call, Agreed::Http2, (near, far)));
+    let call = (call(Some("evil.test")), true);
+    tokio::spawn(serve(INTERCEPTOR.clone(), call, Agreed::Http2, (near, far)));
     (guest, server)
 }
 
