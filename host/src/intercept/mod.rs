@@ -48,7 +48,8 @@ pub(crate) use forge::Forge;
 pub(crate) use pipe::{End, Pipe, Read, Write};
 pub(crate) use report::Reporter;
 
-/// Connections of one network that end here at a time: each may hold some MiB.
+/// Connections of one network that end here at a time: each may hold some MiB, one of HTTP/2 on
+/// which nobody reads some 25 MiB (`http/streams`).
 const SESSIONS_MAX: usize = 512;
 /// Bytes of requests that a network holds back until they are whole, and were looked at.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
