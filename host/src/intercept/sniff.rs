@@ -48,10 +48,10 @@ fn kind(bytes: &[u8], seen: usize) -> Kind {
     }
     // Empty lines before a request are passed over by servers (RFC 9112 2.2).
     let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    let rest = bytes.get(blank..).unwrap_or(&[]).iter().take(METHOD_BYTES_MAX + 1);
+    let mut rest = bytes.get(blank..).unwrap_or(&[]).iter().take(METHOD_BYTES_MAX + 1);
     let is_of_method = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
     let method = rest.clone().take_while(|byte| is_of_method(byte)).count();
-    if method > 0 && rest.skip(method).next() == Some(&b' ') {
+    if method > 0 && rest.nth(method) == Some(&b' ') {
         return Kind::Http1;
     }
     match first_line(bytes, seen) {
