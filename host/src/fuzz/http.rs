@@ -14,10 +14,8 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::{pieces, secrets};
-use crate::clock::Clock;
-use crate::config::{HttpConfig, TlsConfig};
-use crate::intercept::fuzz::{Agreed, call, serve};
-use crate::intercept::{Call, Forge, Interceptor, Reporter};
+use crate::intercept::fuzz::{Agreed, call, interceptor, serve};
+use crate::intercept::{Call, Interceptor};
 use crate::service::secrets::Vault;
 
 /// Bytes of each pipe.
@@ -33,12 +31,7 @@ const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Who serves; `KEY` is good.test's, and `KEYS` *.other.test's.
 static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     let vault = Vault::new(secrets::config()).expect("because the secrets are good");
-    let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
-    let held = (Arc::new(vault), None);
-    let tls = TlsConfig { enabled: true, ..TlsConfig::default() };
-    let made = Forge::new(held, reporter).make(&tls, &HttpConfig::default());
-    let made = made.unwrap_or_else(|error| panic!("no interceptor: {error}"));
-    made.0.expect("because it is enabled")
+    interceptor(Arc::new(vault))
 });
 
 /// Who says something.
@@ -113,7 +106,7 @@ pub fn http(data: &[u8]) {
     let len = usize::from(u16::from_be_bytes([high, low])).min(words.len());
     let (guest_says, server_says) = words.split_at(len);
     let is_good = mode & 1 == 0;
-    let call = call(Some(if is_good { "good.test" } else { "evil.test" }));
+    let call = call(if is_good { "good.test" } else { "evil.test" });
     let is_verified = mode & 8 == 0;
     let agreed = match mode >> 1 & 3 {
         1 => Agreed::Http1,

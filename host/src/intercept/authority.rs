@@ -100,8 +100,20 @@ fn port(text: &str) -> Option<Option<u16>> {
 mod tests {
     use hyper::Request;
 
-    use super::super::fuzz::call;
     use super::*;
+
+    fn call(name: Option<&str>) -> Call {
+        Call {
+            through_proxy: None,
+            guest: "100.96.0.2:4000".parse().unwrap(),
+            destination: "93.184.216.34:443".parse().unwrap(),
+            to: ("93.184.216.34:443".parse().unwrap(), None),
+            name: name.map(str::to_owned),
+            is_bound: true,
+            begins: sluicegate_core::Beginning::Tls,
+            is_denied: false,
+        }
+    }
 
     fn checked(name: Option<&str>, uri: &str, hosts: &[&str]) -> Result<(), Wrong> {
         let mut request = Request::builder().uri(uri);

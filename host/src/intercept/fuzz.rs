@@ -1,14 +1,16 @@
-//! A connection behind its handshakes, for what is fuzzed of HTTP: that of TLS is rustls's own. For
-//! tests and cargo-fuzz only.
+//! A connection behind its handshakes, for what is fuzzed and tested of HTTP: that of TLS is
+//! rustls's own. For tests and cargo-fuzz only.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use sluicegate_core::Beginning;
 use tokio::io::DuplexStream;
 
 use super::http::{self, Exchange};
-use super::{Call, Interceptor, sniff};
+use super::{Call, Forge, Interceptor, Reporter, sniff};
+use crate::clock::Clock;
+use crate::config::{HttpConfig, TlsConfig};
+use crate::service::secrets::Vault;
 
 /// What the handshakes agreed on.
 #[derive(Debug, Clone, Copy)]
@@ -18,17 +20,26 @@ pub(crate) enum Agreed {
     Nothing,
 }
 
-/// A connection to the name that was said, or to none.
-pub(crate) fn call(name: Option<&str>) -> Call {
-    let end = |address: [u8; 4], port| SocketAddr::from((address, port));
+/// An interceptor with the secrets of `vault`.
+pub(crate) fn interceptor(vault: Arc<Vault>) -> Arc<Interceptor> {
+    let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
+    let tls = TlsConfig { enabled: true, ..TlsConfig::default() };
+    let made = Forge::new((vault, None), reporter).make(&tls, &HttpConfig::default());
+    let made = made.unwrap_or_else(|error| panic!("no interceptor: {error}"));
+    made.0.expect("because it is enabled")
+}
+
+/// A call for the server `name`, at an address that it leads to.
+pub(crate) fn call(name: &str) -> Call {
+    let end = |port| SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), port));
     Call {
-        guest: end([100, 96, 0, 2], 4000),
-        destination: end([93, 184, 216, 34], 443),
-        to: (end([93, 184, 216, 34], 443), None),
+        guest: end(40_000),
+        destination: end(443),
+        to: (end(443), None),
         through_proxy: None,
-        name: name.map(str::to_owned),
+        name: Some(name.to_owned()),
         is_bound: true,
-        begins: Beginning::Tls,
+        begins: sluicegate_core::Beginning::Tls,
         is_denied: false,
     }
 }

@@ -110,7 +110,7 @@ mod tests {
             Incident::Authority { said: "a".repeat(200_000) },
             Incident::Server { problem: "b".repeat(200_000) },
         ] {
-            reporter.tell(&call(Some("good.test")), incident);
+            reporter.tell(&call("good.test"), incident);
             let Some(NetworkEvent::Intercepted(told)) = events.try_next() else {
                 unreachable!("it was told");
             };

@@ -17,7 +17,7 @@ use super::*;
 fn between(agreed: Agreed, guest_says: &str, server_says: &str) -> (String, String) {
     let speaker = |words: &str, waits| Speaker { words: words.into(), cuts: 0, waits };
     let both = (speaker(guest_says, false), speaker(server_says, true));
-    let (guest, server) = relay((call(Some("good.test")), true), agreed, both);
+    let (guest, server) = relay((call("good.test"), true), agreed, both);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (text(guest), text(server))
 }
@@ -96,7 +96,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Serves HTTP/2 of a guest that calls `evil.test`; the guest's end, and the server's.
 fn begin_h2() -> (DuplexStream, DuplexStream) {
     let ((near, guest), (far, server)) = (duplex(64 * 1024), duplex(64 * 1024));
-    let call = (call(Some("evil.test")), true);
+    let call = (call("evil.test"), true);
     tokio::spawn(serve(INTERCEPTOR.clone(), call, Agreed::Http2, (near, far)));
     (guest, server)
 }
