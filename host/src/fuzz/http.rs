@@ -3,9 +3,6 @@
 //! Time is virtual: it passes when nobody has anything left to do, so that what would hang for ever
 //! is seen at once.
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -14,8 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::{pieces, secrets};
+use crate::intercept::Interceptor;
 use crate::intercept::fuzz::{Agreed, call, interceptor, serve};
-use crate::intercept::{Call, Interceptor};
 use crate::service::secrets::Vault;
 
 /// Bytes of each pipe.
@@ -79,7 +76,7 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
 /// # Panics
 /// If it has no end.
 fn relay(
-    call: (Call, bool),
+    call: (crate::intercept::Call, bool),
     agreed: Agreed,
     (guest, server): (Speaker, Speaker),
 ) -> (Vec<u8>, Vec<u8>) {
@@ -120,3 +117,6 @@ pub fn http(data: &[u8]) {
     let may = [is_good && is_verified, false];
     secrets::check_heard(may, guest_says, &server_heard);
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,11 +41,11 @@ pub(super) async fn answer(
     let is_http1 = parts.version < Version::HTTP_2;
     let is_connect = parts.method == Method::CONNECT;
     let is_head = parts.method == Method::HEAD;
+    let may_switch = tunnel::narrow(&mut parts.headers);
     if is_connect {
         // Neither it nor its answer has a body of its own (RFC 9110 9.3.6).
         parts.headers.remove(CONTENT_LENGTH);
     }
-    let may_switch = tunnel::narrow(&mut parts.headers);
     let scope = exchange.scope();
     let found = Arc::<AtomicBool>::default();
     let expects = expect::is_in(&parts, &body);
