@@ -48,4 +48,5 @@ pub use store::ring::{Consumer, FrameRing, Producer, Record, RingBytes, RingHand
 pub use store::slots::{SLOTS_PER_PAGE, SlotMemory, SlotPage, SlotPlace};
 pub use store::timers::Timer;
 pub use wire::dns::{age, is_answer_to, is_truncated, lifetime_seconds};
+pub use wire::said::{FirstLine, first_line};
 pub use wire::segment::{Cut, PIECE_HEADER_BYTES_MAX, Piece};

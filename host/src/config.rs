@@ -383,8 +383,10 @@ impl NetworkConfig {
             intercepted_ports: self.tls.ports()?,
             relays_http: self.secrets.go_in_the_clear(),
             refuses_quic: self.tls.block_quic_on_intercept,
-            // Who may have a secret is known by name, and a proxy is told names.
-            keeps_names: !self.secrets.secrets.is_empty() || self.outbound_proxy.is_some(),
+            // Who may have a secret, or passes by, is known by name; and a proxy is told names.
+            keeps_names: !self.secrets.secrets.is_empty()
+                || !self.tls.bypass.is_empty()
+                || self.outbound_proxy.is_some(),
             rebind_protection: self.dns.rebind_protection,
             own_addresses: Default::default(),
             nat64_prefixes: prefixes.try_into().map_err(too_many)?,

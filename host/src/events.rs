@@ -18,7 +18,7 @@ use sluicegate_core::{By, DenialReason, Direction, Group, Protocol};
 
 mod intercepted;
 
-pub use intercepted::{Incident, Intercepted};
+pub use intercepted::{EVENT_TEXT_BYTES_MAX, Incident, Intercepted};
 
 /// Events that a subscriber may be behind.
 pub const EVENTS_BEHIND_MAX: usize = 1024;

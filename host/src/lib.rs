@@ -46,7 +46,9 @@ pub use config::NetworkConfig;
 pub use control::{ControlHandle, FlowRow};
 pub use driver::pool::DriverPool;
 pub use error::{AuthorityError, Error, LoadError};
-pub use events::{Denied, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent};
+pub use events::{
+    Denied, EVENT_TEXT_BYTES_MAX, EVENTS_BEHIND_MAX, Events, Incident, Intercepted, NetworkEvent,
+};
 pub use flow::ports::PublishedPort;
 pub use metrics::{MetricsHandle, RingFill};
 pub use network::{ActivationHandle, SmoltcpNetwork};

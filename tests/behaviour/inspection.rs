@@ -84,6 +84,11 @@ fn http(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
+/// A request with a first line that is odd.
+fn odd(line: &str, host: &str) -> Vec<u8> {
+    format!("{line}Host: {host}\r\n\r\n").into_bytes()
+}
+
 /// The first bytes of HTTP/2 by prior knowledge, whose first head has `fields` (RFC 7541), behind
 /// settings.
 fn http2(fields: &[u8]) -> Vec<u8> {
@@ -186,6 +191,12 @@ fn a_name_that_is_allowed_must_be_said_and_lead_there() {
         ),
         ("a folded line", b"GET / HTTP/1.1\r\nHost: good.test\r\n x\r\n\r\n".to_vec(), false),
         ("bare line feeds", b"GET / HTTP/1.1\r\nHost: good.test\nX: y\r\n\r\n".to_vec(), false),
+        ("a method in small letters", odd("get / HTTP/1.1\r\n", "good.test"), true),
+        ("a method of somebody's own", odd("A_B / HTTP/1.1\r\n", "good.test"), true),
+        ("a first line with a bare line feed", odd("GET / HTTP/1.1\n", "good.test"), false),
+        ("tabs between its words", odd("GET\t/\tHTTP/1.1\r\n", "good.test"), false),
+        ("a blank before it", odd(" GET / HTTP/1.1\r\n", "good.test"), false),
+        ("another version", odd("GET / HTTP/1.10\r\n", "good.test"), false),
         ("a user before the name", http("good.test@evil.test"), false),
         ("a user and its word", http("good.test:80@evil.test"), false),
         ("no Host", b"GET / HTTP/1.1\r\n\r\n".to_vec(), false),
@@ -235,10 +246,20 @@ fn a_name_that_is_denied_must_not_be_said_anywhere_and_all_else_passes() {
         ("the name to HTTP", http("evil.test"), false),
         ("two Hosts", b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: evil.test\r\n\r\n".to_vec(), false),
         ("the name after many empty lines", [b"\n".repeat(9), http("evil.test")].concat(), false),
+        ("a method in small letters", odd("get / HTTP/1.1\r\n", "evil.test"), false),
+        ("a method of 80 letters", odd(&format!("{} / HTTP/1.1\r\n", "A".repeat(80)), "x"), false),
+        ("a first line with a bare line feed", odd("GET / HTTP/1.1\n", "evil.test"), false),
+        ("tabs between its words", odd("GET\t/\tHTTP/1.1\r\n", "evil.test"), false),
+        ("a blank before it", odd(" GET / HTTP/1.1\r\n", "evil.test"), false),
+        ("another version", odd("GET / http/1.10 \r\n", "evil.test"), false),
+        ("a line without end", vec![b'A'; 16 * 1024], false),
         ("another", tls::hello("good.test"), true),
+        ("another in small letters", odd("get / HTTP/1.1\r\n", "good.test"), true),
         ("no name", tls::hello_without_name(), true),
         ("another protocol", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), true),
+        ("a line of another protocol", b"a1 LOGIN x y\r\n".to_vec(), true),
         ("bytes that are nothing", vec![0, 1, 2, 3], true),
+        ("bytes behind a word", b"AMQP\0\0\x09\x01".to_vec(), true),
         ("a name like it", tls::hello("notevil.test"), true),
     ];
     for (what, bytes, expected) in table {

@@ -139,8 +139,12 @@ impl Words {
             2 => (b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), Says::Nothing),
             3 => (tls::lying(), Says::Nonsense),
             4 => {
-                let more = format!("GET / HTTP/1.1\r\nHost: {name}\r\nHost: good.test\r\n\r\n");
-                (more.into_bytes(), Says::Nonsense)
+                let odd = [
+                    "GET / HTTP/1.1\r\nHost: good.test\r\n",
+                    "GET\t/\tHTTP/1.1\r\n",
+                    "A_B / HTTP/1.1\n",
+                ][dice.below(3) as usize];
+                (format!("{odd}Host: {name}\r\n\r\n").into_bytes(), Says::Nonsense)
             }
             5..8 => (request(name, dice), Says::Name(name)),
             _ => (hello(name, dice), Says::Name(name)),
@@ -333,7 +337,7 @@ pub(super) fn hello(name: &str, dice: &mut Dice) -> Vec<u8> {
 
 /// A request to `name`.
 fn request(name: &str, dice: &mut Dice) -> Vec<u8> {
-    let method = ["GET", "POST", "OPTIONS"][dice.below(3) as usize];
+    let method = ["GET", "POST", "m-search"][dice.below(3) as usize];
     let more = ["", "Accept: */*\r\n", "X-Name: evil.test\r\n"][dice.below(3) as usize];
     let port = ["", ":80", ":8080"][dice.below(3) as usize];
     let name = spelt(name, dice);

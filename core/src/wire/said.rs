@@ -13,6 +13,7 @@ mod request;
 
 use crate::limits::DOMAIN_BYTES_MAX;
 pub(crate) use frames::WELCOME;
+pub use request::{FirstLine, first_line};
 
 /// A name as it was said: in lower case, without a dot at its end, of letters, digits, hyphens,
 /// underscores and single dots.

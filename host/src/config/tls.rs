@@ -20,7 +20,8 @@ pub struct TlsConfig {
     pub enabled: bool,
     /// The TCP ports at which it is.
     pub intercepted_ports: Vec<u16>,
-    /// Servers whose handshakes pass untouched, by the name that the guest says.
+    /// Servers whose handshakes pass untouched, by the name that the guest says; where that is not
+    /// known to lead to the server's address they do not.
     pub bypass: Vec<HostPattern>,
     /// Whether servers must prove their names.
     pub verify_upstream: bool,

@@ -25,7 +25,11 @@ pub struct Intercepted {
     pub left_out: u64,
 }
 
-/// What went no further.
+/// Bytes of a text of somebody else's in an event; what it has more is left out.
+pub const EVENT_TEXT_BYTES_MAX: usize = 256;
+
+/// What went no further. A text in it that the guest or a server chose has
+/// [`EVENT_TEXT_BYTES_MAX`] at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Incident {
@@ -58,6 +62,23 @@ impl Incident {
             Self::Server { .. } => "server",
         }
     }
+
+    /// The same, with what somebody else said cut to a length that fills nobody's log.
+    pub(crate) fn shortened(mut self) -> Self {
+        match &mut self {
+            Self::Authority { said: text } | Self::Server { problem: text } => {
+                if text.len() > EVENT_TEXT_BYTES_MAX {
+                    const MARK: &str = "...";
+                    text.truncate(text.floor_char_boundary(EVENT_TEXT_BYTES_MAX - MARK.len()));
+                    text.push_str(MARK);
+                    // It may wait in many queues.
+                    text.shrink_to_fit();
+                }
+            }
+            Self::Secret { .. } => {}
+        }
+        self
+    }
 }
 
 impl fmt::Display for Incident {
@@ -86,5 +107,30 @@ impl fmt::Display for Intercepted {
             0 => Ok(()),
             count => write!(f, "; {count} before it are left out"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_said_is_cut_and_what_is_short_is_not() {
+        let short = |said: String| {
+            let Incident::Authority { said } = (Incident::Authority { said }).shortened() else {
+                unreachable!("it stays what it was");
+            };
+            said
+        };
+        assert_eq!(short("a".repeat(256)), "a".repeat(256));
+        assert_eq!(short("a".repeat(200_000)), "a".repeat(253) + "...");
+        // In the middle of a letter nothing is cut.
+        assert_eq!(short("ä".repeat(200)), "ä".repeat(126) + "...");
+        let problem = "no\u{e9}".repeat(100);
+        let Incident::Server { problem } = (Incident::Server { problem }).shortened() else {
+            unreachable!("it stays what it was");
+        };
+        assert!(problem.len() <= EVENT_TEXT_BYTES_MAX && problem.ends_with("..."), "{problem}");
+        assert!(problem.capacity() < 1024, "the rest takes no memory either");
     }
 }

@@ -151,7 +151,7 @@ impl TlsFlow {
         {
             return served;
         }
-        if self.is_ended && self.has_failed {
+        if self.is_ended && (self.has_failed || self.pipe.is_broken()) {
             engine.handle(now, Event::OutsideReset { flow: self.id });
             return Served::Ended;
         }
@@ -211,18 +211,17 @@ impl Flows {
         let interceptor = tls.interceptor.as_ref();
         // What the guest says to a welcome of ours is no server's, whatever its name.
         let is_welcomed = call.begins == Beginning::Welcomed;
-        let ends =
-            |it: &&Arc<Interceptor>| !passes || is_welcomed || !it.bypasses(call.name.as_deref());
-        let Some(interceptor) = interceptor.filter(ends) else {
-            assert!(!asks, "because names over TLS are asked only of who ends TLS");
-            assert!(!is_welcomed, "because who relays welcomes");
-            return self.connect(engine, now, flow, call.to);
-        };
         let destination = match call.to {
             Outside::HostLoopback(to) | Outside::Remote(to) | Outside::Names(to) => to,
         };
         let name = call.name.as_deref();
         let is_bound = name.is_some_and(|name| engine.is_bound(now, destination.ip(), name));
+        let ends = |it: &&Arc<Interceptor>| !passes || is_welcomed || !it.bypasses(name, is_bound);
+        let Some(interceptor) = interceptor.filter(ends) else {
+            assert!(!asks, "because names over TLS are asked only of who ends TLS");
+            assert!(!is_welcomed, "because who relays welcomes");
+            return self.connect(engine, now, flow, call.to);
+        };
         let proxied = self.dialler.as_ref().zip(dial::remote(call.to));
         let through_proxy = proxied.and_then(|(dialler, address)| {
             dialler.proxy.target(address, engine.sure_name(now, flow))

@@ -25,6 +25,7 @@ const ENDED: Duration = Duration::from_secs(120);
 /// Bytes that anybody may have heard: more than the longest story, with values in it, makes.
 const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Who serves; `KEY` is good.test's, and `KEYS` *.other.test's.
 static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
     let vault = Vault::new(secrets::config()).expect("because the secrets are good");
     interceptor(Arc::new(vault))
@@ -36,8 +37,6 @@ struct Speaker {
     cuts: u8,
     /// It says nothing before it was spoken to, unless that does not happen.
     waits: bool,
-    /// So long after its last word it says that there are no more.
-    pause: Duration,
 }
 
 /// Lets `speaker` say its words at `end`; returns what it heard.
@@ -45,7 +44,7 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
     let (mut from, mut to) = split(end);
     let mut heard = vec![];
     let spoken_to = Notify::new();
-    let Speaker { words, cuts, waits, pause } = speaker;
+    let Speaker { words, cuts, waits } = speaker;
     let saying = async {
         if waits {
             let _ = timeout(PAUSE, spoken_to.notified()).await;
@@ -56,7 +55,7 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
             }
             tokio::task::yield_now().await;
         }
-        sleep(pause).await;
+        sleep(2 * PAUSE).await;
         // Who has gone already needs no end.
         let _ = to.shutdown().await;
     };
@@ -71,6 +70,29 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
     heard
 }
 
+/// Lets `guest` and `server` speak to each other through what is between them, where the handshakes
+/// `agreed` on that; returns what each of them heard.
+///
+/// # Panics
+/// If it has no end.
+fn relay(
+    call: (crate::intercept::Call, bool),
+    agreed: Agreed,
+    (guest, server): (Speaker, Speaker),
+) -> (Vec<u8>, Vec<u8>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build();
+    let runtime = runtime.expect("because it takes no more than memory");
+    runtime.block_on(async {
+        let ((near, guest_end), (far, server_end)) = (duplex(PIPE_BYTES), duplex(PIPE_BYTES));
+        let between = serve(Arc::clone(&INTERCEPTOR), call, agreed, (near, far));
+        let (guest, server) = (converse(guest_end, guest), converse(server_end, server));
+        let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
+        let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
+        (guest_heard, server_heard)
+    })
+}
+
 /// The first byte says to whom and how, the second how it is cut; then the length of what the guest
 /// says, that, and what the server says.
 ///
@@ -83,27 +105,18 @@ pub fn http(data: &[u8]) {
     let is_good = mode & 1 == 0;
     let call = call(if is_good { "good.test" } else { "evil.test" });
     let is_verified = mode & 8 == 0;
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build();
-    let runtime = runtime.expect("because it takes no more than memory");
-    let server_heard = runtime.block_on(async {
-        let ((guest, guest_end), (server, server_end)) = (duplex(PIPE_BYTES), duplex(PIPE_BYTES));
-        let agreed = match mode >> 1 & 3 {
-            1 => Agreed::Http1,
-            2 => Agreed::Http2,
-            _ => Agreed::Nothing,
-        };
-        let interceptor = Arc::clone(&INTERCEPTOR);
-        let between = serve(interceptor, (call, is_verified), agreed, (guest, server));
-        let speaker =
-            |words: &[u8], waits, pause| Speaker { words: words.to_vec(), cuts, waits, pause };
-        let guest = converse(guest_end, speaker(guest_says, false, 2 * PAUSE));
-        let server = converse(server_end, speaker(server_says, mode & 16 == 0, 2 * PAUSE));
-        let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
-        let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
-        assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
-        server_heard
-    });
+    let agreed = match mode >> 1 & 3 {
+        1 => Agreed::Http1,
+        2 => Agreed::Http2,
+        _ => Agreed::Nothing,
+    };
+    let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false };
+    let server = Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0 };
+    let (guest_heard, server_heard) = relay((call, is_verified), agreed, (guest, server));
+    assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
     let may = [is_good && is_verified, false];
     secrets::check_heard(may, guest_says, &server_heard);
 }
+
+#[cfg(test)]
+mod tests;

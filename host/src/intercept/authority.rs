@@ -31,6 +31,11 @@ pub(super) fn check(call: &Call, request: &Parts) -> Result<(), Wrong> {
     {
         return Err(Wrong::Padded);
     }
+    // Of any other a server may know what it likes, and nobody looks for placeholders there.
+    let is_web = |scheme: &str| ["http", "https"].iter().any(|it| it.eq_ignore_ascii_case(scheme));
+    if !request.uri.scheme_str().is_none_or(is_web) {
+        return Err(Wrong::Unclear);
+    }
     let mut hosts = request.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -59,11 +64,12 @@ pub(super) fn check(call: &Call, request: &Parts) -> Result<(), Wrong> {
 
 fn same(call: &Call, said: &Authority) -> Result<(), Wrong> {
     let elsewhere = || Wrong::Elsewhere(said.host().to_owned());
-    // `user@host` is read differently by different servers.
-    if said.as_str().contains('@') {
-        return Err(Wrong::Unclear);
-    }
-    if said.port_u16().is_some_and(|port| port != call.destination.port()) {
+    // `user@host`, and what stands for a port and is none, are read differently by different
+    // servers.
+    let behind = said.as_str().strip_prefix(said.host()).ok_or(Wrong::Unclear)?;
+    if let Some(port) = port(behind).ok_or(Wrong::Unclear)?
+        && port != call.destination.port()
+    {
         return Err(elsewhere());
     }
     let host = said.host().to_ascii_lowercase();
@@ -77,6 +83,17 @@ fn same(call: &Call, said: &Authority) -> Result<(), Wrong> {
         }
     };
     if is_same { Ok(()) } else { Err(elsewhere()) }
+}
+
+/// The port that `text` says, which stands behind a host, if it says one (RFC 3986 3.2.3); `None`:
+/// it says something else.
+fn port(text: &str) -> Option<Option<u16>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    let digits = text.strip_prefix(':')?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number).map(Some)
 }
 
 #[cfg(test)]
@@ -115,6 +132,10 @@ mod tests {
             ("/", &["good.test."], true),
             ("/", &["good.test:443"], true),
             ("/", &["good.test:8443"], false),
+            ("/", &["good.test:evil.test"], false),
+            ("/", &["good.test:99999"], false),
+            ("/", &["good.test:+443"], false),
+            ("/", &["good.test:"], false),
             ("/", &["evil.test"], false),
             ("/", &["a.good.test"], false),
             ("/", &["good.test@evil.test"], false),
@@ -127,6 +148,9 @@ mod tests {
             ("https://good.test/", &["good.test"], true),
             ("https://good.test/", &["evil.test"], false),
             ("https://evil.test/", &["good.test"], false),
+            ("HTTP://good.test/", &["good.test"], true),
+            ("ftp://good.test/", &["good.test"], false),
+            ("abc-msb://good.test/", &[], false),
         ] {
             assert_eq!(checked(good, uri, hosts).is_ok(), expected, "{uri} {hosts:?}");
         }

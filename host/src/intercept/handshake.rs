@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, server};
 
 use super::http::Exchange;
-use super::pipe::Broken;
+use super::pipe::{Broken, TaskEnd};
 use super::{Call, Interceptor, alert, http, sniff};
 use crate::events::Incident;
 use crate::service::certs::Identity;
@@ -49,7 +49,7 @@ pub(super) const HTTP_1_1: &[u8] = b"http/1.1";
 pub(super) type Guest = server::TlsStream<Heard>;
 
 /// Its side of the pipe.
-type Heard = BufReader<DuplexStream>;
+type Heard = BufReader<TaskEnd>;
 
 /// A certificate for one handshake.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl ResolvesServerCert for Leaf {
 pub(super) async fn run(
     interceptor: Arc<Interceptor>,
     call: Call,
-    guest: DuplexStream,
+    guest: TaskEnd,
 ) -> Result<(), Broken> {
     if call.begins != Beginning::Tls {
         let server = dial(&interceptor, &call).await?;
@@ -112,7 +112,7 @@ pub(super) async fn run(
 pub(super) async fn ask(
     interceptor: Arc<Interceptor>,
     call: Call,
-    (guest, names): (DuplexStream, DuplexStream),
+    (guest, names): (TaskEnd, DuplexStream),
 ) -> Result<(), Broken> {
     let Some((hello, offered)) = hear(&call, guest).await? else { return Ok(()) };
     let chosen = offered.into_iter().find(|offer| offer == DOT);
@@ -145,7 +145,7 @@ pub(super) async fn ask(
 /// The guest's hello, and the protocols that it offers. `None`: it was refused.
 async fn hear(
     call: &Call,
-    guest: DuplexStream,
+    guest: TaskEnd,
 ) -> Result<Option<(StartHandshake<Heard>, Vec<Vec<u8>>)>, Broken> {
     let guest = BufReader::with_capacity(READ_BYTES, guest);
     let accept = LazyConfigAcceptor::new(Acceptor::default(), guest);

@@ -78,7 +78,8 @@ impl Exchange {
 
     /// Whether what the guest and its server say is nobody else's.
     pub(super) fn is_bypassed(&self) -> bool {
-        self.is_welcomed() && self.interceptor.bypasses(self.call.name.as_deref())
+        let Call { name, is_bound, .. } = &self.call;
+        self.is_welcomed() && self.interceptor.bypasses(name.as_deref(), *is_bound)
     }
 
     /// Tells of a violation on this connection.

@@ -48,7 +48,8 @@ pub(crate) use forge::Forge;
 pub(crate) use pipe::{End, Pipe, Read, Write};
 pub(crate) use report::Reporter;
 
-/// Connections of one network that end here at a time: each may hold some MiB.
+/// Connections of one network that end here at a time: each may hold some MiB, one of HTTP/2 on
+/// which nobody reads some 25 MiB (`http/streams`).
 const SESSIONS_MAX: usize = 512;
 /// Bytes of requests that a network holds back until they are whole, and were looked at.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -142,9 +143,11 @@ impl Interceptor {
         })
     }
 
-    /// Whether the handshake with `name` passes untouched.
-    pub(crate) fn bypasses(&self, name: Option<&str>) -> bool {
-        name.is_some_and(|name| self.bypass.iter().any(|pattern| pattern.matches(name)))
+    /// Whether the handshake with `name` passes untouched, where it leads to the server's address
+    /// or not: a name that is said anywhere else would be any server's way past.
+    pub(crate) fn bypasses(&self, name: Option<&str>, is_bound: bool) -> bool {
+        let is_listed = |name| self.bypass.iter().any(|pattern| pattern.matches(name));
+        is_bound && name.is_some_and(is_listed)
     }
 
     /// Begins to serve `call` on `runtime`; `waker` is called when the pipe has, or takes, more.

@@ -1,10 +1,11 @@
 //! The bytes of one connection between the driver's thread and a task.
 //!
-//! Two bounded queues in memory, and how it ended: a task that fails makes the guest's connection
-//! end with a reset, one that is done makes it end in order. Neither side waits for the other's
-//! thread: what there is no room for, or not yet, is tried again when the driver is woken.
+//! Two bounded queues in memory, and how it ended: a task that shuts its end down has finished in
+//! order, whatever else it still has to do or to hear; one that ends without that, or fails after
+//! it, makes the guest's connection end with a reset. Neither side waits for the other's thread:
+//! what there is no room for, or not yet, is tried again when the driver is woken.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,12 @@ pub(super) struct Broken;
 pub(crate) struct End {
     stream: DuplexStream,
     waker: Waker,
+}
+
+/// The task's end: who shuts it down says that nothing more comes, and that it is all there was.
+pub(super) struct TaskEnd {
+    stream: DuplexStream,
+    is_broken: Arc<AtomicBool>,
 }
 
 /// The driver's end of a task; when it goes, the task ends.
@@ -98,28 +105,30 @@ impl End {
 
 impl Pipe {
     /// Begins the task that `serve` makes of its end.
-    pub(super) fn new<F>(
-        runtime: &Handle,
-        waker: Waker,
-        serve: impl FnOnce(DuplexStream) -> F,
-    ) -> Self
+    pub(super) fn new<F>(runtime: &Handle, waker: Waker, serve: impl FnOnce(TaskEnd) -> F) -> Self
     where
         F: Future<Output = Result<(), Broken>> + Send + 'static,
     {
-        let (end, guest) = End::pair(waker);
-        // Until the task says otherwise: it may be dropped with its runtime.
+        let (end, stream) = End::pair(waker.clone());
+        // Until the task shuts its end down: it may be dropped with its runtime.
         let is_broken = Arc::new(AtomicBool::new(true));
-        let (ended, session) = (Arc::clone(&is_broken), serve(guest));
-        let task = runtime.spawn(Ended { session: Some(Box::pin(session)), is_broken: ended });
+        let session = serve(TaskEnd { stream, is_broken: Arc::clone(&is_broken) });
+        let session = Some(Box::pin(session));
+        let task = runtime.spawn(Ended { session, is_broken: Arc::clone(&is_broken), waker });
         Self { end, is_broken, task: task.abort_handle(), is_done: false }
     }
 
     /// Reads into `space` what the task has for the guest.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> Read {
         match self.end.read(space) {
-            Read::Finished if self.is_broken.load(Ordering::Acquire) => Read::Broken,
+            Read::Finished if self.is_broken() => Read::Broken,
             read @ (Read::Some(_) | Read::Nothing | Read::Finished | Read::Broken) => read,
         }
+    }
+
+    /// Whether the task has failed, if it has finished.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
     }
 
     /// Gives the task `bytes` of the guest.
@@ -146,10 +155,11 @@ impl Drop for Pipe {
     }
 }
 
-/// A session that says how it ended before the pipe's end shows that it did.
+/// A session that says so if it fails though it has shut its end down.
 struct Ended<F> {
     session: Option<Pin<Box<F>>>,
     is_broken: Arc<AtomicBool>,
+    waker: Waker,
 }
 
 impl<F: Future<Output = Result<(), Broken>>> Future for Ended<F> {
@@ -160,11 +170,57 @@ impl<F: Future<Output = Result<(), Broken>>> Future for Ended<F> {
         match session.as_mut().poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(outcome) => {
-                self.is_broken.store(outcome.is_err(), Ordering::Release);
                 self.session = None;
+                if outcome.is_err() {
+                    self.is_broken.store(true, Ordering::Release);
+                    // The pipe's end calls nobody where the task had shut its own down before.
+                    self.waker.wake_by_ref();
+                }
                 Poll::Ready(())
             }
         }
+    }
+}
+
+impl AsyncRead for TaskEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, space)
+    }
+}
+
+impl AsyncWrite for TaskEnd {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Before the driver can see that there is no more.
+        self.is_broken.store(false, Ordering::Release);
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 
@@ -186,5 +242,101 @@ impl From<h2::Error> for Broken {
     fn from(error: h2::Error) -> Self {
         tracing::debug!(%error, "an intercepted connection broke");
         Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::runtime::Runtime;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    struct Bell(std::sync::mpsc::Sender<()>);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            let _ = self.0.send(());
+        }
+    }
+
+    /// A pipe whose task says "bye", shuts its end down, and ends as the test says, once it does;
+    /// when the driver is called; and what the task heard.
+    fn farewell() -> (Runtime, Pipe, Receiver<()>, oneshot::Sender<bool>, Receiver<Vec<u8>>) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        let runtime = runtime.unwrap();
+        let ((bell, calls), (end, ends)) = (channel(), oneshot::channel());
+        let (tell, heard) = channel();
+        let waker = Waker::from(Arc::new(Bell(bell)));
+        let pipe = Pipe::new(runtime.handle(), waker, |mut guest| async move {
+            guest.write_all(b"bye").await?;
+            guest.shutdown().await?;
+            let fails = ends.await.map_err(|_| Broken)?;
+            let mut bytes = vec![];
+            if fails {
+                return Err(Broken);
+            }
+            guest.read_to_end(&mut bytes).await?;
+            let _ = tell.send(bytes);
+            Ok(())
+        });
+        (runtime, pipe, calls, end, heard)
+    }
+
+    /// All that the driver reads until it is told of an end.
+    fn read_all(pipe: &mut Pipe, calls: &Receiver<()>) -> (Vec<u8>, Read) {
+        let mut all = vec![];
+        loop {
+            let mut space = [0; 8];
+            match pipe.read(&mut space) {
+                Read::Some(len) => all.extend_from_slice(&space[..len]),
+                Read::Nothing => calls.recv_timeout(PATIENCE).unwrap(),
+                end @ (Read::Finished | Read::Broken) => return (all, end),
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_that_shuts_its_end_down_has_finished_in_order_and_hears_on() {
+        let (_runtime, mut pipe, calls, end, heard) = farewell();
+        assert_eq!(read_all(&mut pipe, &calls), (b"bye".to_vec(), Read::Finished));
+        assert!(!pipe.is_broken());
+        assert_eq!(pipe.write(b"and more"), Write::Some(8));
+        end.send(false).unwrap();
+        pipe.finish();
+        assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"and more");
+    }
+
+    #[test]
+    fn one_that_fails_behind_its_end_calls_the_driver_and_is_broken() {
+        let (_runtime, mut pipe, calls, end, _heard) = farewell();
+        assert_eq!(read_all(&mut pipe, &calls).1, Read::Finished);
+        // Of what came before it has been told.
+        while calls.try_recv().is_ok() {}
+        end.send(true).unwrap();
+        calls.recv_timeout(PATIENCE).expect("because the driver is called");
+        assert!(pipe.is_broken());
+    }
+
+    #[test]
+    fn one_that_ends_without_shutting_down_is_broken_however_it_ends() {
+        for outcome in [Ok(()), Err(Broken)] {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+            let runtime = runtime.unwrap();
+            let (bell, calls) = channel();
+            let waker = Waker::from(Arc::new(Bell(bell)));
+            let mut pipe = Pipe::new(runtime.handle(), waker, |guest| async move {
+                let _guest = guest;
+                outcome
+            });
+            assert_eq!(read_all(&mut pipe, &calls), (vec![], Read::Broken));
+        }
     }
 }

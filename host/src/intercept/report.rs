@@ -70,6 +70,7 @@ impl Reporter {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(left_out) = budget.take(second) else { return };
         drop(budget);
+        let incident = incident.shortened();
         self.audience.tell(|| {
             NetworkEvent::Intercepted(Intercepted {
                 time: Clock::time_of_day(),
@@ -90,6 +91,31 @@ impl Reporter {
         }
         if violation.action == ViolationAction::BlockAndTerminate {
             self.termination.fire();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fuzz::call;
+    use super::*;
+    use crate::events::EVENT_TEXT_BYTES_MAX;
+
+    #[test]
+    fn an_event_is_no_longer_than_a_line_whatever_was_said() {
+        let audience = Arc::<Audience>::default();
+        let mut events = audience.subscribe();
+        let reporter = Reporter::new(audience, Clock::new(), Default::default(), Arc::default());
+        for incident in [
+            Incident::Authority { said: "a".repeat(200_000) },
+            Incident::Server { problem: "b".repeat(200_000) },
+        ] {
+            reporter.tell(&call("good.test"), incident);
+            let Some(NetworkEvent::Intercepted(told)) = events.try_next() else {
+                unreachable!("it was told");
+            };
+            let len = told.to_string().len();
+            assert!((EVENT_TEXT_BYTES_MAX..2 * EVENT_TEXT_BYTES_MAX).contains(&len), "{len} bytes");
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use sluicegate_core::{FirstLine, first_line};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use super::http::{self, Exchange};
@@ -18,11 +19,8 @@ use super::welcome::Acknowledged;
 
 /// How every connection of HTTP/2 begins (RFC 9113 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Of the longest method that is believed to be one.
+/// Of the longest word that is believed to be a method before its line has come to its end.
 const METHOD_BYTES_MAX: usize = 20;
-
-/// Of empty lines before a request; with more it is one, to be refused as one.
-const BLANK_BYTES_MAX: usize = 64;
 
 /// The type of the frame that a server of HTTP/2 begins with (RFC 9113 3.4, 6.5).
 const SETTINGS: u8 = 4;
@@ -39,7 +37,9 @@ enum Kind {
     Unknown,
 }
 
-fn kind(bytes: &[u8]) -> Kind {
+/// What `bytes` begin, of which `seen` were too few to tell. A first line counts as lenient servers
+/// read it: what passes here as bytes they could go on with as requests.
+fn kind(bytes: &[u8], seen: usize) -> Kind {
     if PREFACE.starts_with(bytes) {
         return if bytes.len() == PREFACE.len() { Kind::Http2 } else { Kind::Unknown };
     }
@@ -48,16 +48,16 @@ fn kind(bytes: &[u8]) -> Kind {
     }
     // Empty lines before a request are passed over by servers (RFC 9112 2.2).
     let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    if blank > BLANK_BYTES_MAX {
+    let mut rest = bytes.get(blank..).unwrap_or(&[]).iter().take(METHOD_BYTES_MAX + 1);
+    let is_of_method = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
+    let method = rest.clone().take_while(|byte| is_of_method(byte)).count();
+    if method > 0 && rest.nth(method) == Some(&b' ') {
         return Kind::Http1;
     }
-    let bytes = bytes.get(blank..).unwrap_or(&[]);
-    let is_of_method = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
-    let method = bytes.iter().take_while(|byte| is_of_method(byte)).count();
-    match bytes.get(method) {
-        Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method) => Kind::Http1,
-        None if method <= METHOD_BYTES_MAX => Kind::Unknown,
-        Some(_) | None => Kind::Other,
+    match first_line(bytes, seen) {
+        FirstLine::Request | FirstLine::Doubtful => Kind::Http1,
+        FirstLine::Partial => Kind::Unknown,
+        FirstLine::Other => Kind::Other,
     }
 }
 
@@ -105,9 +105,10 @@ where
         let now = tokio::select! {
             len = guest.read(&mut piece) => {
                 let len = len?;
+                let seen = heard.len();
                 heard.extend_from_slice(piece.get(..len).unwrap_or(&[]));
                 // With nothing heard, its end is what there is to be relayed.
-                if len == 0 { Kind::Other } else { kind(&heard) }
+                if len == 0 { Kind::Other } else { kind(&heard, seen) }
             }
             len = server.read(&mut reply) => {
                 let len = len?;
@@ -231,15 +232,38 @@ mod tests {
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0", Kind::Http2),
             (b"EHL", Kind::Unknown),
             (b"EHLO x", Kind::Http1),
-            (b"SSH-2.0-", Kind::Other),
-            (b"\x16\x03", Kind::Other),
-            (b" GET", Kind::Other),
+            (b"\x01 / HTTP/1.1\r\n", Kind::Other),
             (b"\r\n\r\n", Kind::Unknown),
             (b"\r\nGET ", Kind::Http1),
             (&[b'\n'; 65], Kind::Http1),
-            (&[b'A'; 21], Kind::Other),
+            // Methods that are no words, or long ones, are known by their line.
+            (b"A_B / HTTP/1.1", Kind::Unknown),
+            (b"A_B / HTTP/1.1\r\n", Kind::Http1),
+            (b"A_B / HTTP/1.1\n", Kind::Http1),
+            (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ / HTTP/1.1\r\n", Kind::Http1),
+            (&[b'A'; 21], Kind::Unknown),
+            (&[b'A'; 16 * 1024], Kind::Http1),
+            // What is between words is a blank to some servers.
+            (b"GET\t/\tHTTP/1.1\r\n", Kind::Http1),
+            (b"GET\x0b/\x0cHTTP/1.10 \r\n", Kind::Http1),
+            (b"GET\x1c/\xa0http/1.1\r\n", Kind::Http1),
+            (b" GET / HTTP/1.1\r\n", Kind::Http1),
+            (b"\r\n\tA_B / HTTP/1.1\r\n", Kind::Http1),
+            // Other protocols.
+            (b"SSH-2.0-", Kind::Unknown),
+            (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", Kind::Other),
+            (b"a1 LOGIN x y\r\n", Kind::Other),
+            (b"AMQP\0\0\x09\x01", Kind::Other),
+            (b"003egit-upload-pack /x\0host=y\0", Kind::Other),
+            (b"*1\r\n", Kind::Other),
+            (b"{\"a\": 1}", Kind::Other),
+            (b"\x16\x03", Kind::Other),
         ] {
-            assert_eq!(kind(bytes), expected, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(kind(bytes, 0), expected, "{}", String::from_utf8_lossy(bytes));
+            // In pieces it is the same, as soon as it is known.
+            let cut = |len| kind(&bytes[..len], len - 1);
+            let told = (1..=bytes.len()).map(cut).find(|kind| *kind != Kind::Unknown);
+            assert_eq!(told.unwrap_or(Kind::Unknown), expected, "{bytes:?} in pieces");
         }
     }
 

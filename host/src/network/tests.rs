@@ -219,11 +219,13 @@ fn the_authority_that_the_guest_trusts_outlasts_every_change_and_files_bring_ano
 }
 
 #[test]
-fn names_are_kept_where_a_secret_or_a_proxy_goes_by_them_though_no_rule_does() {
+fn names_are_kept_where_a_secret_a_bypass_or_a_proxy_goes_by_them_though_no_rule_does() {
     let keeps = |config: &NetworkConfig| config.to_core(0, [0; 16]).unwrap().keeps_names;
     assert!(!keeps(&config(Permission::Allow)));
     assert!(keeps(&with_secret(Some("value"), "one.test")));
     let json = r#"{"outbound_proxy": {"protocol": "socks5", "address": "192.0.2.1:1080"}}"#;
+    assert!(keeps(&NetworkConfig::from_json(json).unwrap()));
+    let json = r#"{"tls": {"enabled": true, "bypass": ["*.bank.test"]}}"#;
     assert!(keeps(&NetworkConfig::from_json(json).unwrap()));
 }
 

@@ -135,7 +135,7 @@ name, port = sys.argv[1], int(sys.argv[2])
 raw = socket.create_connection((name, port), timeout=20)
 tls = ssl.create_default_context().wrap_socket(raw, server_hostname=name)
 tls.sendall(f"GET /switch HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: upgrade\r\n"
-            "Upgrade: bytes\r\n\r\n".encode())
+            "Upgrade: websocket\r\n\r\n".encode())
 head = b""
 while not head.endswith(b"\r\n\r\n"):
     head += tls.recv(1)
@@ -272,6 +272,59 @@ fn a_bypassed_name_is_the_servers_own_handshake() {
     assert_eq!(ours.code, 60, "nobody in between: {ours:?}");
     let other = site.url(super::EVIL, "/");
     assert_eq!(told(&run(&bypass, &format!("curl -sS -m 20 {other}")))["version"], "h2");
+}
+
+#[test]
+fn a_bypassed_name_that_does_not_lead_to_the_server_is_no_way_past() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let site = Site::new(&["http/1.1"]);
+    let bypass = config(&site, json!({"tls": {"bypass": ["elsewhere.test"]}}));
+    let (url, port) = (site.url("elsewhere.test", "/fronted"), site.port);
+    let finished = run(
+        &bypass,
+        &format!(
+            "address=$(getent ahostsv4 {GOOD} | head -1 | cut -d' ' -f1)
+             exec curl -s -k -m 20 --resolve elsewhere.test:{port}:$address {url}"
+        ),
+    );
+    // Its server has to prove the name, and can't.
+    assert_eq!(finished.code, 35, "{finished:?}");
+    let events = events(&finished);
+    assert_eq!(events.len(), 1, "{finished:?}");
+    assert_eq!(events[0]["reason"], "server", "{finished:?}");
+    assert!(!has(&site.heard(), b"fronted"));
+}
+
+#[test]
+fn what_ends_in_order_is_no_reset_to_the_guest() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    let site = Site::new(&["http/1.1"]);
+    let finished = python(
+        &site,
+        r#"
+import socket, ssl, sys
+name, port = sys.argv[1], int(sys.argv[2])
+context = ssl.create_default_context()
+for _ in range(20):
+    raw = socket.create_connection((name, port), timeout=20)
+    tls = context.wrap_socket(raw, server_hostname=name)
+    tls.sendall(f"GET / HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode())
+    while tls.recv(65536):
+        pass
+    # Behind the end of TLS comes that of TCP.
+    raw = socket.socket(fileno=tls.detach())
+    raw.settimeout(20)
+    try:
+        print("in order" if raw.recv(1) == b"" else "more")
+    except ConnectionResetError:
+        print("reset")
+"#,
+    );
+    assert_eq!(finished.output, "in order\n".repeat(20), "{finished:?}");
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Secrets in plain HTTP: only those that say so, only where TLS is intercepted or at port 80, and
 //! by every other rule that holds inside TLS.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::SockRef;
 
 use super::{EVIL, GOOD, Site, VALUE, command, config, events, has, run};
 use crate::guest::ConfigFile;
@@ -132,9 +136,9 @@ fn what_is_no_http_passes_and_a_placeholder_in_it_does_not() {
         let (mut stream, _) = listener.accept().unwrap();
         let mut heard = Vec::new();
         let mut bytes = [0; 1000];
-        while let Ok(len @ 1..) = std::io::Read::read(&mut stream, &mut bytes) {
+        while let Ok(len @ 1..) = stream.read(&mut bytes) {
             heard.extend_from_slice(&bytes[..len]);
-            let _ = std::io::Write::write_all(&mut stream, &bytes[..len]);
+            let _ = stream.write_all(&bytes[..len]);
         }
         heard
     });
@@ -156,10 +160,52 @@ try:
 except ConnectionError as error:
     print("reset")
 "#;
-    std::io::Write::write_all(&mut process.take_input(), script.as_bytes()).unwrap();
+    process.take_input().write_all(script.as_bytes()).unwrap();
     let finished = process.finish();
     let expected = "b'\\x01\\x02 word'\nb'a $MSB_API'\nreset\n";
     assert_eq!(finished.output, expected, "{finished:?}");
     assert_eq!(server.join().unwrap(), b"\x01\x02 worda $MSB_API");
     assert_eq!(events(&finished)[0]["place"], "stream", "{finished:?}");
+}
+
+#[test]
+fn a_server_that_has_finished_hears_on_and_its_reset_is_the_guests() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"bye").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut heard = [0; 6];
+        stream.read_exact(&mut heard).unwrap();
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        heard
+    });
+    let mut site = Site::in_the_clear();
+    site.port = port;
+    let file = ConfigFile::new(&open(&site));
+    let script = r#"
+import select, socket, sys
+stream = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+stream.sendall(b"\x01\x02")
+print(stream.recv(100), stream.recv(100))
+stream.sendall(b"more")
+print("said", flush=True)
+sys.stdin.readline()
+stream.sendall(b"and more")
+errors = select.poll()
+errors.register(stream, 0)
+print(len(errors.poll(15000)))
+"#;
+    let mut command = command(&file, "exec python3 -c \"$2\" $0 $1");
+    command.args([GOOD, &port.to_string(), script]).stdin(Stdio::piped());
+    let mut process = Process::start(&mut command);
+    process.wait_for("said\n");
+    assert_eq!(&server.join().unwrap(), b"\x01\x02more", "all that was said behind its end");
+    process.take_input().write_all(b"\n").unwrap();
+    let finished = process.finish();
+    assert_eq!(finished.output, "b'bye' b''\nsaid\n1\n", "{finished:?}");
 }

@@ -367,7 +367,7 @@ fn switch(request: &mut Request<Incoming>) -> Response<Answer> {
     let mut response = Response::new(whole(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(CONNECTION, "upgrade".parse().unwrap());
-    response.headers_mut().insert(UPGRADE, "bytes".parse().unwrap());
+    response.headers_mut().insert(UPGRADE, "websocket".parse().unwrap());
     response
 }
 

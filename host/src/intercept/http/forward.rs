@@ -20,7 +20,7 @@ use super::super::body::{Body, Fault};
 use super::interim::Interim;
 use super::page::Manner;
 use super::tunnel::Tunnels;
-use super::{Exchange, expect, narrow, page};
+use super::{Exchange, expect, narrow, page, tunnel};
 use crate::events::Incident;
 use crate::service::secrets::{BodyFilter, Scope, Violation};
 
@@ -43,6 +43,7 @@ pub(super) async fn answer(
     let is_http1 = parts.version < Version::HTTP_2;
     let is_connect = parts.method == Method::CONNECT;
     let is_head = parts.method == Method::HEAD;
+    let may_switch = tunnel::narrow(&mut parts.headers);
     if is_connect {
         // Neither it nor its answer has a body of its own (RFC 9110 9.3.6).
         parts.headers.remove(CONTENT_LENGTH);
@@ -73,6 +74,9 @@ pub(super) async fn answer(
         Err(_) if found.load(Ordering::Acquire) => return Ok(refusal(exchange, manner)),
         Err(error) => return Err(error),
     };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch {
+        return Err("a server has switched to what nobody asked for".into());
+    }
     let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (is_connect && response.status().is_success());
     if is_tunnel {
@@ -94,9 +98,12 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// Whether the request is for whom the handshake was for.
+/// Whether the request is for whom the handshake was for, and one that may be made.
 fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
     let name = exchange.call.name.as_deref();
+    if tunnel::is_other(parts) {
+        return Err(page::unsupported(name));
+    }
     authority::check(&exchange.call, parts).map_err(|wrong| match wrong {
         Wrong::Unclear => page::unclear(name),
         Wrong::Padded => page::padded(name),

@@ -121,6 +121,12 @@ pub(super) fn unclear(name: Option<&str>) -> Page {
     Page::json(StatusCode::BAD_REQUEST, "bad_request", message, name)
 }
 
+/// The request is to become what it may not (RFC 8441 4, RFC 9220 3).
+pub(super) fn unsupported(name: Option<&str>) -> Page {
+    let message = "A stream may become a WebSocket, and nothing else.";
+    Page::json(StatusCode::NOT_IMPLEMENTED, "not_implemented", message, name)
+}
+
 /// A field of the request is none (RFC 9113 8.2.1).
 pub(super) fn padded(name: Option<&str>) -> Page {
     let message = "A field of the request begins or ends with a blank.";

@@ -25,20 +25,23 @@ use tokio::sync::oneshot;
 
 use super::interim::Interim;
 use super::page::Manner;
-use super::{Exchange, HEAD_BYTES_MAX, drive, forward};
+use super::{Exchange, drive, forward};
 use crate::intercept::body::{Body, Fault};
 use crate::intercept::pipe::Broken;
 
-/// Streams of one connection that a guest may have open (RFC 9113 5.1.2 wants 100 at least).
-const STREAMS_MAX: u32 = 256;
+/// Streams of one connection that a guest may have open, no fewer than RFC 9113 5.1.2 wants: what
+/// each may hold is held as many times.
+const STREAMS_MAX: u32 = 100;
 /// Streams that are opened before the server has said how many may be.
 const FIRST_STREAMS_MAX: usize = 100;
 /// Bytes of a stream and of a connection that may be under way (RFC 9113 5.2).
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
-/// Bytes of a stream that wait to be written, to the guest and to its server.
-const TO_GUEST_BYTES_MAX: usize = 400 * 1024;
-const TO_SERVER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a stream that wait to be written, to the guest or to its server, but for the piece that
+/// exceeds them: what one connection of TCP takes in a turn, and no more.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the longest head of a message (RFC 9113 6.5.2).
+const HEAD_LIST_BYTES_MAX: u32 = 64 * 1024;
 /// Streams that break the rules, after which the connection does.
 const ERRORS_MAX: usize = 1024;
 
@@ -57,9 +60,9 @@ where
         .initial_max_send_streams(FIRST_STREAMS_MAX)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_header_list_size(HEAD_LIST_BYTES_MAX)
         .max_local_error_reset_streams(Some(ERRORS_MAX))
-        .max_send_buffer_size(TO_SERVER_BYTES_MAX)
+        .max_send_buffer_size(WAITING_BYTES_MAX)
         .handshake(upstream)
         .await?;
     let guest = Guest::new(guest, move |request, respond| {
@@ -123,9 +126,9 @@ where
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .max_header_list_size(HEAD_LIST_BYTES_MAX)
             .max_local_error_reset_streams(Some(ERRORS_MAX))
-            .max_send_buffer_size(TO_GUEST_BYTES_MAX)
+            .max_send_buffer_size(WAITING_BYTES_MAX)
             .enable_connect_protocol()
             .handshake(guest);
         let phase = Phase::Greeting(handshake);

@@ -1,8 +1,15 @@
-//! Connections that stop being HTTP: WebSocket (RFC 6455, RFC 8441) and whatever else a server
-//! switches to. They live in the session that they began in, and end with it.
+//! Connections that stop being HTTP: WebSocket (RFC 6455, RFC 8441), and what a server makes of
+//! CONNECT. They live in the session that they began in, and end with it.
+//!
+//! To nothing else is switched: HTTP/2 in the place of HTTP/1 (`h2c`), or TLS inside TLS, would be
+//! requests that nobody looks at, for any host that the server answers for.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use h2::ext::Protocol;
+use hyper::HeaderMap;
+use hyper::header::{HeaderValue, UPGRADE};
+use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
@@ -10,6 +17,32 @@ use tokio::task::JoinSet;
 use super::Exchange;
 use crate::intercept::pipe::Broken;
 use crate::intercept::relay;
+
+/// What may be switched to, as HTTP calls it (RFC 6455 11.2, RFC 8441 4).
+const WEBSOCKET: &str = "websocket";
+/// With which a client offers HTTP/2 (RFC 7540 3.2.1).
+const HTTP2_SETTINGS: &str = "http2-settings";
+
+/// Takes from the fields of a request what it must not become. Whether there is anything left that
+/// the server may switch to.
+pub(super) fn narrow(headers: &mut HeaderMap) -> bool {
+    headers.remove(HTTP2_SETTINGS);
+    let is_websocket = |value: &HeaderValue| {
+        value.as_bytes().trim_ascii().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+    };
+    if !headers.get_all(UPGRADE).iter().all(is_websocket) {
+        // A server may go on without (RFC 9110 7.8).
+        headers.remove(UPGRADE);
+    }
+    headers.contains_key(UPGRADE)
+}
+
+/// Whether a stream is to carry what is neither a request nor a WebSocket (RFC 8441 4): through a
+/// server that relays it, it could go anywhere.
+pub(super) fn is_other(request: &Parts) -> bool {
+    let protocol = request.extensions.get::<Protocol>();
+    protocol.is_some_and(|protocol| !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET))
+}
 
 /// The tunnels of one connection.
 #[derive(Default)]
@@ -37,5 +70,33 @@ impl Tunnels {
             ended.map_err(|_| Broken)??;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_may_become_a_websocket_and_nothing_else() {
+        for (upgrades, expected) in [
+            (&["websocket"][..], true),
+            (&["WebSocket"], true),
+            (&[], false),
+            (&["h2c"], false),
+            (&["h2c, websocket"], false),
+            (&["websocket", "h2c"], false),
+            (&["TLS/1.2"], false),
+            (&["HTTP/2.0"], false),
+            (&["bytes"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for upgrade in upgrades {
+                headers.append(UPGRADE, HeaderValue::from_static(upgrade));
+            }
+            headers.insert(HTTP2_SETTINGS, HeaderValue::from_static("AAMAAABk"));
+            assert_eq!(narrow(&mut headers), expected, "{upgrades:?}");
+            assert_eq!(headers.len(), usize::from(expected), "{upgrades:?}: {headers:?}");
+        }
     }
 }

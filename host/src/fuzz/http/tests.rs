@@ -1,0 +1,242 @@
+//! What reaches a server, and what a guest is told, behind their handshakes.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use hyper::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::*;
+
+/// What guest and server hear, where the guest calls `good.test` and speaks first.
+fn between(agreed: Agreed, guest_says: &str, server_says: &str) -> (String, String) {
+    let speaker = |words: &str, waits| Speaker { words: words.into(), cuts: 0, waits };
+    let both = (speaker(guest_says, false), speaker(server_says, true));
+    let (guest, server) = relay((call("good.test"), true), agreed, both);
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (text(guest), text(server))
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
+
+#[test]
+fn what_lenient_servers_take_for_a_request_is_one_where_no_protocol_was_agreed_on() {
+    for line in [
+        "A_B / HTTP/1.1\r\n",
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ / HTTP/1.1\r\n",
+        "GET\t/\tHTTP/1.1\r\n",
+        "A_B / HTTP/1.1\n",
+        "\x0bA_B /\x0cHTTP/1.10 \r\n",
+        "get / HTTP/1.1\r\n",
+    ] {
+        let request = format!("{line}Host: evil.test\r\n\r\n");
+        let (guest, server) = between(Agreed::Nothing, &request.repeat(2), OK);
+        assert!(guest.starts_with("HTTP/1.1 4"), "{line:?}: the guest is told: {guest:?}");
+        assert_eq!(server, "", "{line:?}: the server hears nothing");
+    }
+    let request = "A_B / HTTP/1.1\r\nHost: good.test\r\n\r\n";
+    let (guest, server) = between(Agreed::Nothing, request, OK);
+    assert!(server.starts_with("A_B / HTTP/1.1\r\n") && guest.ends_with("OK"), "{guest} {server}");
+    for other in ["SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "a1 LOGIN x y\r\nand so on", "{\"a\": 1}"] {
+        let (guest, server) = between(Agreed::Nothing, other, "hello");
+        assert_eq!((guest.as_str(), server.as_str()), ("hello", other));
+    }
+}
+
+#[test]
+fn a_connection_becomes_no_other_in_which_nobody_looks() {
+    const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+        Upgrade: h2c\r\n\r\nfrom then on";
+    for asks in ["Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n", "Upgrade: TLS/1.2\r\n", ""] {
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: good.test\r\nConnection: upgrade, http2-settings\r\n\
+             {asks}\r\nPRI * HTTP/2.0\r\n\r\n"
+        );
+        let (guest, server) = between(Agreed::Http1, &request, SWITCHED);
+        let server = server.to_ascii_lowercase();
+        assert!(server.contains("host: good.test"), "the request itself passes: {server:?}");
+        for word in ["\r\nupgrade:", "\r\nhttp2-settings:", "pri *"] {
+            assert!(!server.contains(word), "{asks:?}: {word:?} in {server:?}");
+        }
+        assert!(!guest.contains("from then on"), "{asks:?}: {guest:?}");
+    }
+    let request = "GET / HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade\r\n\
+        Upgrade: websocket\r\n\r\nto the server";
+    let (guest, server) = between(Agreed::Http1, request, &SWITCHED.replace("h2c", "websocket"));
+    assert!(guest.ends_with("from then on"), "{guest:?}");
+    assert!(server.ends_with("to the server"), "{server:?}");
+}
+
+#[test]
+fn whom_a_request_is_for_is_said_in_one_way() {
+    for (target, host) in [
+        ("/", "good.test:evil.test"),
+        ("/", "good.test:99999"),
+        ("/", "good.test:"),
+        ("abc-msb://good.test/", "good.test"),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let (guest, server) = between(Agreed::Http1, &request, OK);
+        assert!(guest.starts_with("HTTP/1.1 400 "), "{target} {host}: {guest:?}");
+        assert_eq!(server, "", "{target} {host}");
+    }
+}
+
+/// A runtime whose time passes when nobody has anything left to do.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build().unwrap()
+}
+
+/// Serves HTTP/2 of a guest that calls `evil.test`; the guest's end, and the server's.
+fn begin_h2() -> (DuplexStream, DuplexStream) {
+    let ((near, guest), (far, server)) = (duplex(64 * 1024), duplex(64 * 1024));
+    let call = (call("evil.test"), true);
+    tokio::spawn(serve(INTERCEPTOR.clone(), call, Agreed::Http2, (near, far)));
+    (guest, server)
+}
+
+/// A request of HTTP/2 of `method`.
+fn request(method: &str, protocol: Option<&'static str>) -> Request<()> {
+    let mut request = Request::builder().method(method).uri("https://evil.test/").body(()).unwrap();
+    if let Some(protocol) = protocol {
+        request.extensions_mut().insert(Protocol::from_static(protocol));
+    }
+    request
+}
+
+#[test]
+fn a_stream_becomes_a_websocket_and_nothing_else() {
+    runtime().block_on(async {
+        let (guest, server) = begin_h2();
+        let asked = tokio::spawn(async move {
+            let mut builder = h2::server::Builder::new();
+            let greeting = builder.enable_connect_protocol().handshake::<_, Bytes>(server);
+            let mut connection = greeting.await.unwrap();
+            let mut asked: Vec<Option<String>> = vec![];
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let protocol = request.extensions().get::<Protocol>();
+                asked.push(protocol.map(|protocol| protocol.as_str().to_owned()));
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+            asked
+        });
+        let (mut sender, connection) = h2::client::handshake(guest).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut told = vec![];
+        // The first shows that settings were exchanged.
+        for (method, protocol) in
+            [("GET", None), ("CONNECT", Some("websocket")), ("CONNECT", Some("connect-udp"))]
+        {
+            sender = sender.ready().await.unwrap();
+            let sent = sender.send_request(request(method, protocol), true).unwrap().0;
+            told.push(sent.await.unwrap().status().as_u16());
+        }
+        assert_eq!(told, [200, 200, 501]);
+        drop(sender);
+        connection.await.unwrap().unwrap();
+        assert_eq!(asked.await.unwrap(), [None, Some("websocket".to_owned())]);
+    });
+}
+
+/// A guest's end that is read no more once it is shut.
+struct Gate {
+    stream: DuplexStream,
+    is_shut: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Gate {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_shut.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(context, space)
+    }
+}
+
+impl AsyncWrite for Gate {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+const STREAMS: usize = 100;
+
+/// A server of HTTP/2 that answers the first [`STREAMS`] requests without end, once all have come:
+/// then it shuts the gate. It counts the bytes that it got rid of.
+async fn answer_without_end(end: DuplexStream, is_shut: Arc<AtomicBool>, sent: Arc<AtomicUsize>) {
+    let mut connection = h2::server::handshake(end).await.unwrap();
+    let mut asked = vec![];
+    while let Some(Ok((_, respond))) = connection.accept().await {
+        asked.push(respond);
+        if asked.len() < STREAMS {
+            continue;
+        }
+        is_shut.store(true, Ordering::Relaxed);
+        for mut respond in asked.drain(..) {
+            let sent = Arc::clone(&sent);
+            tokio::spawn(async move {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                loop {
+                    stream.reserve_capacity(16 * 1024);
+                    let Some(Ok(len)) = poll_fn(|context| stream.poll_capacity(context)).await
+                    else {
+                        return;
+                    };
+                    sent.fetch_add(len, Ordering::Relaxed);
+                    stream.send_data(vec![b'x'; len].into(), false).unwrap();
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_read_is_not_read_ahead_for_by_the_stream() {
+    let (is_shut, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    runtime().block_on(async {
+        let (stream, server) = begin_h2();
+        tokio::spawn(answer_without_end(server, Arc::clone(&is_shut), Arc::clone(&sent)));
+        let (mut sender, connection) = h2::client::Builder::new()
+            .initial_window_size((1 << 31) - 1)
+            .initial_connection_window_size((1 << 31) - 1)
+            .handshake::<_, Bytes>(Gate { stream, is_shut: Arc::clone(&is_shut) })
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let mut responses = vec![];
+        for _ in 0..STREAMS {
+            sender = sender.ready().await.unwrap();
+            responses.push(sender.send_request(request("GET", None), true).unwrap().0);
+        }
+        // Time passes when nobody has anything left to do.
+        let all = futures_util::future::join_all(responses);
+        timeout(Duration::from_secs(60), all).await.unwrap_err();
+        assert_eq!(sender.current_max_send_streams(), STREAMS, "no more may be open");
+    });
+    assert!(is_shut.load(Ordering::Relaxed), "all were asked");
+    // The window of the connection, and of each stream what may wait and a frame.
+    let sent = sent.load(Ordering::Relaxed);
+    assert!((1 << 20..(2 << 20) + STREAMS * 96 * 1024).contains(&sent), "{sent} bytes are held");
+}
