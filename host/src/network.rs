@@ -318,7 +318,7 @@ impl SmoltcpNetwork {
                 runtime: runtime.clone(),
                 wake: Arc::clone(&self.wake),
                 done: Arc::default(),
-                mailbox: Mailbox::new(Arc::clone(&self.wake)),
+                mailbox: Mailbox::new(Arc::clone(&self.wake), Arc::clone(&self.published)),
             }),
             names: ResolverParts {
                 runtime,

@@ -47,6 +47,21 @@ fn resolver(wake: Arc<DriverWake>) -> Resolver {
     })
 }
 
+/// Lets datagrams go by a proxy at `address`, which takes them.
+fn go_by_proxy(flows: &mut Flows, address: std::net::SocketAddr) {
+    let config = crate::config::ProxyConfig::new(crate::config::ProxyProtocol::Socks5, address);
+    // Nobody sleeps here.
+    let poll = mio::Poll::new().unwrap();
+    let wake = DriverWake::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+    flows.dialler = Some(Dialler {
+        proxy: Arc::new(crate::service::proxy::Proxy::new(config).unwrap()),
+        runtime: runtime(),
+        wake: Arc::clone(&wake),
+        done: Arc::default(),
+        mailbox: relay::Mailbox::new(wake, Arc::clone(&flows.published)),
+    });
+}
+
 /// A socket outside, and the flow in slot `index` that goes there.
 fn outside(index: u32) -> (UdpSocket, Association) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -146,4 +161,42 @@ fn a_flow_whose_slot_another_has_taken_still_sends_what_it_had() {
     assert_eq!(flows.send_gathered(), Ok(()));
     assert_eq!(heard(&socket), [b"early"]);
     assert_eq!(heard(&other), [b"late"]);
+}
+
+#[test]
+fn what_waits_for_a_proxy_that_says_nothing_is_bounded_of_a_flow_and_of_all() {
+    let (mut flows, _poll) = flows();
+    let silent = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    go_by_proxy(&mut flows, silent.local_addr().unwrap());
+    let dropped = |flows: &Flows| flows.published.relay_full.load(Ordering::Relaxed);
+    let (_socket, from) = outside(0);
+    let in_slot = |index| Association { flow: FlowId { index, ..from.flow }, ..from };
+    // Four of them are 240 KiB.
+    for number in 0..5 {
+        assert_eq!(flows.send_datagrams(in_slot(0), &[7; 60_000], 0), Ok(()));
+        assert_eq!(dropped(&flows), u64::from(number == 4), "of one flow: {number}");
+    }
+    for index in 1..100 {
+        for _ in 0..5 {
+            assert_eq!(flows.send_datagrams(in_slot(index), &[7; 60_000], 0), Ok(()));
+        }
+    }
+    // 4 MiB of 60,000 bytes, and of a little more for each.
+    assert_eq!(500 - dropped(&flows), 69);
+    // A row is as many datagrams, and what is short waits beside what is long.
+    let before = dropped(&flows);
+    assert_eq!(flows.send_datagrams(in_slot(99), &[7; 640], 10), Ok(()));
+    assert_eq!(dropped(&flows), before);
+    // Whoever ends makes room, when its task has.
+    (0..50).for_each(|index| flows.close(in_slot(index).flow));
+    let begun = std::time::Instant::now();
+    loop {
+        let before = dropped(&flows);
+        assert_eq!(flows.send_datagrams(in_slot(99), &[7; 60_000], 0), Ok(()));
+        if dropped(&flows) == before {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "no room");
+        std::thread::yield_now();
+    }
 }
