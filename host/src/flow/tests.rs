@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use sluicegate_core::{DatagramKind, Outside};
+use sluicegate_core::{DatagramKind, FrameRing, Outside};
 
 use super::*;
+use crate::memory::{Storage, map};
+use crate::rings::{RingConsumer, Rings};
 use crate::service::dns::ResolverParts;
 use crate::wake::DriverWake;
 
@@ -14,7 +16,7 @@ use crate::wake::DriverWake;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The sockets of a network, and its poll.
-fn flows() -> (Flows, mio::Poll) {
+pub(super) fn flows() -> (Flows, mio::Poll) {
     let poll = mio::Poll::new().unwrap();
     // No flow of these has bytes in the engine's buffers.
     let pages = crate::memory::Pages::of(&mut crate::memory::map(1).unwrap());
@@ -27,6 +29,23 @@ fn flows() -> (Flows, mio::Poll) {
         Flows::new(registry, Arc::default(), pages, (speaker, resolver(wake), ports), (tls, None)),
         poll,
     )
+}
+
+/// An engine that lets everything out, and what takes frames for its guest.
+pub(super) fn with_engine(act: impl FnOnce(&mut HostEngine<'_>, &mut RingConsumer)) {
+    let mut config = crate::config::NetworkConfig::default();
+    config.policy.default_egress = sluicegate_core::Permission::Allow;
+    let config = config.to_core(0, [7; 16]).unwrap();
+    let len = sluicegate_core::MemoryLen::of(&config);
+    let (mut buffers, mut fragments) =
+        (map(len.buffers).unwrap(), map(len.fragment_bytes).unwrap());
+    let mut storage = Storage::new(&len);
+    let memory = storage.lend(&mut buffers, &mut fragments);
+    let rings = Rings::new();
+    let (_, engine_in) = FrameRing::split(rings.from_guest);
+    let (engine_out, mut to_guest) = FrameRing::split(rings.to_guest);
+    let engine = Engine::new(&config, memory, engine_in, engine_out, Instant::ZERO);
+    act(&mut engine.unwrap(), &mut to_guest);
 }
 
 fn runtime() -> tokio::runtime::Handle {

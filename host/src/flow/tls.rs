@@ -137,10 +137,12 @@ impl TlsFlow {
     ) -> Served {
         // Whoever calls from now on means something new.
         self.bell.is_listed.store(false, Ordering::Release);
+        let mut is_behind = false;
         if let Some(stream) = &mut self.names {
             match stream.serve((engine, now), names) {
                 Served::Waits => {}
-                served @ (Served::Again | Served::NoRoom | Served::Ended) => return served,
+                Served::Again => is_behind = true,
+                served @ (Served::NoRoom | Served::Ended) => return served,
             }
         }
         if self.is_blocked {
@@ -149,13 +151,16 @@ impl TlsFlow {
         if !self.is_ended
             && let Some(served) = self.receive(engine, now)
         {
-            return served;
+            return match served {
+                Served::Waits if is_behind => Served::Again,
+                served => served,
+            };
         }
         if self.is_ended && self.has_failed {
             engine.handle(now, Event::OutsideReset { flow: self.id });
             return Served::Ended;
         }
-        Served::Waits
+        if is_behind { Served::Again } else { Served::Waits }
     }
 
     /// `None`: there is no more for now.
