@@ -229,9 +229,8 @@ impl Flows {
         let name = call.name.as_deref();
         let is_bound = name.is_some_and(|name| engine.is_bound(now, destination.ip(), name));
         let proxied = self.dialler.as_ref().zip(dial::remote(call.to));
-        let through_proxy = proxied.and_then(|(dialler, address)| {
-            dialler.proxy.target(address, engine.sure_name(now, flow))
-        });
+        let through_proxy =
+            proxied.and_then(|(dialler, address)| dialler.target((engine, now), flow, address));
         let call = Call {
             guest: SocketAddr::new(engine.guest(destination.ip()), call.guest_port),
             destination,
