@@ -272,7 +272,7 @@ impl Loop<'_> {
         if let Some(limit) = self.own.patience(now) {
             timeout = Some(timeout.map_or(limit, |t| t.min(limit)));
         }
-        if self.flows.is_busy() || self.is_ordered {
+        if self.is_ordered || self.flows.is_busy(&mut self.engine, now) {
             timeout = Some(Duration::ZERO);
         }
         timeout

@@ -127,8 +127,13 @@ impl Flows {
         }
     }
 
-    /// Whether flows wait to be served, and can be.
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Whether flows wait to be served, and can be. To be asked last before the loop sleeps: those
+    /// that found no room are to be woken when there is some, but whoever found it since, in the
+    /// same turn, has called that off.
+    pub(crate) fn is_busy(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
+        if (self.is_stalled || self.names.is_stalled()) && engine.can_deliver(now) {
+            return true;
+        }
         let is_busy = self.names.is_busy() || self.ports.is_busy();
         !self.is_stalled && (!self.queue.is_empty() || is_busy)
     }
@@ -178,6 +183,7 @@ impl Flows {
                         engine.handle(now, failed);
                     }
                     self.with_tls(flow, TlsFlow::close);
+                    self.vacate(engine, now, flow);
                     self.close(flow);
                 }
                 Action::Denied { denial, name } => {
@@ -445,6 +451,22 @@ impl Flows {
         if let Some(slot) = self.slots.get_mut(index) {
             let is_queued = slot.as_ref().is_some_and(|old| old.is_queued);
             *slot = Some(Slot { id, flow, is_queued });
+        }
+    }
+
+    /// Closes what is left in the slot of `flow` of one that gave way to it, as that is told to
+    /// nobody. Who has a socket does so by putting it there.
+    fn vacate(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
+        let index = flow.index as usize;
+        if !matches!(self.slots.get(index), Some(Some(slot)) if slot.id != flow) {
+            return;
+        }
+        // What it has yet to say goes out first, or would open its socket again.
+        if let Err(failed) = self.send_gathered() {
+            engine.handle(now, failed);
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = None;
         }
     }
 

@@ -168,6 +168,11 @@ impl Names {
         self.has_more && !self.is_stalled
     }
 
+    /// Whether answers wait for room towards the guest.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_stalled
+    }
+
     /// When a stream has been silent for too long, if none says anything.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.streams.front().map(|(due, _)| *due)
@@ -228,6 +233,7 @@ impl Flows {
         now: Instant,
         (flow, payload, segment_bytes): (FlowId, &[u8], u16),
     ) {
+        self.vacate(engine, now, flow);
         let bytes = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
         for query in payload.chunks(bytes.max(1)).filter(|query| query.len() <= QUERY_BYTES_MAX) {
             if self.names.datagrams_left.is_spent() {

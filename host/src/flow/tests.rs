@@ -219,3 +219,51 @@ fn what_waits_for_a_proxy_that_says_nothing_is_bounded_of_a_flow_and_of_all() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_flow_for_names_leaves_no_socket_of_the_one_that_gave_way_to_it() {
+    with_engine(|engine, _| {
+        let (mut flows, _poll) = flows();
+        let now = Instant::ZERO;
+        let ((socket, from), (_, mut next)) = (outside(0), outside(0));
+        next.flow.generation += 1;
+        let header = [0; 12];
+        // One that has its socket, and says more.
+        assert_eq!(flows.send_datagrams(from, b"early", 0), Ok(()));
+        assert_eq!(flows.gather(from, b"last", 0), [None, None]);
+        flows.hear_names(engine, now, (next.flow, &header, 0));
+        assert_eq!(heard(&socket), [&b"early"[..], b"last"]);
+        assert!(flows.slots[0].is_none(), "its socket is closed");
+        // One that is still to have it when the other has its slot.
+        assert_eq!(flows.gather(from, b"first", 0), [None, None]);
+        flows.hear_names(engine, now, (next.flow, &header, 0));
+        assert_eq!(flows.send_gathered(), Ok(()));
+        assert_eq!(heard(&socket), [b"first"]);
+        flows.hear_names(engine, now, (next.flow, &header, 0));
+        assert!(flows.slots[0].is_none(), "its socket is closed");
+    });
+}
+
+#[test]
+fn who_found_no_room_goes_on_though_another_has_found_some_and_called_the_wake_off() {
+    with_engine(|engine, to_guest| {
+        let (mut flows, _poll) = flows();
+        let now = Instant::ZERO;
+        let peer = std::net::SocketAddr::from((Ipv4Addr::new(1, 1, 1, 1), 9));
+        let guest_port = 53;
+        let (protocol, is_ipv6) = (sluicegate_core::Protocol::Udp, false);
+        let inbound = sluicegate_core::Inbound { protocol, peer, guest_port, is_ipv6 };
+        let flow = engine.open_inbound(now, &inbound).unwrap();
+        while engine.can_deliver(now) {
+            engine.deliver(now, flow, &[7; 1400]);
+        }
+        flows.is_stalled = true;
+        flows.queue.push_back(0);
+        assert!(!flows.is_busy(engine, now), "there is no room");
+        // The guest's card takes some; another looks, and finds it.
+        while to_guest.read().is_some() {}
+        to_guest.release();
+        assert!(engine.can_deliver(now));
+        assert!(flows.is_busy(engine, now), "nobody will wake it");
+    });
+}

@@ -86,7 +86,7 @@ fn streams_are_heard_up_to_the_budget_of_a_turn_and_take_turns() {
         }
         let mut sums = [0; 3];
         for turn in 1..=12 {
-            assert!(flows.is_busy(), "turn {turn}");
+            assert!(flows.is_busy(engine, NOW), "turn {turn}");
             flows.serve(engine, NOW);
             for (sum, guest) in sums.iter_mut().zip(&mut guests) {
                 *sum += heard(guest) / framed.len();
@@ -97,7 +97,7 @@ fn streams_are_heard_up_to_the_budget_of_a_turn_and_take_turns() {
         }
         assert_eq!(sums, [1024; 3]);
         flows.serve(engine, NOW);
-        assert!(!flows.is_busy(), "all is said");
+        assert!(!flows.is_busy(engine, NOW), "all is said");
     });
 }
 
