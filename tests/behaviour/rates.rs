@@ -122,7 +122,7 @@ fn a_row_of_the_guests_is_paid_as_all_that_its_card_would_send() {
                 let us = 10_000_000;
                 let rows = flood_with(&mut world, us, (&row, offload));
                 let bucket = rate.bandwidth.or(rate.ops).unwrap();
-                let per_ms = bucket.size / u64::from(bucket.refill_ms);
+                let per_ms = bucket.size / bucket.refill_ms;
                 let expected = per_ms * us / 1000 + bucket.size;
                 let taken = rows * each as u64;
                 assert!(is_near(taken, expected), "{outside} {segment_bytes}: {taken}, {expected}");

@@ -153,7 +153,7 @@ impl TlsFlow {
         {
             return match served {
                 Served::Waits if is_behind => Served::Again,
-                served => served,
+                Served::Waits | Served::Again | Served::NoRoom | Served::Ended => served,
             };
         }
         if self.is_ended && self.has_failed {
