@@ -92,7 +92,7 @@ impl Pace {
         }
     }
 
-    /// Pays for a frame of `len` bytes: for all that it is to be cut into, with its headers on each.
+    /// Pays for a frame of `len` bytes: for all that it is to be cut into, each with its headers.
     pub(crate) fn take_frame(&mut self, len: usize, offload: Offload) {
         let frames = offload.frames(len);
         self.take(len + (frames - 1) * usize::from(offload.header_bytes), frames);

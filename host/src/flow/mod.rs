@@ -454,22 +454,6 @@ impl Flows {
         }
     }
 
-    /// Closes what is left in the slot of `flow` of one that gave way to it, as that is told to
-    /// nobody. Who has a socket does so by putting it there.
-    fn vacate(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
-        let index = flow.index as usize;
-        if !matches!(self.slots.get(index), Some(Some(slot)) if slot.id != flow) {
-            return;
-        }
-        // What it has yet to say goes out first, or would open its socket again.
-        if let Err(failed) = self.send_gathered() {
-            engine.handle(now, failed);
-        }
-        if let Some(slot) = self.slots.get_mut(index) {
-            *slot = None;
-        }
-    }
-
     /// Asks other name servers from now on.
     pub(crate) fn replace_name_servers(&mut self, servers: Vec<Server>, timeout: Duration) {
         self.names.replace_servers(servers, timeout);

@@ -5,9 +5,9 @@
 //! (RFC 1035 4.2, RFC 7766); must not know what a message says.
 //!
 //! Bounded: a stream ([`stream`]) that is silent is ended, one that takes no answers is reset, and
-//! so is the oldest where there are too many. A turn hears so many queries and judges so many bytes of
-//! answers, each of datagrams, of streams, and of what name servers said: queries in datagrams that
-//! are more are lost, as by any busy server, and streams wait and take turns.
+//! so is the oldest where there are too many. A turn hears so many queries and judges so many bytes
+//! of answers, each of datagrams, of streams, and of what name servers said: queries in datagrams
+//! that are more are lost, as by any busy server, and streams wait and take turns.
 
 mod stream;
 
@@ -245,6 +245,22 @@ impl Flows {
             if let Heard::Reply(len) = heard {
                 engine.deliver(now, flow, self.names.out.get(..len).unwrap_or(&[]));
             }
+        }
+    }
+
+    /// Closes what is left in the slot of `flow` of one that gave way to it, as that is told to
+    /// nobody. Who has a socket does so by putting it there.
+    pub(super) fn vacate(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
+        let index = flow.index as usize;
+        if !matches!(self.slots.get(index), Some(Some(slot)) if slot.id != flow) {
+            return;
+        }
+        // What it has yet to say goes out first, or would open its socket again.
+        if let Err(failed) = self.send_gathered() {
+            engine.handle(now, failed);
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = None;
         }
     }
 

@@ -1,10 +1,10 @@
 //! A connection on which a guest asks for names (RFC 7766), plain or within TLS (RFC 7858).
 //!
-//! Owns what has come on it and is no whole query yet, and the answers that wait; must not know what
-//! a query leads to.
+//! Owns what has come on it and is no whole query yet, and the answers that wait; must not know
+//! what a query leads to.
 //!
-//! Bounded: so many queries are under way and so many bytes of answers wait, or no more is read from
-//! it; and it goes on in the next turn where this one has heard enough of all.
+//! Bounded: so many queries are under way and so many bytes of answers wait, or no more is read
+//! from it; and it goes on in the next turn where this one has heard enough of all.
 
 use std::collections::VecDeque;
 
