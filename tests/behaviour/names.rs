@@ -572,6 +572,12 @@ fn a_name_leads_through_others_to_its_addresses_and_not_for_longer_than_they_do(
     assert!(reaches(&mut world, at(PUBLIC_V4, 443)));
     world.advance(1);
     assert!(!reaches(&mut world, at(PUBLIC_V4, 443)));
+    // Through as many as may be, of which the last leads back, and the first comes last.
+    let mut records: Vec<_> = (1..16).map(|n| alias(n, n + 1, 60)).collect();
+    records.extend([alias(16, 1, 60), end(16, PUBLIC_V4), alias(0, 1, 9)]);
+    hear(&mut world, STREAM, &asked, Some(&answer(&asked, &records)));
+    assert!(reaches(&mut world, at(PUBLIC_V4, 443)));
+    world.advance(9000);
     // Round in circles, and along a way without an end.
     for count in [2_u32, 1000] {
         let mut records: Vec<_> = (0..count).map(|n| alias(n, n + 1, 60)).collect();

@@ -377,10 +377,10 @@ pub(crate) fn resolved(
     })
 }
 
-/// The names to which `question` leads by the aliases of `message`. There are no more of those
-/// than it may lead through, in whatever order; what is behind them is not looked at.
+/// The names to which `question` leads by the aliases of `message`, in whatever order those are.
+/// Of more than twice as many as it may lead through, the rest is not looked at.
 fn way(message: &[u8], question: &Name) -> Option<Way> {
-    let mut aliases = heapless::Vec::<Alias, { DNS_CNAMES_MAX as usize }>::new();
+    let mut aliases = heapless::Vec::<Alias, { 2 * DNS_CNAMES_MAX as usize }>::new();
     walk_by(message, after_name, |record| {
         if record.section == Section::Answer && record.kind == kind::CNAME {
             let (owner_at, target_at) = (record.owner_at, record.data.start);
@@ -389,8 +389,8 @@ fn way(message: &[u8], question: &Name) -> Option<Way> {
         }
     })?;
     let mut way = Way::new();
-    // There is room for one more than there are aliases, each of which is followed once.
     let _ = way.push((question.clone(), u32::MAX));
+    // Each is followed once, so that no way is endless.
     while let Some((current, ttl)) = way.last() {
         let ttl = *ttl;
         let is_its =
@@ -398,7 +398,9 @@ fn way(message: &[u8], question: &Name) -> Option<Way> {
         let Some(at) = aliases.iter().position(is_its) else { break };
         let alias = aliases.swap_remove(at);
         let Some((target, _)) = name(message, alias.target_at) else { break };
-        let _ = way.push((target, ttl.min(alias.seconds)));
+        if way.push((target, ttl.min(alias.seconds))).is_err() {
+            break;
+        }
     }
     Some(way)
 }
