@@ -293,7 +293,7 @@ fn a_proxy_is_told_a_name_only_where_a_rule_about_it_allowed_the_connection() {
     let outside = Outside::new();
     names::scripted(&outside.neighbour, names::SERVER, |query| vec![names::address(query, 7)]);
     let (at, told) = refusing(&outside.host);
-    let rule = |destination| json!({ "direction": "egress", "destination": destination, "action": "allow" });
+    let rule = |to| json!({ "direction": "egress", "destination": to, "action": "allow" });
     for (destination, asked_for) in [
         (json!({ "domain": "a.test" }), (3, b"a.test".to_vec())),
         (json!({ "group": "public" }), (1, vec![11, 0, 0, 7])),
