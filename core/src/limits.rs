@@ -152,6 +152,9 @@ pub const DNS_MESSAGE_BYTES_MAX: usize = 65_535;
 pub const DNS_QUERY_BYTES_MAX: usize = 12 + 255 + 4 + 11;
 /// Pointers that lead from one to the next within a name.
 pub const DNS_POINTERS_MAX: u32 = 32;
+/// Records of the longest answer that is looked at, and addresses in them: as many as are kept of
+/// one name. One with more is as one that is malformed.
+pub const DNS_RECORDS_MAX: u32 = 1024;
 /// Names through which an answer may lead to its addresses.
 pub const DNS_CNAMES_MAX: u32 = 16;
 /// For how long the gateway's own name is good.

@@ -54,7 +54,7 @@
 //! | `outbound_proxy.credentials` | `{"username": "u", "password":` | |
 //! | | `{"kind": "env", "var": "V"}}`; with socks4 it is `user_id` | |
 //! | `outbound_proxy.no_proxy` | networks, addresses and names that go without it | `[]` |
-//! | `outbound_proxy.send_names` | it is told names, where one is known for sure | `true` |
+//! | `outbound_proxy.send_names` | it is told the names that rules by name allowed | `true` |
 //!
 //! The groups are `public`, `private`, `loopback`, `link_local`, `metadata`, `multicast` and `host`
 //! (the gateway's addresses); which address is in which is in the core's `rule/place.rs`. A guest

@@ -114,7 +114,7 @@ impl Driver {
         let Some(listeners) = driver.listeners(&mut seat).await? else { return Ok(()) };
         // On this thread: it opens the sockets, so its host is the one that counts.
         let (for_own, for_flows) = (driver.registry()?, driver.registry()?);
-        let own = OwnAddresses::start(&mut driver.config, for_own, OWN_ADDRESSES)
+        let mut own = OwnAddresses::start(&mut driver.config, for_own, OWN_ADDRESSES)
             .map_err(Error::machine("asking for this host's own addresses"))?;
         let len = MemoryLen::of(&driver.config);
         let mut buffers = map(len.buffers)?;
@@ -128,15 +128,16 @@ impl Driver {
         if seat.is_shared() {
             engine.share_thread();
         }
-        for known in &driver.known_names {
-            engine.bind_name(now, &known.name, (known.address, known.seconds));
-        }
         let resolver = Resolver::new(driver.names);
         let ports = Ports::new(listeners, &for_flows, PORTS)
             .map_err(Error::machine("watching the published ports"))?;
         let said = (driver.speaker, resolver, ports);
         let ways = (driver.tls, driver.dialler);
-        let flows = Flows::new(for_flows, Arc::clone(&driver.published), pages, said, ways);
+        let mut flows = Flows::new(for_flows, Arc::clone(&driver.published), pages, said, ways);
+        own.update(&mut engine, &mut flows, now);
+        for known in &driver.known_names {
+            engine.bind_name(now, &known.name, (known.address, known.seconds));
+        }
         // Whoever started it waits for this, or is gone.
         let _ = driver.has_begun.send(());
         let turns = Loop {
@@ -271,7 +272,7 @@ impl Loop<'_> {
         if let Some(limit) = self.own.patience(now) {
             timeout = Some(timeout.map_or(limit, |t| t.min(limit)));
         }
-        if self.flows.is_busy() || self.is_ordered {
+        if self.is_ordered || self.flows.is_busy(&mut self.engine, now) {
             timeout = Some(Duration::ZERO);
         }
         timeout

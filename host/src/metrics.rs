@@ -36,6 +36,10 @@ pub(crate) struct Published {
     pub(crate) driver_turns: AtomicU64,
     /// Sockets that the host would not open or connect, by lack of descriptors, ports or memory.
     pub(crate) host_exhausted: AtomicU64,
+    /// Datagrams, on their way through a proxy or back, that there was no room for.
+    pub(crate) relay_full: AtomicU64,
+    /// Queries of the guest that were more than a turn takes.
+    pub(crate) names_full: AtomicU64,
     /// What the adapter dropped, counted by the VMM's thread.
     pub(crate) adapter_drops: AdapterDrops,
     pub(crate) times: Times,
@@ -197,6 +201,8 @@ impl MetricsHandle {
             ("router_advertisements", read(&p.router_advertisements)),
             ("icmp_errors_heeded", read(&p.icmp_errors_heeded)),
             ("host_exhausted", read(&p.host_exhausted)),
+            ("relay_full", read(&p.relay_full)),
+            ("names_full", read(&p.names_full)),
             ("adapter_ring_full", read(&p.adapter_drops.ring_full)),
             ("adapter_short", read(&p.adapter_drops.short)),
             ("adapter_too_long", read(&p.adapter_drops.too_long)),

@@ -337,7 +337,7 @@ impl SmoltcpNetwork {
                 runtime: runtime.clone(),
                 wake: Arc::clone(&self.wake),
                 done: Arc::default(),
-                mailbox: Mailbox::new(Arc::clone(&self.wake)),
+                mailbox: Mailbox::new(Arc::clone(&self.wake), Arc::clone(&self.published)),
             }),
             names: ResolverParts {
                 runtime,
@@ -379,8 +379,9 @@ impl SmoltcpNetwork {
         self.driver.as_ref().is_some_and(|driver| !driver.is_over())
     }
 
-    /// Ends the network: stops and joins the driver, and closes every socket. Harmless if it never
-    /// ran, or has ended.
+    /// Ends the network: stops and joins the driver, and closes every socket: the driver's own
+    /// before this returns, those of its tasks (queries, a proxy, TLS) when their runtime next runs
+    /// them. Harmless if it never ran, or has ended.
     ///
     /// # Errors
     /// What the driver failed of, if it had.

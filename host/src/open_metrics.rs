@@ -23,6 +23,8 @@ const HELP: &[(&str, &str)] = &[
     ("icmp_errors_heeded", "ICMP errors of the guest's from which something followed"),
     ("denials_left_out", "denials that were too many to be told"),
     ("host_exhausted", "sockets that the host would not open, by lack of descriptors or memory"),
+    ("relay_full", "datagrams through the proxy that there was no room for"),
+    ("names_full", "queries in datagrams that were more than a turn takes"),
     ("driver_turns", "turns of the driver's loop"),
 ];
 

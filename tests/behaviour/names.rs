@@ -21,6 +21,9 @@ const BLOCKED: Option<u16> = Some(15);
 const PUBLIC_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 const PUBLIC: [IpAddr; 2] = [PUBLIC_V4, IpAddr::V6(Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 2))];
 
+/// A flow on which names are asked over TCP.
+const STREAM: FlowId = FlowId { index: 0, generation: 1 };
+
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("because a test writes addresses")
 }
@@ -314,8 +317,53 @@ fn an_answer_is_cut_to_what_the_guest_takes_in_a_datagram() {
             let heard = hear(&mut world, flow, &asked, Some(&said));
             assert_eq!(heard[2] & 2 != 0, is_cut, "{len} of {limit}");
             assert_eq!(heard.len() == len, !is_cut);
-            let stream = FlowId { index: 0, generation: 1 };
-            assert_eq!(hear(&mut world, stream, &asked, Some(&said)), said, "TCP takes all");
+            assert_eq!(hear(&mut world, STREAM, &asked, Some(&said)), said, "TCP takes all");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_the_guest_has_no_record_of_leads_nowhere_yet() {
+    let mut room = room(&["allow egress all a.test"]);
+    let mut world = room.world();
+    let flow = flow(&mut world);
+    let asked = query("a.test", kind::A);
+    let filler = record(&QUESTION, kind::TXT, 60, &[7; 600]);
+    // One that would be rebinding, and one that binds.
+    for (last, heard_over_tcp) in [(ip("10.0.0.1"), NAME_ERROR), (PUBLIC_V4, 0)] {
+        let said = answer(&asked, &[filler.clone(), address(&QUESTION, 60, last)]);
+        let heard = hear(&mut world, flow, &asked, Some(&said));
+        assert_eq!((code(&heard), heard[2] & 2, &heard[6..12]), (0, 2, &[0; 6][..]), "{last}");
+        world.run();
+        assert!(world.denials.is_empty() && !reaches(&mut world, at(last, 443)), "{last}");
+        world.denials.clear();
+        assert_eq!(code(&hear(&mut world, STREAM, &asked, Some(&said))), heard_over_tcp);
+        assert_eq!(reaches(&mut world, at(last, 443)), last == PUBLIC_V4);
+        world.denials.clear();
+    }
+    // Nor is one to another question cut.
+    let other = answer(&query("b.test", kind::A), &[filler]);
+    assert_eq!(code(&hear(&mut world, flow, &asked, Some(&other))), SERVER_FAILURE);
+}
+
+#[test]
+fn an_answer_has_so_many_records_and_addresses_and_no_more() {
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let asked = query("a.test", kind::HTTPS);
+    let hints = |count: usize| {
+        let mut data = vec![0, 1, 0, 0, 4];
+        data.extend((4 * count as u16).to_be_bytes());
+        data.extend([1; 4].repeat(count));
+        record(&QUESTION, kind::HTTPS, 7, &data)
+    };
+    let text = record(&QUESTION, kind::TXT, 7, b"x");
+    for (count, is_taken) in [(1024, true), (1025, false)] {
+        for records in [vec![text.clone(); count], vec![hints(count)]] {
+            let said = answer(&asked, &records);
+            let heard = hear(&mut world, STREAM, &asked, Some(&said));
+            assert_eq!(heard == said, is_taken, "{count}");
+            assert_eq!(code(&heard), if is_taken { 0 } else { SERVER_FAILURE }, "{count}");
         }
     }
 }
@@ -524,6 +572,12 @@ fn a_name_leads_through_others_to_its_addresses_and_not_for_longer_than_they_do(
     assert!(reaches(&mut world, at(PUBLIC_V4, 443)));
     world.advance(1);
     assert!(!reaches(&mut world, at(PUBLIC_V4, 443)));
+    // Through as many as may be, of which the last leads back, and the first comes last.
+    let mut records: Vec<_> = (1..16).map(|n| alias(n, n + 1, 60)).collect();
+    records.extend([alias(16, 1, 60), end(16, PUBLIC_V4), alias(0, 1, 9)]);
+    hear(&mut world, STREAM, &asked, Some(&answer(&asked, &records)));
+    assert!(reaches(&mut world, at(PUBLIC_V4, 443)));
+    world.advance(9000);
     // Round in circles, and along a way without an end.
     for count in [2_u32, 1000] {
         let mut records: Vec<_> = (0..count).map(|n| alias(n, n + 1, 60)).collect();
@@ -533,8 +587,7 @@ fn a_name_leads_through_others_to_its_addresses_and_not_for_longer_than_they_do(
             records.push(end(count, PUBLIC_V4));
         }
         let said = answer(&asked, &records);
-        let heard = hear(&mut world, flow, &asked, Some(&said));
-        assert!(heard.len() <= 512);
+        assert_eq!(hear(&mut world, STREAM, &asked, Some(&said)), said);
         assert!(!reaches(&mut world, at(PUBLIC_V4, 443)), "{count}");
     }
 }

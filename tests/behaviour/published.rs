@@ -408,6 +408,33 @@ fn an_army_of_peers_ends_no_flow_of_the_guests_and_the_guest_ends_none_of_theirs
 }
 
 #[test]
+fn an_army_that_has_all_of_the_gateways_ports_keeps_nobody_out() {
+    let ports = limits::GATEWAY_PORTS;
+    let count = u32::from(ports.end() - ports.start());
+    let mut room = Room::with(|config| config.inbound_udp_flows_max = count + 100);
+    let mut world = room.world();
+    // The first port is one that the guest uses itself.
+    let to = at(gateway(ip(PEERS[0])), *ports.start());
+    world.send(&frame::udp(53, to, b"own"));
+    let own = world.peers.datagrams[&world.datagram()].id;
+    let army: Vec<FlowId> = (0..count).map(|number| ask(&mut world, number)).collect();
+    assert_eq!(world.counters().udp_evicted, 0);
+    world.advance(1000);
+    let now = world.now();
+    world.engine.deliver(now, army[0], b"again");
+    // Of those who have the next ports whoever was heard of least recently gives way.
+    let late = ask(&mut world, count);
+    let is_live = [own, army[0], army[1], army[2], late].map(|flow| world.engine.is_live(flow));
+    assert_eq!(is_live, [true, true, false, true, true]);
+    (1..1000).for_each(|number| {
+        ask(&mut world, count + number);
+    });
+    assert_eq!(world.counters().udp_evicted, 1000);
+    assert_eq!(world.engine.flow_counts()[1], count + 1);
+    assert!(world.engine.is_live(own));
+}
+
+#[test]
 fn what_answers_no_call_is_dropped_while_one_is_made() {
     let mut room = Room::plain();
     let mut world = room.world();

@@ -1,10 +1,10 @@
 //! Rate limits: as much passes as was said, either way, in bytes and in frames; what waits is not
 //! lost, nothing spins meanwhile, and who is not limited notices nothing.
 
-use sim::frame::{self, OUTSIDE_V4, OUTSIDES};
+use sim::frame::{self, OUTSIDE_V4, OUTSIDES, Segment, flag};
 use sim::guest::Script;
 use sim::{Pattern, Room, World};
-use sluicegate_core::{Bucket, Drop, Rate, WaitReason};
+use sluicegate_core::{Bucket, Drop, Offload, Rate, TransportChecksum, WaitReason};
 
 use crate::at;
 
@@ -29,18 +29,29 @@ fn pass(world: &mut World<'_>, us: u64, mut act: impl FnMut(&mut World<'_>)) {
     }
 }
 
+/// `per_s` frames, in a bucket of 100 ms.
+fn ops(per_s: u64) -> Rate {
+    let bucket = Bucket { size: per_s / 10, refill_ms: 100, one_time_burst: 0 };
+    Rate { bandwidth: None, ops: Some(bucket) }
+}
+
 /// The guest sends all it can for `us`; returns the bytes that were taken.
 fn flood(world: &mut World<'_>, us: u64) -> u64 {
     let frame = frame::udp(1000, at(OUTSIDE_V4, 9), &[7; PAYLOAD]);
+    flood_with(world, us, (&frame, Offload::NONE)) * 1000
+}
+
+/// The guest sends `frame` as often as it can for `us`; returns how often it was taken.
+fn flood_with(world: &mut World<'_>, us: u64, (frame, offload): (&[u8], Offload)) -> u64 {
     let before = world.counters().frames_from_guest;
     pass(world, us, |world| {
         let now = world.now();
         while !world.engine.is_paced(now) {
-            while world.push(&frame) {}
+            while world.push_offloaded(frame, offload) {}
             world.run();
         }
     });
-    (world.counters().frames_from_guest - before) * 1000
+    world.counters().frames_from_guest - before
 }
 
 fn is_near(actual: u64, expected: u64) -> bool {
@@ -68,6 +79,56 @@ fn frames_are_limited_as_bytes_are() {
     let mut world = room.world();
     let taken = flood(&mut world, 10_000_000) / 1000;
     assert!(taken.abs_diff(500 + 10 + 1000) <= 2, "{taken} frames");
+}
+
+#[test]
+fn a_row_of_the_guests_is_paid_as_all_that_its_card_would_send() {
+    let segment = |seq: u8, payload: &[u8]| Segment {
+        port: 1000,
+        flags: flag::ACK,
+        options: vec![seq; 12],
+        payload: payload.to_vec(),
+        ..Segment::default()
+    };
+    for outside in OUTSIDES {
+        let to = at(outside, 9);
+        let ip_len = if outside.is_ipv4() { 20 } else { 40 };
+        let mut rows = vec![
+            // A frame, the bytes of each of its headers, and of the payload of each piece.
+            (frame::udp(1000, to, &[7; 128]), 14 + ip_len + 8, 1),
+            (frame::udp(1000, to, &[7; 1234]), 14 + ip_len + 8, 100),
+            (frame::tcp(to, &segment(1, &[7; 60_000])), 14 + ip_len + 32, 1448),
+            (frame::udp(1000, to, &[7; 10]), 14 + ip_len + 8, 0),
+        ];
+        if outside.is_ipv6() {
+            // Behind options, which the engine does not count exactly.
+            let options = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &frame::udp_header(1, 9, &[7; 1280])];
+            rows.push((frame::ip(outside, 60, &options.concat()), 14 + 20 + 8, 10));
+        }
+        for (row, header, segment_bytes) in rows {
+            let pieces = match segment_bytes {
+                0 => 1,
+                bytes => (row.len() - header).div_ceil(bytes),
+            };
+            let wire = row.len() + (pieces - 1) * header;
+            let offload = Offload {
+                segment_bytes: segment_bytes as u16,
+                header_bytes: 0,
+                checksum: TransportChecksum::Vouched,
+            };
+            for (rate, each) in [(bandwidth(1_000_000), wire), (ops(5000), pieces)] {
+                let mut room = Room::with(|c| c.from_guest_rate = Some(rate)).with_rings(1 << 20);
+                let mut world = room.world();
+                let us = 10_000_000;
+                let rows = flood_with(&mut world, us, (&row, offload));
+                let bucket = rate.bandwidth.or(rate.ops).unwrap();
+                let per_ms = bucket.size / bucket.refill_ms;
+                let expected = per_ms * us / 1000 + bucket.size;
+                let taken = rows * each as u64;
+                assert!(is_near(taken, expected), "{outside} {segment_bytes}: {taken}, {expected}");
+            }
+        }
+    }
 }
 
 #[test]

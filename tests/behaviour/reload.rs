@@ -248,6 +248,29 @@ fn a_name_is_sure_where_it_was_said_and_leads_there_or_where_it_is_the_only_one(
     assert_eq!(sure(&world), None, "it was said, and does not lead there");
 }
 
+#[test]
+fn others_may_look_for_where_a_name_leads_only_if_a_rule_about_it_allowed_the_flow() {
+    let to = at(ip("1.1.1.1"), 443);
+    for (default, rules, is_by_name) in [
+        ("deny", &["allow egress all *.test"][..], true),
+        ("deny", &["deny egress all bad.test", "allow egress all good.test"], true),
+        ("deny", &["allow egress all public", "allow egress all good.test"], false),
+        ("deny", &["allow egress all any", "deny egress all bad.test"], false),
+        ("allow", &["deny egress all private", "deny egress all bad.test"], false),
+    ] {
+        let mut room = room(default, rules);
+        let mut world = room.world();
+        bind(&mut world, "good.test", ip("1.1.1.1"));
+        let mut script = Script::new(to, 40_000);
+        script.open(&mut world);
+        script.send(&mut world, &tls::hello("good.test"));
+        let id = world.engine.flows().find(|flow| flow.outside == to).unwrap().id;
+        assert_eq!(world.engine.sure_name(world.now(), id), Some("good.test"), "{rules:?}");
+        assert_eq!(world.engine.is_allowed_by_name(id, "good.test"), is_by_name, "{rules:?}");
+        assert!(!world.engine.is_allowed_by_name(id, "bad.test") || rules.len() == 1, "{rules:?}");
+    }
+}
+
 /// Lets everything pass, and TLS end here where `is_intercepted`.
 fn intercepting(is_intercepted: bool) -> Config {
     let mut config = config_of("allow", &[]);

@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, Setup, sluicegate};
+use crate::namespace::Namespace;
 use crate::needs;
+use crate::policy::{self, Outside};
 use crate::process::{self, Finished, Process};
 use crate::servers::{self, Family};
 use crate::tls::{self, GOOD, Scratch, Site};
@@ -24,10 +26,15 @@ struct Controlled {
 
 impl Controlled {
     fn new(config: Value) -> Self {
+        Self::on(None, config)
+    }
+
+    /// The same, served from `host`; `None`: from where this test runs.
+    fn on(host: Option<&Namespace>, config: Value) -> Self {
         let scratch = Scratch::new("control");
         let socket = scratch.0.join("control");
-        let setup =
-            Setup { config: Some(config), control: Some(socket.clone()), ..Setup::default() };
+        let (config, control) = (Some(config), Some(socket.clone()));
+        let setup = Setup { config, control, host, ..Setup::default() };
         Self { guest: Guest::with(&setup), socket, _scratch: scratch }
     }
 
@@ -123,6 +130,42 @@ fn a_policy_that_changes_resets_what_it_forbids_and_nothing_else() {
     // And as it was.
     assert_eq!(controlled.put(&allow_all()).code, 0);
     echoes(&mut guest.connect(Family::V4, ports[1])).unwrap();
+}
+
+#[test]
+fn what_is_public_after_a_change_never_includes_this_host() {
+    if !needs::are_met(&["curl", "sh", "seq", "sed"]) {
+        return;
+    }
+    let outside = Outside::new();
+    let own = ["11.0.0.1", "[2600:0:0:11::1]"].map(|own| policy::serve(&outside.host, own));
+    let elsewhere = policy::serve(&outside.neighbour, "11.0.0.2");
+    let public = json!({ "policy": { "rules": [{
+        "direction": "egress", "destination": { "group": "public" }, "action": "allow" }] } });
+    let refused = 7;
+    // Neither of the first speaks of what is public.
+    let anywhere = json!({ "direction": "egress", "destination": "any", "action": "deny" });
+    for first in [json!([]), json!([anywhere])] {
+        let first = json!({ "policy": { "default_egress": "deny", "rules": first } });
+        let controlled = Controlled::on(Some(&outside.host), first);
+        assert_eq!(controlled.put(&public).code, 0);
+        assert_eq!(policy::fetch(&controlled.guest, elsewhere), 0);
+        for own in own {
+            assert_eq!(policy::fetch(&controlled.guest, own), refused, "{own}");
+        }
+    }
+    // One that does not depend on the list starts where that is too long, and then nothing is
+    // public.
+    policy::addresses(&outside.host, 257, "add");
+    let controlled = Controlled::on(Some(&outside.host), allow_all());
+    assert_eq!(policy::fetch(&controlled.guest, elsewhere), 0);
+    assert_eq!(controlled.put(&public).code, 0);
+    for end in [own[0], elsewhere] {
+        assert_eq!(policy::fetch(&controlled.guest, end), refused, "{end}");
+    }
+    policy::addresses(&outside.host, 257, "del");
+    until("it has few addresses", || policy::fetch(&controlled.guest, elsewhere) == 0);
+    assert_eq!(policy::fetch(&controlled.guest, own[0]), refused);
 }
 
 #[test]

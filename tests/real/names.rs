@@ -111,7 +111,7 @@ fn dig(mut dig: Command, words: &str) -> String {
     process::succeed(dig.args(["+tries=1", "+timeout=10"]).args(words.split_whitespace()))
 }
 
-fn ask(guest: &Guest, words: &str) -> String {
+pub(crate) fn ask(guest: &Guest, words: &str) -> String {
     let gateway = guest.gateway(Family::V4);
     dig(guest.command("dig"), &format!("@{gateway} {words}"))
 }
@@ -377,7 +377,7 @@ fn a_server_that_is_gone_is_a_failure_at_once_and_one_that_is_back_answers() {
 }
 
 /// A name server at `address` that answers each query with what `answers` says.
-fn scripted(
+pub(crate) fn scripted(
     namespace: &Namespace,
     address: &str,
     answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static,
@@ -394,7 +394,7 @@ fn scripted(
 }
 
 /// The answer to `query`, of which the question is repeated, with the one address 11.0.0.`last`.
-fn address(query: &[u8], last: u8) -> Vec<u8> {
+pub(crate) fn address(query: &[u8], last: u8) -> Vec<u8> {
     record(query, &[0xc0, 12], 1, &[11, 0, 0, last])
 }
 

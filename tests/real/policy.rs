@@ -165,6 +165,13 @@ fn an_address_that_the_host_gains_is_denied_at_once_and_reached_again_when_it_is
     }
 }
 
+/// Gives `namespace` so many public addresses (`add`), or takes them away (`del`).
+pub(crate) fn addresses(namespace: &Namespace, count: u32, action: &str) {
+    let change = format!("s/.*/address {action} 2600:0:0:12::&\\/128 dev lo/");
+    let script = format!("seq {count} | sed '{change}' | ip -batch -");
+    process::succeed(namespace.command("sh").args(["-c", &script]));
+}
+
 #[test]
 fn a_host_with_more_addresses_than_are_kept_apart_lets_nothing_public_out_until_it_has_less() {
     if !needs::are_met(&["curl", "sh", "seq", "sed"]) {
@@ -173,18 +180,13 @@ fn a_host_with_more_addresses_than_are_kept_apart_lets_nothing_public_out_until_
     let outside = Outside::new();
     let guest = outside.guest(None);
     let end = serve(&outside.neighbour, NEIGHBOURS[0]);
-    let all = |count: u32, action: &str| {
-        let change = format!("s/.*/address {action} 2600:0:0:12::&\\/128 dev lo/");
-        let script = format!("seq {count} | sed '{change}' | ip -batch -");
-        process::succeed(outside.host.command("sh").args(["-c", &script]));
-    };
     assert_eq!(fetch(&guest, end), 0);
     // Too many for the engine, and too many to be listed at all.
     for (count, reason) in [(257, "too many public addresses"), (4200, "are not known")] {
-        all(count, "add");
+        addresses(&outside.host, count, "add");
         assert_refused(&guest, end);
         waiting::until(reason, || guest.engine().errors().contains(reason));
-        all(count, "del");
+        addresses(&outside.host, count, "del");
         // A list that was given up is read again within a second.
         waiting::until("it has few addresses again", || fetch(&guest, end) == 0);
     }

@@ -4,16 +4,19 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::mpsc::Receiver;
 
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, Setup, open_config};
+use crate::names;
 use crate::namespace::Namespace;
 use crate::needs;
+use crate::policy::Outside;
 use crate::process::{self, Process};
 use crate::servers::{self, Family};
 use crate::tls::Scratch;
-use crate::waiting::until;
+use crate::waiting::{PATIENCE, until};
 
 /// Where the server is, which no proxy needs to be asked for.
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
@@ -254,6 +257,58 @@ fn intercepted_connections_go_through_it_too() {
     assert!(said.output.contains("Ciphers supported in s_server"), "{said:?}");
     let told = proxy.errors();
     assert!(told.contains(&format!("connected to {SERVER}:443")), "{told}");
+}
+
+/// A SOCKS5 proxy of `outside` that refuses everything; returns where it is, and what tells of whom
+/// it was asked for: the kind of the address (RFC 1928 4), and its bytes.
+fn refusing(outside: &Namespace) -> (SocketAddr, Receiver<(u8, Vec<u8>)>) {
+    let listener = outside.inside(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let at = listener.local_addr().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4];
+            stream.read_exact(&mut head[..3]).unwrap();
+            stream.write_all(&[5, 0]).unwrap();
+            stream.read_exact(&mut head).unwrap();
+            let mut len = [4];
+            if head[3] == 3 {
+                stream.read_exact(&mut len).unwrap();
+            }
+            let mut bytes = vec![0; len[0].into()];
+            stream.read_exact(&mut bytes).unwrap();
+            stream.read_exact(&mut [0; 2]).unwrap();
+            tell.send((head[3], bytes)).unwrap();
+            let _ = stream.write_all(&[5, 5, 0, 1, 0, 0, 0, 0, 0, 0]);
+        }
+    });
+    (at, told)
+}
+
+#[test]
+fn a_proxy_is_told_a_name_only_where_a_rule_about_it_allowed_the_connection() {
+    if !needs::are_met(&["dig", "curl"]) {
+        return;
+    }
+    let outside = Outside::new();
+    names::scripted(&outside.neighbour, names::SERVER, |query| vec![names::address(query, 7)]);
+    let (at, told) = refusing(&outside.host);
+    let rule = |to| json!({ "direction": "egress", "destination": to, "action": "allow" });
+    for (destination, asked_for) in [
+        (json!({ "domain": "a.test" }), (3, b"a.test".to_vec())),
+        (json!({ "group": "public" }), (1, vec![11, 0, 0, 7])),
+    ] {
+        let guest = outside.guest(Some(json!({
+            "policy": { "rules": [rule(json!({ "group": "host" })), rule(destination)] },
+            "dns": { "nameservers": [names::SERVER] },
+            "outbound_proxy": { "protocol": "socks5", "address": at.to_string() },
+        })));
+        assert_eq!(names::ask(&guest, "a.test +short").trim(), "11.0.0.7");
+        let mut curl = guest.command("curl");
+        curl.args(["-sS", "-m", "20", "--resolve", "a.test:80:11.0.0.7", "http://a.test/"]);
+        assert_ne!(process::run(&mut curl).code, 0);
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), asked_for);
+    }
 }
 
 #[test]

@@ -35,8 +35,8 @@ impl Offload {
     pub const NONE: Self =
         Self { segment_bytes: 0, header_bytes: 0, checksum: TransportChecksum::Complete };
 
-    /// How many frames of a guest without offloads a frame of `len` bytes is; one from the guest
-    /// counts as one.
+    /// How many frames of a guest without offloads a frame of `len` bytes is; 1 where it is not
+    /// known how long its headers are.
     #[must_use]
     pub fn frames(&self, len: usize) -> usize {
         let payload = len.saturating_sub(usize::from(self.header_bytes));

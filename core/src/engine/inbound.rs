@@ -10,7 +10,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::Engine;
 use crate::contract::{
-    By, Denial, DenialReason, Direction, Drop, FlowId, Instant, Protocol, Refusal,
+    By, DatagramKind, Denial, DenialReason, Direction, Drop, FlowId, Instant, Protocol, Refusal,
 };
 use crate::limits::{self, GATEWAY_PORTS};
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict};
@@ -46,7 +46,8 @@ impl<R: RingHandle> Engine<'_, R> {
     /// # Errors
     /// `Forbidden`: policy denies it, which is told as a denial; `Exhausted`: as many connections
     /// are open as may be, or the gateway's ports are in use. Who sends datagrams takes the place
-    /// of whoever else did least recently, and never that of a flow of the guest's.
+    /// of whoever else did least recently, of all or of those who have the gateway's next ports,
+    /// and never that of a flow of the guest's.
     ///
     /// # Cost
     /// That of a verdict.
@@ -121,12 +122,15 @@ impl<R: RingHandle> Engine<'_, R> {
         Err(Refusal::Forbidden)
     }
 
-    /// Ends that no flow has: the gateway's next port that is free beside the guest's.
+    /// Ends that no flow has: the gateway's next port that is free beside the guest's. Where none
+    /// of those that are tried is, the peer of a UDP port who has one of them, and was heard of
+    /// least recently, gives way.
     fn inbound_key(&mut self, kind: FlowKind, inbound: &Inbound) -> Option<FlowKey> {
         let link = &self.config.link;
         let gateway: IpAddr =
             if inbound.is_ipv6 { link.gateway_ipv6.into() } else { link.gateway_ipv4.into() };
-        (0..PORTS_TRIED_MAX).find_map(|_| {
+        let mut least: Option<(Instant, u32, FlowKey)> = None;
+        for _ in 0..PORTS_TRIED_MAX {
             let outside_port = self.next_gateway_port;
             self.next_gateway_port = if outside_port == *GATEWAY_PORTS.end() {
                 *GATEWAY_PORTS.start()
@@ -135,8 +139,18 @@ impl<R: RingHandle> Engine<'_, R> {
             };
             let guest_port = inbound.guest_port;
             let key = FlowKey { kind, outside: gateway, guest_port, outside_port };
-            self.flows.find(&key).is_none().then_some(key)
-        })
+            let Some(slot) = self.flows.find(&key) else { return Some(key) };
+            // The guest's own flows stay, and so do connections.
+            if kind == FlowKind::Udp && self.flows.account(slot).peer.is_some() {
+                let until = self.datagram(slot).deadline(DatagramKind::Udp);
+                if least.is_none_or(|(other, ..)| until < other) {
+                    least = Some((until, slot, key));
+                }
+            }
+        }
+        let (_, slot, key) = least?;
+        self.evict(slot);
+        Some(key)
     }
 
     /// The guest has answered the SYN of the flow in `slot`, or says something else.

@@ -409,9 +409,14 @@ impl<R: RingHandle> Engine<'_, R> {
     /// Ends the UDP flow of `share` that was used least recently, without a word to anybody.
     pub(super) fn evict_oldest(&mut self, share: Share) -> Option<()> {
         let oldest = self.flows.oldest(share)?;
-        self.remove(oldest);
-        self.out.counters.udp_evicted += 1;
+        self.evict(oldest);
         Some(())
+    }
+
+    /// Ends the UDP flow in `slot`, without a word to anybody.
+    pub(super) fn evict(&mut self, slot: u32) {
+        self.remove(slot);
+        self.out.counters.udp_evicted += 1;
     }
 
     /// A slot for a new datagram flow of the guest's, if policy allows it: a free one, or that of

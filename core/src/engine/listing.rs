@@ -52,6 +52,15 @@ impl<R: RingHandle> Engine<'_, R> {
         (!account.is_said && bound.next().is_none()).then_some(first)
     }
 
+    /// Whether somebody else may look for where `name` leads, in place of the flow's own address: a
+    /// rule about that name allowed the flow. What was allowed for its address is allowed for that
+    /// alone, and the name may lead elsewhere for who asks other name servers.
+    #[must_use]
+    pub fn is_allowed_by_name(&self, flow: FlowId, name: &str) -> bool {
+        let by = self.flows.slot(flow).map(|slot| self.flows.account(slot).by);
+        by.is_some_and(|by| name::is_by(&self.config.policy, by, name))
+    }
+
     fn flow_info(&self, slot: u32) -> Option<FlowInfo<'_>> {
         let key = self.flows.key(slot)?;
         let account = self.flows.account(slot);

@@ -15,7 +15,7 @@ use super::Engine;
 use crate::contract::{By, DenialReason, FlowId, Instant, Protocol};
 use crate::limits::{
     BINDING_SECONDS_MAX, BINDING_SECONDS_MIN, DNS_DATAGRAM_BYTES_MAX, DNS_DATAGRAM_BYTES_MIN,
-    DOMAIN_BYTES_MAX,
+    DNS_RECORDS_MAX, DOMAIN_BYTES_MAX,
 };
 use crate::rule::name::{NameQuestion, evaluate_name, is_named, may_be_answer};
 use crate::rule::policy::Decision;
@@ -41,6 +41,12 @@ pub enum QueryStep {
 enum Fault {
     Malformed,
     Rebound,
+}
+
+/// Whether `answer` has the question of `query`, in whatever case, where that lies there.
+fn repeats((asked, query): (&Query, &[u8]), answer: &[u8]) -> bool {
+    let both = query.get(asked.question()).zip(answer.get(asked.question()));
+    both.is_some_and(|(question, repeated)| question.eq_ignore_ascii_case(repeated))
 }
 
 impl<R: RingHandle> Engine<'_, R> {
@@ -107,8 +113,11 @@ impl<R: RingHandle> Engine<'_, R> {
     /// none said anything. Returns how many bytes of `out` that is, which has room for the longest
     /// message.
     ///
+    /// One that is longer than the guest takes is not looked at, as the guest gets no record of it.
+    ///
     /// # Cost
-    /// A few passes over the answer, and one over the rules for each address.
+    /// A few passes over the answer, of which at most [`DNS_RECORDS_MAX`] records are looked at,
+    /// and for each address one over the rules.
     pub fn judge_answer(
         &mut self,
         now: Instant,
@@ -122,6 +131,10 @@ impl<R: RingHandle> Engine<'_, R> {
             let unreachable = Some(Extended::UNREACHABLE);
             return dns::error(named, rcode::SERVER_FAILURE, unreachable, out);
         };
+        let is_too_long = answer.len() > self.answer_bytes_max(flow, &asked);
+        if is_too_long && repeats(named, answer) {
+            return dns::truncated(named, answer, out);
+        }
         match self.examine(now, named, answer) {
             Ok(()) => {}
             Err(Fault::Malformed) => {
@@ -133,9 +146,6 @@ impl<R: RingHandle> Engine<'_, R> {
                 self.tell_of_name(now, flow, why, &asked.name);
                 return dns::error(named, rcode::NAME_ERROR, Some(Extended::REBOUND), out);
             }
-        }
-        if answer.len() > self.answer_bytes_max(flow, &asked) {
-            return dns::truncated(named, answer, out);
         }
         let Some(room) = out.get_mut(..answer.len()) else { return 0 };
         room.copy_from_slice(answer);
@@ -169,21 +179,23 @@ impl<R: RingHandle> Engine<'_, R> {
         (asked, query): (&Query, &[u8]),
         answer: &[u8],
     ) -> Result<(), Fault> {
-        let question = query.get(asked.question()).ok_or(Fault::Malformed)?;
-        let repeated = answer.get(asked.question()).ok_or(Fault::Malformed)?;
-        if !question.eq_ignore_ascii_case(repeated) {
+        if !repeats((asked, query), answer) || dns::record_count(answer) > DNS_RECORDS_MAX {
             return Err(Fault::Malformed);
         }
-        let (mut is_sound, mut is_rebound) = (true, false);
+        let (mut is_sound, mut is_rebound, mut addresses) = (true, false, 0);
         let site = self.site();
         let walked = dns::walk(answer, |record| {
             let seen = dns::addresses_of(answer, record, |address| {
+                addresses += 1;
+                // A record may have thousands, and one is enough to refuse them all.
                 is_rebound |= self.config.rebind_protection
+                    && addresses <= DNS_RECORDS_MAX
+                    && !is_rebound
                     && !may_be_answer(&self.config.policy, &site, address);
             });
             is_sound &= seen.is_some();
         });
-        if walked.is_none() || !is_sound {
+        if walked.is_none() || !is_sound || addresses > DNS_RECORDS_MAX {
             return Err(Fault::Malformed);
         }
         if is_rebound {

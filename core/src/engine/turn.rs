@@ -8,6 +8,7 @@ use crate::stack::autoconf::Autoconf;
 use crate::stack::tcp::Egress;
 use crate::store::pace::Pace;
 use crate::store::ring::{Record, RingHandle};
+use crate::wire::segment;
 
 /// What one turn does at most. A long one costs the least for each byte; a short one is for the
 /// sake of who waits for it.
@@ -184,7 +185,11 @@ impl<R: RingHandle> Engine<'_, R> {
     #[inline(never)]
     pub(super) fn watch(&mut self, record: &Record) {
         if let Some(pace) = &mut self.pace {
-            pace.take(record.len(), 1);
+            let mut offload = record.offload;
+            if offload.segment_bytes > 0 {
+                offload.header_bytes = segment::header_bytes(self.from_guest.bytes(record));
+            }
+            pace.take_frame(record.len(), offload);
         }
         if let Some(capture) = &mut self.out.watch.capture {
             capture.note_from_guest(self.from_guest.bytes(record));

@@ -50,8 +50,7 @@ impl<R: RingHandle> Watch<R> {
             capture.note_to_guest(frame);
         }
         if let Some(pace) = &mut self.pace {
-            let frames = offload.frames(frame.len());
-            pace.take(frame.len() + (frames - 1) * usize::from(offload.header_bytes), frames);
+            pace.take_frame(frame.len(), offload);
         }
     }
 

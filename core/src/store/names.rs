@@ -146,10 +146,13 @@ impl<'a> NameTable<'a> {
             .filter(move |slot| self.slots[*slot].address == Some(address))
     }
 
-    fn text(&self, slot: u32) -> &str {
+    fn bytes(&self, slot: u32) -> &[u8] {
         let len = usize::from(self.slots[slot].name_bytes);
-        let bytes = self.texts[slot as usize].get(..len).unwrap_or(&[]);
-        core::str::from_utf8(bytes).unwrap_or("")
+        self.texts[slot as usize].get(..len).unwrap_or(&[])
+    }
+
+    fn text(&self, slot: u32) -> &str {
+        core::str::from_utf8(self.bytes(slot)).unwrap_or("")
     }
 
     /// The names of `address` that are good at `now`.
@@ -184,7 +187,7 @@ impl<'a> NameTable<'a> {
             return;
         }
         let until = now.plus_millis(u64::from(seconds) * 1000);
-        let known = self.slots_of(address).find(|slot| self.text(*slot) == name);
+        let known = self.slots_of(address).find(|slot| self.bytes(*slot) == name.as_bytes());
         let slot = match known {
             Some(slot) => {
                 self.by_age.remove(&mut ByAge(&mut self.slots), slot);

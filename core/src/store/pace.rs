@@ -6,7 +6,7 @@
 //! bucket then owes the rest, so the rate holds on average and no frame is too long to pass at all.
 //! What passes unasked (answers to ARP, for one) is paid as well.
 
-use crate::contract::{Bucket, Instant, Rate};
+use crate::contract::{Bucket, Instant, Offload, Rate};
 
 /// Tokens in parts of one: a bucket gains `size` parts a microsecond, and a token has as many parts
 /// as the refill time has microseconds. So nothing is ever rounded.
@@ -83,14 +83,19 @@ impl Pace {
         self.levels().for_each(|level| level.refill(elapsed_us));
     }
 
-    /// Pays for what passes.
-    pub(crate) fn take(&mut self, bytes: usize, frames: usize) {
+    fn take(&mut self, bytes: usize, frames: usize) {
         if let Some(level) = &mut self.bytes {
             level.take(bytes as u64);
         }
         if let Some(level) = &mut self.frames {
             level.take(frames as u64);
         }
+    }
+
+    /// Pays for a frame of `len` bytes: for all that it is to be cut into, each with its headers.
+    pub(crate) fn take_frame(&mut self, len: usize, offload: Offload) {
+        let frames = offload.frames(len);
+        self.take(len + (frames - 1) * usize::from(offload.header_bytes), frames);
     }
 
     /// Whether a frame may pass.

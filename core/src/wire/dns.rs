@@ -332,9 +332,28 @@ fn hints(key: u16, value: &[u8], see: &mut impl FnMut(IpAddr)) {
     }
 }
 
+/// How many records `message` says that it has.
+pub(crate) fn record_count(message: &[u8]) -> u32 {
+    Counts::of(message).map_or(0, |counts| counts.records.map(u32::from).iter().sum())
+}
+
+/// An alias of an answer: where its two names lie, and for how many seconds it is good.
+struct Alias {
+    owner_at: usize,
+    target_at: usize,
+    seconds: u32,
+}
+
+/// Names that lead to the addresses of an answer, the first being what was asked, and for how many
+/// seconds each does.
+type Way = heapless::Vec<(Name, u32), { DNS_CNAMES_MAX as usize + 1 }>;
+
 /// Shows `see` each address to which `question` leads by the answers of `message`, through at most
 /// [`DNS_CNAMES_MAX`] other names, and for how many seconds it does. One that says that it failed,
 /// or that there is no such name, leads nowhere. `None`: it is malformed.
+///
+/// # Cost
+/// Two passes over the records, however their names lead to one another.
 pub(crate) fn resolved(
     message: &[u8],
     question: &Name,
@@ -343,30 +362,47 @@ pub(crate) fn resolved(
     if flags(message) & flag::RCODE != 0 {
         return Some(());
     }
-    let (mut current, mut ttl_on_way) = (question.clone(), u32::MAX);
-    for _ in 0..=DNS_CNAMES_MAX {
-        let mut next = None;
-        walk_by(message, after_name, |record| {
-            let is_its = record.section == Section::Answer
-                && matches!(record.kind, kind::CNAME | kind::A | kind::AAAA)
-                && name(message, record.owner_at).is_some_and(|(owner, _)| owner == current);
-            if !is_its {
-                return;
-            }
-            let ttl = record.seconds().min(ttl_on_way);
-            if record.kind == kind::CNAME {
-                next = name(message, record.data.start).map(|(target, _)| (target, ttl));
-            } else {
-                // What is malformed was refused before.
-                let _ = addresses_of(message, record, |address| see(address, ttl));
-            }
-        })?;
-        match next {
-            Some(step) => (current, ttl_on_way) = step,
-            None => return Some(()),
+    let way = way(message, question)?;
+    walk_by(message, after_name, |record| {
+        let is_address = matches!(record.kind, kind::A | kind::AAAA);
+        if record.section != Section::Answer || !is_address {
+            return;
+        }
+        let Some((owner, _)) = name(message, record.owner_at) else { return };
+        if let Some((_, ttl)) = way.iter().find(|(name, _)| *name == owner) {
+            let ttl = record.seconds().min(*ttl);
+            // What is malformed was refused before.
+            let _ = addresses_of(message, record, |address| see(address, ttl));
+        }
+    })
+}
+
+/// The names to which `question` leads by the aliases of `message`, in whatever order those are.
+/// Of more than twice as many as it may lead through, the rest is not looked at.
+fn way(message: &[u8], question: &Name) -> Option<Way> {
+    let mut aliases = heapless::Vec::<Alias, { 2 * DNS_CNAMES_MAX as usize }>::new();
+    walk_by(message, after_name, |record| {
+        if record.section == Section::Answer && record.kind == kind::CNAME {
+            let (owner_at, target_at) = (record.owner_at, record.data.start);
+            // What there is no room for is behind those.
+            let _ = aliases.push(Alias { owner_at, target_at, seconds: record.seconds() });
+        }
+    })?;
+    let mut way = Way::new();
+    let _ = way.push((question.clone(), u32::MAX));
+    // Each is followed once, so that no way is endless.
+    while let Some((current, ttl)) = way.last() {
+        let ttl = *ttl;
+        let is_its =
+            |alias: &Alias| name(message, alias.owner_at).is_some_and(|(name, _)| name == *current);
+        let Some(at) = aliases.iter().position(is_its) else { break };
+        let alias = aliases.swap_remove(at);
+        let Some((target, _)) = name(message, alias.target_at) else { break };
+        if way.push((target, ttl.min(alias.seconds))).is_err() {
+            break;
         }
     }
-    Some(())
+    Some(way)
 }
 
 /// Whether `answer` answers `query`: it has its number and its question, in whatever case.

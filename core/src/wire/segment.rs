@@ -23,6 +23,15 @@ use crate::limits::ETHERNET_HEADER_BYTES;
 /// Bytes of the longest headers of an unfinished frame: Ethernet, IPv6, TCP with all options.
 pub const PIECE_HEADER_BYTES_MAX: usize = ETHERNET_HEADER_BYTES + 40 + 60;
 
+/// Bytes of the headers that each piece of `frame` has, which came from the guest; where it is not
+/// plain what they are, the fewest that there can be.
+pub(crate) fn header_bytes(frame: &[u8]) -> u16 {
+    const LEAST: usize = 20 + 8;
+    let packet = frame.get(ETHERNET_HEADER_BYTES..).unwrap_or(&[]);
+    let len = Headers::of(packet).map_or(LEAST, |headers| headers.len);
+    (ETHERNET_HEADER_BYTES + len) as u16
+}
+
 /// The headers of one IP packet with a TCP segment or a UDP datagram: where its parts are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Headers {

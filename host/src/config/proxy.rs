@@ -34,8 +34,8 @@ pub struct ProxyConfig {
     /// Places that are reached without it.
     #[serde(default)]
     pub no_proxy: Vec<ProxyException>,
-    /// Whether it is told names, where one is known for sure, so that it resolves them itself; else
-    /// always addresses.
+    /// Whether it is told the names that rules by name allowed, where one is known for sure, so
+    /// that it resolves them itself; else always addresses.
     #[serde(default = "yes")]
     pub send_names: bool,
 }

@@ -3,6 +3,8 @@
 //! Owns when the list is read and what follows from a change; must not know how the kernel tells
 //! (`service/addresses`). **Fail closed**: while the list cannot be had, the engine holds it for
 //! unknown, and lets nothing out by a rule for the group `public`; it is tried again every second.
+//! It is watched whatever policy says, as a policy that comes later may speak of the public
+//! Internet, and flows are judged by it from the same moment on.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +13,9 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use sluicegate_core::{Config, Destination, Group, Instant, Permission, Profile, Site, limits};
+use sluicegate_core::{
+    Config, Destination, Group, Instant, Permission, Policy, Profile, Site, limits,
+};
 
 use crate::flow::{Flows, HostEngine};
 use crate::service::addresses::Watch;
@@ -19,7 +23,7 @@ use crate::service::addresses::Watch;
 /// Between two attempts to read a list that cannot be had.
 const RETRY_MS: u64 = 1000;
 
-/// The watch over the list, if it is of any use.
+/// The watch over the list.
 pub(super) struct OwnAddresses {
     registry: Registry,
     token: Token,
@@ -27,8 +31,6 @@ pub(super) struct OwnAddresses {
 }
 
 enum State {
-    /// Policy does not speak of the public Internet.
-    Unused,
     /// The list is known; the socket may have news.
     Watched { watch: Watch, has_news: bool },
     /// It is not known.
@@ -36,29 +38,29 @@ enum State {
 }
 
 impl OwnAddresses {
-    /// Begins where the policy of `config` speaks of the public Internet, or of names, which may
-    /// lead anywhere, and puts the list as it is into `config`. News will come under `token`.
+    /// Begins, and puts the list as it is into `config`. News will come under `token`, and are told
+    /// by [`update`](Self::update), which is due before anything is judged.
     ///
     /// # Errors
-    /// The list can't be had, or has more addresses than an engine is told of.
+    /// The list can't be had, or has more addresses than an engine is told of, and the policy of
+    /// `config` depends on it. Where that does not, the list is unknown to begin with.
     pub(super) fn start(config: &mut Config, registry: Registry, token: Token) -> io::Result<Self> {
-        let mut own = Self { registry, token, state: State::Unused };
-        let may_be_own = |destination| match destination {
-            Destination::Group(group) => group == Group::Public,
-            Destination::Domain(_) | Destination::DomainSuffix(_) => true,
-            Destination::Any | Destination::Cidr(_) => false,
-        };
-        let is_tenants = config.policy.profile == Profile::MultiTenant;
-        if !is_tenants && !config.policy.rules().any(|rule| may_be_own(rule.destination)) {
-            return Ok(own);
-        }
-        let watch = own.watch()?;
-        let list: Vec<IpAddr> = watch.addresses().into_iter().collect();
-        config.own_addresses = list.as_slice().try_into().map_err(|_| {
+        let state = State::Lost { retry_at: Instant::ZERO };
+        let mut own = Self { registry, token, state };
+        let begun = own.watch().and_then(|watch| {
+            let list: Vec<IpAddr> = watch.addresses().into_iter().collect();
             let max = limits::OWN_ADDRESSES_MAX;
-            io::Error::other(format!("it has more than {max} public ones"))
-        })?;
-        own.state = State::Watched { watch, has_news: false };
+            let many = |_| io::Error::other(format!("it has more than {max} public ones"));
+            Ok((list.as_slice().try_into().map_err(many)?, watch))
+        });
+        match begun {
+            Ok((list, watch)) => {
+                config.own_addresses = list;
+                own.state = State::Watched { watch, has_news: false };
+            }
+            Err(error) if depends_on_own(&config.policy) => return Err(error),
+            Err(_) => {}
+        }
         Ok(own)
     }
 
@@ -73,7 +75,7 @@ impl OwnAddresses {
     pub(super) fn ready(&mut self) {
         match &mut self.state {
             State::Watched { has_news, .. } => *has_news = true,
-            State::Unused | State::Lost { .. } => {}
+            State::Lost { .. } => {}
         }
     }
 
@@ -84,7 +86,7 @@ impl OwnAddresses {
                 let micros = retry_at.as_micros().saturating_sub(now.as_micros());
                 Some(Duration::from_micros(micros))
             }
-            State::Unused | State::Watched { .. } => None,
+            State::Watched { .. } => None,
         }
     }
 
@@ -104,7 +106,7 @@ impl OwnAddresses {
                 self.state = State::Watched { watch, has_news: false };
                 Some(list)
             }),
-            State::Unused | State::Watched { .. } | State::Lost { .. } => return,
+            State::Watched { .. } | State::Lost { .. } => return,
         };
         match known {
             Ok(None) => {}
@@ -124,6 +126,17 @@ impl OwnAddresses {
             }
         }
     }
+}
+
+/// Whether `policy` speaks of the public Internet, or of names, which may lead anywhere.
+fn depends_on_own(policy: &Policy) -> bool {
+    let may_be_own = |destination| match destination {
+        Destination::Group(group) => group == Group::Public,
+        Destination::Domain(_) | Destination::DomainSuffix(_) => true,
+        Destination::Any | Destination::Cidr(_) => false,
+    };
+    policy.profile == Profile::MultiTenant
+        || policy.rules().any(|rule| may_be_own(rule.destination))
 }
 
 fn complain_of_many(count: usize) {

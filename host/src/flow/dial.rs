@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use super::relay::Mailbox;
 use super::tcp::TcpFlow;
 use super::{Flow, Flows, HostEngine, socket};
-use crate::service::proxy::Proxy;
+use crate::service::proxy::{Proxy, Target};
 use crate::wake::DriverWake;
 
 /// The task of a flow, which ends with the value.
@@ -43,6 +43,20 @@ pub(crate) struct Dialler {
     pub(crate) mailbox: Mailbox,
 }
 
+impl Dialler {
+    /// How `flow` goes on to `address`; `None`: without a proxy.
+    pub(super) fn target(
+        &self,
+        (engine, now): (&HostEngine<'_>, Instant),
+        flow: FlowId,
+        address: SocketAddr,
+    ) -> Option<Target> {
+        let name = engine.sure_name(now, flow);
+        let known = name.map(|name| (name, engine.is_allowed_by_name(flow, name)));
+        self.proxy.target(address, known)
+    }
+}
+
 impl Flows {
     /// Begins to connect `flow` through the proxy; false: it goes without one.
     pub(super) fn dial(
@@ -54,8 +68,7 @@ impl Flows {
     ) -> bool {
         let Some(dialler) = &self.dialler else { return false };
         let Outside::Remote(address) = to else { return false };
-        let name = engine.sure_name(now, flow);
-        let Some(target) = dialler.proxy.target(address, name) else { return false };
+        let Some(target) = dialler.target((engine, now), flow, address) else { return false };
         let (proxy, done) = (Arc::clone(&dialler.proxy), Arc::clone(&dialler.done));
         let wake = Arc::clone(&dialler.wake);
         let task = dialler.runtime.spawn(async move {

@@ -127,8 +127,13 @@ impl Flows {
         }
     }
 
-    /// Whether flows wait to be served, and can be.
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Whether flows wait to be served, and can be. To be asked last before the loop sleeps: those
+    /// that found no room are to be woken when there is some, but whoever found it since, in the
+    /// same turn, has called that off.
+    pub(crate) fn is_busy(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
+        if (self.is_stalled || self.names.is_stalled()) && engine.can_deliver(now) {
+            return true;
+        }
         let is_busy = self.names.is_busy() || self.ports.is_busy();
         !self.is_stalled && (!self.queue.is_empty() || is_busy)
     }
@@ -178,6 +183,7 @@ impl Flows {
                         engine.handle(now, failed);
                     }
                     self.with_tls(flow, TlsFlow::close);
+                    self.vacate(engine, now, flow);
                     self.close(flow);
                 }
                 Action::Denied { denial, name } => {

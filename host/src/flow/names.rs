@@ -4,31 +4,36 @@
 //! Owns the way of a query to them and of the answer back, over datagrams and over streams
 //! (RFC 1035 4.2, RFC 7766); must not know what a message says.
 //!
-//! Bounded: a stream has so many queries under way and so many bytes of answers waiting, or no more
-//! is read from it; one that is silent is ended, one that takes no answers is reset, and so is the
-//! oldest where there are too many.
+//! Bounded: a stream ([`stream`]) that is silent is ended, one that takes no answers is reset, and
+//! so is the oldest where there are too many. A turn hears so many queries and judges so many bytes
+//! of answers, each of datagrams, of streams, and of what name servers said: queries in datagrams
+//! that are more are lost, as by any busy server, and streams wait and take turns.
+
+mod stream;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sluicegate_core::{Event, FlowId, Instant, QueryStep, limits};
+use sluicegate_core::{Event, FlowId, FrameBudget, Instant, QueryStep, limits};
 
-use super::{Flow, Flows, HostEngine, Served, Slot};
-use crate::intercept::{End, Read, Write};
+use super::{Flow, Flows, HostEngine, Slot};
 use crate::service::dns::{Answered, Cache, Resolver, Server};
+pub(super) use stream::{NameStream, Way};
 
-/// Answers of the resolver that one turn hands on.
-const TURN_ANSWERS_MAX: usize = 256;
+/// What one turn takes of queries in datagrams, and bytes of answers to them that are known. A turn
+/// has no more frames; more queries come in rows of datagrams, which no resolver sends.
+const TURN_DATAGRAMS: FrameBudget = FrameBudget::new(limits::TURN_FRAMES_MAX, 1024 * 1024);
+/// The same of queries on streams.
+const TURN_STREAMS: FrameBudget = FrameBudget::new(256, 128 * 1024);
+/// Answers of the resolver that one turn hands on, and their bytes.
+const TURN_ANSWERS: FrameBudget = FrameBudget::new(256, 128 * 1024);
 /// Queries of the guest that may wait for answers, many of them maybe for the same.
 const WAITING_MAX: usize = 2048;
 /// Bytes of the longest query; those of the guests' resolvers have a tenth of it.
 const QUERY_BYTES_MAX: usize = 4096;
 /// Streams of one network; with one more the oldest is reset (RFC 7766 6.2.2 lets a server).
 const STREAMS_MAX: usize = 64;
-/// Queries of one stream that may be under way (RFC 7766 6.2.1.1 lets it have many).
-const STREAM_QUERIES_MAX: u32 = 16;
-/// Bytes of answers that may wait for the guest before no more is read from a stream.
-const STREAM_BYTES_MAX: usize = 128 * 1024;
 /// A stream without a query or an answer for so long is ended (RFC 7766 6.2.3).
 const STREAM_IDLE_MS_MAX: u64 = 30_000;
 /// One that is past that and not gone yet is looked at again after this time.
@@ -75,6 +80,9 @@ pub(super) struct Names {
     /// There may be more answers than one turn hands on.
     has_more: bool,
     out: Box<[u8]>,
+    /// What this turn may still hear.
+    datagrams_left: FrameBudget,
+    streams_left: FrameBudget,
     /// The streams, by when each is to be looked at.
     streams: VecDeque<(Instant, FlowId)>,
 }
@@ -92,6 +100,8 @@ impl Names {
             is_stalled: false,
             has_more: false,
             out: vec![0; limits::DNS_MESSAGE_BYTES_MAX].into(),
+            datagrams_left: TURN_DATAGRAMS,
+            streams_left: TURN_STREAMS,
             streams: VecDeque::new(),
         }
     }
@@ -102,24 +112,24 @@ impl Names {
         self.cache = Cache::default();
     }
 
+    /// What `query` leads to, and how many bytes of an answer were judged for it.
     fn hear(
         &mut self,
-        engine: &mut HostEngine<'_>,
-        now: Instant,
-        flow: FlowId,
-        query: &[u8],
-    ) -> Heard {
+        (engine, now): (&mut HostEngine<'_>, Instant),
+        (flow, query): (FlowId, &[u8]),
+    ) -> (Heard, usize) {
         let len = match engine.judge_query(now, (flow, query), &mut self.out) {
-            QueryStep::Ignore => return Heard::Nothing,
-            QueryStep::Reply(len) => return reply(len),
+            QueryStep::Ignore => return (Heard::Nothing, 0),
+            QueryStep::Reply(len) => return (reply(len), 0),
             QueryStep::Ask(len) => len,
         };
         let asked = self.out.get(..len).unwrap_or(&[]).to_vec();
         let known = self.cache.answer(now, &asked);
         if known.is_none() && self.waiting < WAITING_MAX && self.ask(asked, (flow, query)) {
-            return Heard::Later;
+            return (Heard::Later, 0);
         }
-        reply(engine.judge_answer(now, (flow, query), known.as_deref(), &mut self.out))
+        let len = engine.judge_answer(now, (flow, query), known.as_deref(), &mut self.out);
+        (reply(len), known.map_or(0, |known| known.len()))
     }
 
     /// Lets `asked` be asked, or waits for who asks it already. False: too much is under way.
@@ -158,6 +168,11 @@ impl Names {
         self.has_more && !self.is_stalled
     }
 
+    /// Whether answers wait for room towards the guest.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_stalled
+    }
+
     /// When a stream has been silent for too long, if none says anything.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.streams.front().map(|(due, _)| *due)
@@ -166,197 +181,6 @@ impl Names {
 
 fn reply(len: usize) -> Heard {
     if len == 0 { Heard::Nothing } else { Heard::Reply(len) }
-}
-
-/// How a stream's bytes come and go.
-pub(super) enum Way {
-    /// As the guest's own.
-    Flow,
-    /// By a task that ends the TLS around them (RFC 7858).
-    Tls(End),
-}
-
-/// A connection on which the guest asks (RFC 7766).
-pub(super) struct NameStream {
-    id: FlowId,
-    way: Way,
-    /// What came of the guest and is no whole query yet.
-    heard: Vec<u8>,
-    to_give: VecDeque<u8>,
-    under_way: u32,
-    /// Queries were left with the engine, as too much is under way.
-    is_behind: bool,
-    guest_has_finished: bool,
-    is_over: bool,
-    idle_at: Instant,
-}
-
-impl NameStream {
-    fn new(id: FlowId, now: Instant, way: Way) -> Self {
-        Self {
-            id,
-            way,
-            heard: Vec::new(),
-            to_give: VecDeque::new(),
-            under_way: 0,
-            is_behind: false,
-            guest_has_finished: false,
-            is_over: false,
-            idle_at: now.plus_millis(STREAM_IDLE_MS_MAX),
-        }
-    }
-
-    /// The guest's flow has finished. Inside TLS there may be more, and an end of its own.
-    pub(super) fn finish(&mut self) {
-        match self.way {
-            Way::Flow => self.guest_has_finished = true,
-            Way::Tls(_) => {}
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.under_way < STREAM_QUERIES_MAX && self.to_give.len() < STREAM_BYTES_MAX
-    }
-
-    /// Takes in and asks what the guest has sent, as far as there is room. False: what it sends is
-    /// no query.
-    fn listen(&mut self, (engine, now): (&mut HostEngine<'_>, Instant), names: &mut Names) -> bool {
-        loop {
-            while let Some(query) = self.next_query() {
-                self.idle_at = now.plus_millis(STREAM_IDLE_MS_MAX);
-                match names.hear(engine, now, self.id, &query) {
-                    Heard::Reply(len) => self.push(names.out.get(..len).unwrap_or(&[])),
-                    Heard::Later => self.under_way += 1,
-                    Heard::Nothing => return false,
-                }
-            }
-            self.is_behind = !self.has_room();
-            if self.is_behind || self.is_too_long() {
-                return self.is_behind;
-            }
-            if !self.take(engine, now) {
-                return true;
-            }
-        }
-    }
-
-    /// Takes in more of what the guest has said; false: there is no more now.
-    fn take(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
-        let heard = &mut self.heard;
-        match &mut self.way {
-            Way::Flow => {
-                let taken = engine.take_from_guest(now, self.id, |bytes| {
-                    let len = bytes.len().min(QUERY_BYTES_MAX);
-                    heard.extend_from_slice(bytes.get(..len).unwrap_or(&[]));
-                    len
-                });
-                taken.is_some()
-            }
-            Way::Tls(end) => {
-                let mut space = [0; QUERY_BYTES_MAX];
-                match end.read(&mut space) {
-                    Read::Some(len) => {
-                        heard.extend_from_slice(space.get(..len).unwrap_or(&[]));
-                        true
-                    }
-                    Read::Nothing => false,
-                    // If that is not in order, the task says so of the flow.
-                    Read::Finished | Read::Broken => {
-                        self.guest_has_finished = true;
-                        false
-                    }
-                }
-            }
-        }
-    }
-
-    fn framed_len(&self) -> Option<usize> {
-        self.heard.first_chunk().map(|len| usize::from(u16::from_be_bytes(*len)))
-    }
-
-    fn is_too_long(&self) -> bool {
-        self.framed_len().is_some_and(|len| len > QUERY_BYTES_MAX)
-    }
-
-    /// The next whole query, if there is room for what follows from it.
-    fn next_query(&mut self) -> Option<Vec<u8>> {
-        let end = 2 + self.framed_len().filter(|_| self.has_room())?;
-        if self.heard.len() < end || self.is_too_long() {
-            return None;
-        }
-        Some(self.heard.drain(..end).skip(2).collect())
-    }
-
-    fn push(&mut self, answer: &[u8]) {
-        let len = u16::try_from(answer.len()).unwrap_or(0);
-        self.to_give.extend(len.to_be_bytes());
-        self.to_give.extend(answer);
-    }
-
-    /// Gives the guest what there is for it, as far as it takes that; false: it takes no more now.
-    fn give(&mut self, engine: &mut HostEngine<'_>) -> bool {
-        while !self.to_give.is_empty() {
-            let to_give = &mut self.to_give;
-            if let Way::Tls(end) = &mut self.way {
-                match end.write(to_give.as_slices().0) {
-                    Write::Some(len) => drop(to_give.drain(..len)),
-                    Write::Full => return false,
-                    // Nobody is there to have it; the task says how that came.
-                    Write::Broken => to_give.clear(),
-                }
-                continue;
-            }
-            let given = engine.give_to_guest(self.id, |space| {
-                let (bytes, _) = to_give.as_slices();
-                let len = bytes.len().min(space.len());
-                if let Some((to, from)) = space.get_mut(..len).zip(bytes.get(..len)) {
-                    to.copy_from_slice(from);
-                }
-                to_give.drain(..len);
-                len
-            });
-            if given.is_none() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Gives the guest what there is for it, asks what it has said meanwhile, and ends the stream
-    /// when there will be no more.
-    pub(super) fn serve(
-        &mut self,
-        (engine, now): (&mut HostEngine<'_>, Instant),
-        names: &mut Names,
-    ) -> Served {
-        let is_called = matches!(self.way, Way::Tls(_)) && !self.is_over;
-        if is_called && !self.listen((engine, now), names) {
-            engine.handle(now, Event::OutsideReset { flow: self.id });
-            return Served::Ended;
-        }
-        loop {
-            let is_given = self.give(engine);
-            if self.is_behind && self.has_room() {
-                if !self.listen((engine, now), names) {
-                    engine.handle(now, Event::OutsideReset { flow: self.id });
-                    return Served::Ended;
-                }
-            } else if is_given {
-                break;
-            } else {
-                return Served::Waits; // the engine says when there is room
-            }
-        }
-        let is_idle = self.guest_has_finished || self.idle_at <= now;
-        if is_idle && self.under_way == 0 && !self.is_behind && !self.is_over {
-            self.is_over = true;
-            match &mut self.way {
-                Way::Flow => engine.handle(now, Event::OutsideFinished { flow: self.id }),
-                Way::Tls(end) => end.finish(),
-            }
-        }
-        Served::Waits
-    }
 }
 
 impl Flows {
@@ -409,18 +233,47 @@ impl Flows {
         now: Instant,
         (flow, payload, segment_bytes): (FlowId, &[u8], u16),
     ) {
+        self.vacate(engine, now, flow);
         let bytes = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
         for query in payload.chunks(bytes.max(1)).filter(|query| query.len() <= QUERY_BYTES_MAX) {
-            if let Heard::Reply(len) = self.names.hear(engine, now, flow, query) {
+            if self.names.datagrams_left.is_spent() {
+                self.published.names_full.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let (heard, judged) = self.names.hear((engine, now), (flow, query));
+            self.names.datagrams_left.take(judged);
+            if let Heard::Reply(len) = heard {
                 engine.deliver(now, flow, self.names.out.get(..len).unwrap_or(&[]));
             }
+        }
+    }
+
+    /// Closes what is left in the slot of `flow` of one that gave way to it, as that is told to
+    /// nobody. Who has a socket does so by putting it there.
+    pub(super) fn vacate(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
+        let index = flow.index as usize;
+        if !matches!(self.slots.get(index), Some(Some(slot)) if slot.id != flow) {
+            return;
+        }
+        // What it has yet to say goes out first, or would open its socket again.
+        if let Err(failed) = self.send_gathered() {
+            engine.handle(now, failed);
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = None;
         }
     }
 
     /// Hands on the answers that have come, and ends streams that are silent.
     pub(super) fn serve_names(&mut self, engine: &mut HostEngine<'_>, now: Instant) {
         (self.names.has_more, self.names.is_stalled) = (true, false);
-        for _ in 0..TURN_ANSWERS_MAX {
+        if self.names.streams_left.is_spent() {
+            // Whoever was heard first in the last turn is behind the others in this one.
+            self.queue.rotate_left(self.queue.len().min(1));
+        }
+        (self.names.datagrams_left, self.names.streams_left) = (TURN_DATAGRAMS, TURN_STREAMS);
+        let mut answers_left = TURN_ANSWERS;
+        while !answers_left.is_spent() {
             let Some(mut due) = self.names.next_due(now) else {
                 self.names.has_more = false;
                 break;
@@ -434,6 +287,7 @@ impl Flows {
             let Some((flow, query)) = due.askers.pop_front() else { continue };
             self.names.waiting -= 1;
             let (answer, out) = (due.answer.as_deref(), &mut self.names.out);
+            answers_left.take(answer.map_or(0, <[u8]>::len));
             let len = engine.judge_answer(now, (flow, &query), answer, out);
             self.names.due = Some(due).filter(|due| !due.askers.is_empty());
             self.answer_names(engine, now, (flow, len));
@@ -496,3 +350,6 @@ fn stream_of(slots: &mut [Option<Slot>], id: FlowId) -> Option<&mut NameStream> 
         Some(_) | None => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,58 +1,114 @@
 //! Datagrams that go on through a SOCKS5 proxy: a task holds the association of each flow, and the
 //! driver gives it datagrams and takes those that come back.
 //!
-//! Bounded: so many datagrams wait for a task, and so many of all tasks for the driver; what is too
-//! many is dropped, as a network may. A task ends with its flow, and a flow with its association.
+//! Bounded in bytes, not in datagrams, which the guest makes as long as it likes: so many of a flow
+//! wait each way, and so many of all. What is too much is dropped, as a network may, and counted.
+//! A task ends with its flow, and a flow with its association.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluicegate_core::{Event, FlowId, Instant, Refusal};
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
+use tokio::net::UdpSocket;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::dial::Task;
 use super::row::Association;
 use super::{Flow, Flows, HostEngine, socket};
+use crate::metrics::Published;
 use crate::service::proxy::{Proxy, Target};
 use crate::wake::DriverWake;
 
-/// Datagrams that may wait for the task of one flow.
-const OUT_MAX: usize = 64;
-/// Datagrams that may wait for the driver, of all flows.
-const IN_MAX: usize = 1024;
+/// Bytes of one flow's datagrams that may wait, each way.
+const FLOW_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of all flows' datagrams that may wait, each way.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a datagram that waits takes beside its bytes, about.
+const ENTRY_BYTES: usize = 128;
 /// Bytes of the longest datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// Datagrams that one turn takes of those that came back.
+const TURN_DATAGRAMS_MAX: usize = 256;
 
 /// A flow whose datagrams a task sends.
 pub(super) struct RelayFlow {
-    out: mpsc::Sender<Vec<u8>>,
+    out: mpsc::UnboundedSender<Parcel>,
+    room: Room,
     _task: Task,
 }
 
-/// What comes of a task: a datagram, or why it has ended.
-type Came = (FlowId, io::Result<Vec<u8>>);
+/// A datagram that waits, and the room that it has meanwhile.
+struct Parcel {
+    datagram: Vec<u8>,
+    _room: [OwnedSemaphorePermit; 2],
+}
 
-/// Where tasks put what comes.
+/// How much more of a flow may wait one way.
+struct Room {
+    /// Of the flow, and of all.
+    bytes: [Arc<Semaphore>; 2],
+    published: Arc<Published>,
+}
+
+impl Room {
+    /// `datagram` as it waits; `None`: there is no room, which is counted.
+    fn parcel(&self, datagram: &[u8]) -> Option<Parcel> {
+        let taken = self.take(datagram.len() + ENTRY_BYTES);
+        if taken.is_none() {
+            self.published.relay_full.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Parcel { _room: taken?, datagram: datagram.to_vec() })
+    }
+
+    fn take(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
+        let bytes = u32::try_from(bytes).ok()?;
+        let [flow, all] = &self.bytes;
+        let of_flow = Arc::clone(flow).try_acquire_many_owned(bytes).ok()?;
+        Some([of_flow, Arc::clone(all).try_acquire_many_owned(bytes).ok()?])
+    }
+}
+
+/// What comes of a task: a datagram, or why it has ended.
+type Came = (FlowId, io::Result<Parcel>);
+
+/// What the tasks and the driver have in common: where tasks put what comes, and how much may wait.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
     came: Arc<Mutex<VecDeque<Came>>>,
+    /// Where a datagram is received; each is then kept in its own length.
+    space: Arc<Mutex<Box<[u8]>>>,
+    /// Bytes that may still wait, of all flows: from the guest, and to it.
+    from_guest: Arc<Semaphore>,
+    to_guest: Arc<Semaphore>,
+    published: Arc<Published>,
     wake: Arc<DriverWake>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(wake: Arc<DriverWake>) -> Self {
-        Self { came: Arc::default(), wake }
+    pub(crate) fn new(wake: Arc<DriverWake>, published: Arc<Published>) -> Self {
+        Self {
+            came: Arc::default(),
+            space: Arc::new(Mutex::new(vec![0; DATAGRAM_BYTES_MAX].into())),
+            from_guest: Arc::new(Semaphore::new(BYTES_MAX)),
+            to_guest: Arc::new(Semaphore::new(BYTES_MAX)),
+            published,
+            wake,
+        }
     }
 
-    fn put(&self, flow: FlowId, what: io::Result<Vec<u8>>) {
-        let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
-        // An end is never too much: each task has one.
-        if came.len() < IN_MAX || what.is_err() {
-            came.push_back((flow, what));
-        }
-        drop(came);
+    /// Room for a flow of which nothing waits: from the guest, and to it.
+    fn rooms(&self) -> [Room; 2] {
+        [&self.from_guest, &self.to_guest].map(|all| Room {
+            bytes: [Arc::new(Semaphore::new(FLOW_BYTES_MAX)), Arc::clone(all)],
+            published: Arc::clone(&self.published),
+        })
+    }
+
+    fn put(&self, flow: FlowId, what: io::Result<Parcel>) {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner).push_back((flow, what));
         self.wake.ring();
     }
 
@@ -63,29 +119,45 @@ impl Mailbox {
     fn put_back(&self, came: Came) {
         self.came.lock().unwrap_or_else(PoisonError::into_inner).push_front(came);
     }
+
+    /// What `relay`, which is readable, has of `target`; `None`: nothing that counts.
+    fn received(
+        &self,
+        relay: &UdpSocket,
+        target: &Target,
+        room: &Room,
+    ) -> io::Result<Option<Parcel>> {
+        let mut space = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        match relay.try_recv(&mut space) {
+            Ok(len) => {
+                let datagram = space.get(..len).and_then(|all| target.unwrap(all));
+                Ok(datagram.and_then(|datagram| room.parcel(datagram)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 async fn serve(
-    proxy: Arc<Proxy>,
-    target: Target,
-    mut out: mpsc::Receiver<Vec<u8>>,
-    mailbox: &Mailbox,
+    (proxy, target): (Arc<Proxy>, Target),
+    mut out: mpsc::UnboundedReceiver<Parcel>,
+    (mailbox, room): (&Mailbox, Room),
     flow: FlowId,
 ) -> io::Result<()> {
     let (mut control, relay) = proxy.associate().await?;
-    let mut space = vec![0; DATAGRAM_BYTES_MAX];
     loop {
         let mut word = [0];
         tokio::select! {
-            datagram = out.recv() => {
-                let Some(datagram) = datagram else { return Ok(()) };
+            parcel = out.recv() => {
+                let Some(parcel) = parcel else { return Ok(()) };
                 // One that the network does not take is lost, as ever.
-                let _ = relay.send(&target.wrap(&datagram)).await;
+                let _ = relay.send(&target.wrap(&parcel.datagram)).await;
             }
-            received = relay.recv(&mut space) => {
-                let datagram = space.get(..received?).and_then(|all| target.unwrap(all));
-                if let Some(datagram) = datagram {
-                    mailbox.put(flow, Ok(datagram.to_vec()));
+            readable = relay.readable() => {
+                readable?;
+                if let Some(parcel) = mailbox.received(&relay, &target, &room)? {
+                    mailbox.put(flow, Ok(parcel));
                 }
             }
             // The association lasts as long as this connection (RFC 1928 7).
@@ -113,40 +185,45 @@ impl Flows {
         );
         if !is_known {
             let Some(dialler) = &self.dialler else { return };
-            let (out, from_driver) = mpsc::channel(OUT_MAX);
-            let (proxy, target) = (Arc::clone(&dialler.proxy), target.clone());
+            // Its room bounds it.
+            let (out, from_driver) = mpsc::unbounded_channel();
+            let way = (Arc::clone(&dialler.proxy), target.clone());
             let mailbox = dialler.mailbox.clone();
+            let [room, back] = mailbox.rooms();
             let task = dialler.runtime.spawn(async move {
-                if let Err(error) = serve(proxy, target, from_driver, &mailbox, flow).await {
+                if let Err(error) = serve(way, from_driver, (&mailbox, back), flow).await {
                     mailbox.put(flow, Err(error));
                 }
             });
             let task = Task(task.abort_handle());
-            self.insert(flow, Flow::Relay(RelayFlow { out, _task: task }));
+            self.insert(flow, Flow::Relay(RelayFlow { out, room, _task: task }));
         }
         let step = if segment_bytes == 0 { payload.len().max(1) } else { segment_bytes.into() };
         let Some(Some(slot)) = self.slots.get(flow.index as usize) else { return };
         let Flow::Relay(relay) = &slot.flow else { return };
-        if payload.is_empty() {
-            let _ = relay.out.try_send(vec![]);
-        }
-        for datagram in payload.chunks(step) {
-            // Too many wait: the network is full.
-            let _ = relay.out.try_send(datagram.to_vec());
+        let empty = payload.is_empty().then_some(payload);
+        for datagram in payload.chunks(step).chain(empty) {
+            if let Some(parcel) = relay.room.parcel(datagram) {
+                // A task that has ended says so itself.
+                let _ = relay.out.send(parcel);
+            }
         }
     }
 
     /// Gives the guest what came back. False: there is no room for more of it.
     pub(super) fn serve_relays(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> bool {
-        while let Some(dialler) = &self.dialler
-            && let Some((flow, what)) = dialler.mailbox.take()
-        {
+        for _ in 0..TURN_DATAGRAMS_MAX {
+            let Some((flow, what)) = self.dialler.as_ref().and_then(|d| d.mailbox.take()) else {
+                return true;
+            };
             match what {
                 Ok(_) if !engine.can_deliver(now) => {
-                    dialler.mailbox.put_back((flow, what));
+                    if let Some(dialler) = &self.dialler {
+                        dialler.mailbox.put_back((flow, what));
+                    }
                     return false;
                 }
-                Ok(datagram) => engine.deliver(now, flow, &datagram),
+                Ok(parcel) => engine.deliver(now, flow, &parcel.datagram),
                 Err(error) => {
                     let refusal = socket::refusal(&error);
                     self.count(refusal);
@@ -155,6 +232,10 @@ impl Flows {
                     engine.handle(now, Event::DatagramFailed { flow, refusal });
                 }
             }
+        }
+        // There may be more: others have their turn first.
+        if let Some(dialler) = &self.dialler {
+            dialler.wake.ring();
         }
         true
     }

@@ -137,10 +137,12 @@ impl TlsFlow {
     ) -> Served {
         // Whoever calls from now on means something new.
         self.bell.is_listed.store(false, Ordering::Release);
+        let mut is_behind = false;
         if let Some(stream) = &mut self.names {
             match stream.serve((engine, now), names) {
                 Served::Waits => {}
-                served @ (Served::Again | Served::NoRoom | Served::Ended) => return served,
+                Served::Again => is_behind = true,
+                served @ (Served::NoRoom | Served::Ended) => return served,
             }
         }
         if self.is_blocked {
@@ -149,13 +151,16 @@ impl TlsFlow {
         if !self.is_ended
             && let Some(served) = self.receive(engine, now)
         {
-            return served;
+            return match served {
+                Served::Waits if is_behind => Served::Again,
+                Served::Waits | Served::Again | Served::NoRoom | Served::Ended => served,
+            };
         }
         if self.is_ended && (self.has_failed || self.pipe.is_broken()) {
             engine.handle(now, Event::OutsideReset { flow: self.id });
             return Served::Ended;
         }
-        Served::Waits
+        if is_behind { Served::Again } else { Served::Waits }
     }
 
     /// `None`: there is no more for now.
@@ -223,9 +228,8 @@ impl Flows {
             return self.connect(engine, now, flow, call.to);
         };
         let proxied = self.dialler.as_ref().zip(dial::remote(call.to));
-        let through_proxy = proxied.and_then(|(dialler, address)| {
-            dialler.proxy.target(address, engine.sure_name(now, flow))
-        });
+        let through_proxy =
+            proxied.and_then(|(dialler, address)| dialler.target((engine, now), flow, address));
         let call = Call {
             guest: SocketAddr::new(engine.guest(destination.ip()), call.guest_port),
             destination,

@@ -68,7 +68,7 @@ pub(crate) enum Write {
 
 impl End {
     /// One, and the task's.
-    pub(super) fn pair(waker: Waker) -> (Self, DuplexStream) {
+    pub(crate) fn pair(waker: Waker) -> (Self, DuplexStream) {
         let (stream, task) = duplex(PIPE_BYTES);
         (Self { stream, waker }, task)
     }

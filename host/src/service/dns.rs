@@ -6,7 +6,7 @@
 //! a name may be.
 //!
 //! Bounded: so many queries are under way at a time, each for so long, and each has exactly one
-//! result, whatever becomes of its task.
+//! result, whatever becomes of its task. Tasks end with the resolver, and so do their sockets.
 
 mod cache;
 mod exchange;
@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::metrics::{Published, since};
@@ -66,6 +67,7 @@ pub(crate) struct Resolver {
     timeout: Duration,
     upstreams: Arc<Upstreams>,
     in_flight: usize,
+    tasks: JoinSet<()>,
     answers: Receiver<Answered>,
     to_answers: SyncSender<Answered>,
 }
@@ -81,6 +83,7 @@ impl Resolver {
             timeout: parts.timeout,
             upstreams: Arc::new(Upstreams::new(parts.servers, parts.clock)),
             in_flight: 0,
+            tasks: JoinSet::new(),
             answers,
             to_answers,
         }
@@ -106,14 +109,17 @@ impl Resolver {
         };
         let (upstreams, timeout) = (Arc::clone(&self.upstreams), self.timeout);
         let (clock, published) = (self.clock, Arc::clone(&self.published));
-        self.runtime.spawn(async move {
+        // Those that have ended are not kept.
+        while self.tasks.try_join_next().is_some() {}
+        let resolve = async move {
             let began = clock.now();
             let answer = upstreams.resolve(&query, timeout).await;
             if answer.is_some() {
                 published.times.names.note(since(began, clock.now()));
             }
             due.settle(ticket, answer);
-        });
+        };
+        self.tasks.spawn_on(resolve, &self.runtime);
         true
     }
 
@@ -144,6 +150,48 @@ impl Drop for Due {
             // There is room for every query under way; and without a receiver nobody asks.
             let _ = self.to.try_send(answered);
             self.wake.ring();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use super::*;
+
+    /// Everything here is on loopback: what takes longer is not there.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_query_under_way_has_no_socket_when_the_resolver_is_gone() {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let poll = mio::Poll::new().unwrap();
+        let mut resolver = Resolver::new(ResolverParts {
+            runtime: runtime.handle().clone(),
+            wake: DriverWake::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()),
+            clock: Clock::new(),
+            published: Arc::default(),
+            servers: vec![Server { address: server.local_addr().unwrap(), secure: None }],
+            timeout: 6 * PATIENCE,
+        });
+        let query = [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\0", &[0, 1, 0, 1]].concat();
+        assert!(resolver.ask(1, query));
+        let (_, port) = server.recv_from(&mut [0; 100]).unwrap();
+        let is_open = || UdpSocket::bind(port).is_err();
+        assert!(is_open(), "it waits for its answer");
+        drop(resolver);
+        let clock = Clock::new();
+        let end = clock.now().plus_millis(PATIENCE.as_secs() * 1000);
+        while is_open() {
+            assert!(clock.now() < end, "it is still open");
+            std::thread::yield_now();
         }
     }
 }

@@ -76,17 +76,21 @@ impl Proxy {
         Ok(Self { user: user.transpose()?, config })
     }
 
-    /// Whom to ask for a connection to `address`, which is known by `name`; `None`: nobody, it is
-    /// reached without a proxy.
-    pub(crate) fn target(&self, address: SocketAddr, name: Option<&str>) -> Option<Target> {
+    /// Whom to ask for a connection to `address`, which is known by `name`, and whether the proxy
+    /// may look for its address; `None`: nobody, it is reached without a proxy.
+    pub(crate) fn target(
+        &self,
+        address: SocketAddr,
+        known: Option<(&str, bool)>,
+    ) -> Option<Target> {
         let is_excepted = self.config.no_proxy.iter().any(|exception| match exception {
             ProxyException::Network(network) => network.contains(address.ip().to_canonical()),
-            ProxyException::Host(pattern) => name.is_some_and(|name| pattern.matches(name)),
+            ProxyException::Host(pattern) => known.is_some_and(|(name, _)| pattern.matches(name)),
         });
         // SOCKS4 knows addresses only.
         let sends = self.config.send_names && self.config.protocol != ProxyProtocol::Socks4;
-        let target = match name.filter(|_| sends) {
-            Some(name) => Target::Name(name.to_owned(), address.port()),
+        let target = match known.filter(|(_, may_be_sent)| sends && *may_be_sent) {
+            Some((name, _)) => Target::Name(name.to_owned(), address.port()),
             None => Target::Address(address),
         };
         (!is_excepted).then_some(target)
@@ -263,12 +267,13 @@ mod tests {
     #[test]
     fn a_name_is_sent_where_it_is_known_and_can_be() {
         let to: SocketAddr = "192.0.2.1:443".parse().unwrap();
-        let name = Some("one.test");
+        let name = Some(("one.test", true));
         let named = Some(Target::Name("one.test".to_owned(), 443));
         let bare = Some(Target::Address(to));
         for protocol in [ProxyProtocol::Socks5, ProxyProtocol::HttpConnect] {
             assert_eq!(proxy(protocol, &[]).target(to, name), named);
             assert_eq!(proxy(protocol, &[]).target(to, None), bare);
+            assert_eq!(proxy(protocol, &[]).target(to, Some(("one.test", false))), bare);
         }
         assert_eq!(proxy(ProxyProtocol::Socks4, &[]).target(to, name), bare);
         let mut quiet = proxy(ProxyProtocol::Socks5, &[]);
@@ -287,7 +292,8 @@ mod tests {
             ("192.0.2.1:80", Some("a.in.test"), false),
             ("192.0.2.1:80", Some("in.testing"), true),
         ] {
-            let target = proxy.target(address.parse().unwrap(), name);
+            let known = name.map(|name| (name, false));
+            let target = proxy.target(address.parse().unwrap(), known);
             assert_eq!(target.is_some(), is_proxied, "{address} {name:?}");
         }
     }
