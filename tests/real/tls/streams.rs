@@ -172,7 +172,7 @@ fn a_tunnel_is_a_stream_that_is_looked_at() {
     let tunnel = r#"
 import os
 def open_tunnel():
-    number = begin("/tunnel", [(":protocol", "words")], "CONNECT")
+    number = begin("/tunnel", [(":protocol", "websocket")], "CONNECT")
     print(dict(next_of(number, ResponseReceived).headers)[":status"])
     return number
 number = open_tunnel()
@@ -184,7 +184,7 @@ next_of(number, StreamEnded)
 "#;
     let passed = "200\nONE\nTWO\n";
     let finished = ask(GOOD, &format!("{tunnel}print(seen()[0])"));
-    let seen = "[['CONNECT', 'words'], 'one', 'two']\n";
+    let seen = "[['CONNECT', 'websocket'], 'one', 'two']\n";
     assert_eq!(finished.output, format!("{passed}{seen}"), "{finished:?}");
     assert!(events(&finished).is_empty(), "{finished:?}");
     // Who may not have it hears no more, and so it is behind the head of a response.
