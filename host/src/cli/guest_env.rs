@@ -30,7 +30,8 @@ const TRUST_VARIABLES: [&str; 9] = [
 pub(super) struct Withheld {
     /// Variables that hold credentials.
     pub(super) variables: Vec<String>,
-    /// Files that hold them, and the socket at which the network is changed.
+    /// Files that hold them, the key of the authority, and the socket at which the network is
+    /// changed.
     pub(super) files: Vec<PathBuf>,
 }
 
@@ -41,7 +42,9 @@ impl Withheld {
         let variables = config.credential_variables().map(str::to_owned).collect();
         // What is no file, as a pipe, has been read to its end.
         let holds_values = |file: &&Path| !config.secrets.secrets.is_empty() && file.is_file();
-        let files = file.filter(holds_values).into_iter().chain(control);
+        // It is made by then, if it was not there.
+        let key = config.tls.intercept_ca.key_path.as_deref().filter(|_| config.tls.enabled);
+        let files = file.filter(holds_values).into_iter().chain(control).chain(key);
         Self { variables, files: files.map(Path::to_owned).collect() }
     }
 }

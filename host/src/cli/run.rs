@@ -22,8 +22,8 @@ use super::signals::{Occurrence, Signals};
 /// Run a command in a network of its own, whose only way out is the engine
 ///
 /// The command keeps its user, files, terminal, directory and environment, but for what holds
-/// credentials (the config's file, if it has secrets, the variables that it names, and the control
-/// socket); only the network is new:
+/// credentials (the config's file, if it has secrets, the variables that it names, the key of the
+/// authority, and the control socket); only the network is new:
 /// one interface, eth0, served in user space, and an /etc/resolv.conf that names the gateway. Where
 /// TLS is intercepted, the usual variables (SSL_CERT_FILE, CURL_CA_BUNDLE, REQUESTS_CA_BUNDLE,
 /// NODE_EXTRA_CA_CERTS and more) name a file with the gateway's authority beside this host's, and

@@ -155,19 +155,21 @@ fn the_command_finds_no_value_in_what_it_shares_with_the_gateway() {
         secret.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         secret
     };
-    let secrets = json!({"secrets": {"secrets": [
+    let scratch = Scratch::new("withheld");
+    let [control, key, certificate] = ["control", "key", "certificate"].map(|n| scratch.0.join(n));
+    let authority = json!({"cert_path": certificate, "key_path": key});
+    let more = json!({"tls": {"intercept_ca": authority}, "secrets": {"secrets": [
         secret("TOKEN", json!({"source": {"kind": "env", "var": "HOST_TOKEN_43"}})),
         // The guest's variable is called as the gateway's is.
         secret("SAME_43", json!({"source": {"kind": "env", "var": "SAME_43"}})),
         secret("WRITTEN", json!({"value": "from-the-file"})),
     ]}});
-    let file = ConfigFile::new(&config(&site, secrets));
-    let scratch = Scratch::new("withheld");
-    let control = scratch.0.join("control");
+    let file = ConfigFile::new(&config(&site, more));
     let script = format!(
-        "env; cat {file}; ls -l {control} | cut -c1; \
+        "env; cat {file} {key}; ls -l {control} | cut -c1; \
          curl -sS --unix-socket {control} http://a/v1/config; echo $?",
         file = file.path().display(),
+        key = key.display(),
         control = control.display()
     );
     let plain = command(&file, &script);
@@ -179,9 +181,12 @@ fn the_command_finds_no_value_in_what_it_shares_with_the_gateway() {
     let finished = process::run(&mut with);
     let all = format!("{}{}", finished.output, finished.errors);
     assert!(all.contains("TOKEN=$MSB_TOKEN\n") && all.contains("SAME_43=$MSB_SAME_43\n"), "{all}");
-    for value in ["from-the-environment", "from-there-too", "from-the-file", "HOST_TOKEN_43"] {
+    for value in
+        ["from-the-environment", "from-there-too", "from-the-file", "HOST_TOKEN_43", "PRIVATE KEY"]
+    {
         assert!(!all.contains(value), "{value}: {all}");
     }
+    assert!(std::fs::read_to_string(&key).unwrap().contains("PRIVATE KEY"), "it is there outside");
     assert!(finished.output.ends_with("\nc\n7\n"), "no socket, but a device: {all}");
 }
 
