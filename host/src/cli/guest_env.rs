@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sluicegate_host::{NetworkConfig, SmoltcpNetwork};
 
+use super::config_file;
 use super::failure::Failure;
 
 /// By these programs are told whom to trust, instead of whom they would: OpenSSL and what is built
@@ -41,11 +42,13 @@ impl Withheld {
     pub(super) fn of(config: &NetworkConfig, file: Option<&Path>, control: Option<&Path>) -> Self {
         let variables = config.credential_variables().map(str::to_owned).collect();
         // What is no file, as a pipe, has been read to its end.
-        let holds_values = |file: &&Path| !config.secrets.secrets.is_empty() && file.is_file();
+        let holds_values = |file: &PathBuf| !config.secrets.secrets.is_empty() && file.is_file();
+        // Its own name, as `/dev/stdin` is another file within.
+        let file = file.and_then(|file| config_file::path_of(file).canonicalize().ok());
         // It is made by then, if it was not there.
         let key = config.tls.intercept_ca.key_path.as_deref().filter(|_| config.tls.enabled);
-        let files = file.filter(holds_values).into_iter().chain(control).chain(key);
-        Self { variables, files: files.map(Path::to_owned).collect() }
+        let others = control.into_iter().chain(key).map(Path::to_owned);
+        Self { variables, files: file.filter(holds_values).into_iter().chain(others).collect() }
     }
 }
 

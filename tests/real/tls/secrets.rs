@@ -174,12 +174,20 @@ fn the_command_finds_no_value_in_what_it_shares_with_the_gateway() {
     );
     let plain = command(&file, &script);
     // Before the command: `run` takes the rest.
-    let words: Vec<_> = plain.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let mut words: Vec<_> = plain.get_args().map(std::ffi::OsStr::to_owned).collect();
     let mut with = sluicegate();
     with.args(&words[..1]).arg("--control").arg(&control).args(&words[1..]);
     with.env("HOST_TOKEN_43", "from-the-environment").env("SAME_43", "from-there-too");
     let finished = process::run(&mut with);
-    let all = format!("{}{}", finished.output, finished.errors);
+    // By another name it is the same file, and at that name the command has another.
+    let named = words.iter().position(|word| word == file.path()).unwrap();
+    words[named] = "/dev/stdin".into();
+    let mut renamed = sluicegate();
+    renamed.args(&words).stdin(std::fs::File::open(file.path()).unwrap());
+    renamed.env("HOST_TOKEN_43", "from-the-environment").env("SAME_43", "from-there-too");
+    let renamed = Process::start(&mut renamed).finish();
+    assert!(renamed.output.contains("TOKEN=$MSB_TOKEN\n"), "{renamed:?}");
+    let all = format!("{}{}{}", finished.output, finished.errors, renamed.output);
     assert!(all.contains("TOKEN=$MSB_TOKEN\n") && all.contains("SAME_43=$MSB_SAME_43\n"), "{all}");
     for value in
         ["from-the-environment", "from-there-too", "from-the-file", "HOST_TOKEN_43", "PRIVATE KEY"]
