@@ -288,22 +288,15 @@ impl<'a> Tcp<'a> {
         let segment = usize::from(segment_bytes).min(SUPER_SEGMENT_BYTES_MAX);
         let offered = SUPER_SEGMENT_BYTES_MAX / segment * segment;
         let repr = TcpRepr {
-            src_port: guest.port(),
-            dst_port: outside.port(),
             control: TcpControl::Syn,
             seq_number: TcpSeqNumber(syn.seq.cast_signed()),
-            ack_number: None,
             window_len: syn.window,
             window_scale: syn.scale,
             max_seg_size: Some(u16::try_from(offered).unwrap_or(u16::MAX)),
             sack_permitted: syn.sack,
-            sack_ranges: [None, None, None],
-            timestamp: None,
-            payload: &[],
+            ..reply::bare(guest.port(), outside.port())
         };
-        let mut packet = [0; reply::REPLY_BYTES_MAX];
-        let len = reply::tcp(guest.ip(), outside.ip(), &repr, &mut packet);
-        self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
+        self.feed_segment(now, slot, (ends, &repr), out);
     }
 
     /// Makes the slot's socket listen for one SYN to `outside`, with the slot's own memory.
@@ -357,6 +350,20 @@ impl<'a> Tcp<'a> {
         if let Some(set) = &mut flow.set {
             self.iface.poll_ingress_single(smol(now), &mut port, set);
         }
+    }
+
+    /// Gives the flow's socket the segment `repr` as if it came from the guest; `ends` are the
+    /// guest's and the outside's.
+    fn feed_segment<R: RingHandle>(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        ((guest, outside), repr): ((SocketAddr, SocketAddr), &TcpRepr<'_>),
+        out: &mut Emitter<'a, R>,
+    ) {
+        let mut packet = [0; reply::REPLY_BYTES_MAX];
+        let len = reply::tcp(guest.ip(), outside.ip(), repr, &mut packet);
+        self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
     }
 
     /// A segment of the guest for a flow that is not connecting. `packet` is an IP packet without

@@ -107,11 +107,22 @@ pub(crate) fn reset(guest: IpAddr, outside: IpAddr, segment: &Segment, out: &mut
     // Sequence numbers wrap; the types of smoltcp hold an i32. A length is below 2^16.
     let after = segment.seq.wrapping_add(counted as u32).cast_signed();
     let repr = TcpRepr {
-        src_port: segment.outside_port,
-        dst_port: segment.guest_port,
         control: TcpControl::Rst,
         seq_number: TcpSeqNumber(segment.ack.unwrap_or(0).cast_signed()),
         ack_number: segment.ack.is_none().then_some(TcpSeqNumber(after)),
+        ..bare(segment.outside_port, segment.guest_port)
+    };
+    tcp(outside, guest, &repr, out)
+}
+
+/// A segment from one port to another that says nothing yet.
+pub(crate) const fn bare(from: u16, to: u16) -> TcpRepr<'static> {
+    TcpRepr {
+        src_port: from,
+        dst_port: to,
+        control: TcpControl::None,
+        seq_number: TcpSeqNumber(0),
+        ack_number: None,
         window_len: 0,
         window_scale: None,
         max_seg_size: None,
@@ -119,8 +130,7 @@ pub(crate) fn reset(guest: IpAddr, outside: IpAddr, segment: &Segment, out: &mut
         sack_ranges: [None, None, None],
         timestamp: None::<TcpTimestampRepr>,
         payload: &[],
-    };
-    tcp(outside, guest, &repr, out)
+    }
 }
 
 /// Writes the whole packet of a TCP segment; returns its length.

@@ -224,22 +224,9 @@ impl AsyncWrite for TaskEnd {
     }
 }
 
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        tracing::debug!(%error, "an intercepted connection broke");
-        Self
-    }
-}
-
-impl From<hyper::Error> for Broken {
-    fn from(error: hyper::Error) -> Self {
-        tracing::debug!(%error, "an intercepted connection broke");
-        Self
-    }
-}
-
-impl From<h2::Error> for Broken {
-    fn from(error: h2::Error) -> Self {
+/// Whatever it was, it is told of here.
+impl<E: std::error::Error> From<E> for Broken {
+    fn from(error: E) -> Self {
         tracing::debug!(%error, "an intercepted connection broke");
         Self
     }

@@ -11,9 +11,7 @@ use crate::needs;
 /// expected; then its response, at once where the path is `/early`, and else once it has the body.
 const SERVER: &str = r#"
 def serve(stream):
-    config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
-    peer = h2.connection.H2Connection(config)
-    peer.initiate_connection()
+    peer = greeted()
     bodies = {}
 
     def respond(number, status, text):

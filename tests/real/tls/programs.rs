@@ -38,6 +38,11 @@ fn run(server: &str, client: &str, module: &str) -> Option<(String, Finished)> {
 const SERVER_BEGINS: &str = r#"
 import json, socket, ssl, threading
 import h2.config, h2.connection, h2.events, h2.settings
+def greeted():
+    config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+    peer = h2.connection.H2Connection(config)
+    peer.initiate_connection()
+    return peer
 "#;
 const SERVER_ENDS: &str = r#"
 def begin(stream):

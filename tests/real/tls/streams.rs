@@ -12,9 +12,7 @@ use crate::process::Finished;
 const SERVER: &str = r#"
 SEEN, SENT = [], [0]
 def serve(stream):
-    config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
-    peer = h2.connection.H2Connection(config)
-    peer.initiate_connection()
+    peer = greeted()
     peer.update_settings({h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL: 1})
     tunnels, endless = set(), set()
 

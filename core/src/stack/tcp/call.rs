@@ -73,8 +73,6 @@ impl<'a> Tcp<'a> {
             * usize::from(segment_bytes);
         let is_syn = segment.syn && !segment.rst;
         let repr = TcpRepr {
-            src_port: guest.port(),
-            dst_port: gateway.port(),
             control: if is_syn { TcpControl::Syn } else { TcpControl::Rst },
             seq_number: TcpSeqNumber(segment.seq.cast_signed()),
             ack_number: segment.ack.map(|ack| TcpSeqNumber(ack.cast_signed())),
@@ -82,13 +80,9 @@ impl<'a> Tcp<'a> {
             window_scale: syn.scale.filter(|_| is_syn),
             max_seg_size: Some(u16::try_from(offered).unwrap_or(u16::MAX)).filter(|_| is_syn),
             sack_permitted: syn.sack && is_syn,
-            sack_ranges: [None, None, None],
-            timestamp: None,
-            payload: &[],
+            ..reply::bare(guest.port(), gateway.port())
         };
-        let mut packet = [0; reply::REPLY_BYTES_MAX];
-        let len = reply::tcp(guest.ip(), gateway.ip(), &repr, &mut packet);
-        self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
+        self.feed_segment(now, slot, (ends, &repr), out);
         let state = self.socket(slot).map_or(State::Closed, |socket| socket.state());
         if state != State::Established {
             return;

@@ -19,7 +19,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use smoltcp::socket::tcp::State;
-use smoltcp::wire::{TcpControl, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::{TcpRepr, TcpSeqNumber};
 
 use super::fit::free;
 use super::{Phase, Segment, Syn, Tcp, TcpSlot};
@@ -157,7 +157,7 @@ impl<'a> Tcp<'a> {
         &mut self,
         now: Instant,
         (slot, expected): (u32, u32),
-        (guest, outside): (SocketAddr, SocketAddr),
+        ends: (SocketAddr, SocketAddr),
         out: &mut Emitter<'a, R>,
     ) {
         let flow = self.slot(slot);
@@ -168,22 +168,12 @@ impl<'a> Tcp<'a> {
         }
         flow.challenged = Some(now);
         let old = TcpRepr {
-            src_port: guest.port(),
-            dst_port: outside.port(),
-            control: TcpControl::None,
             seq_number: TcpSeqNumber(expected.wrapping_sub(1).cast_signed()),
             ack_number: Some(TcpSeqNumber(ack.cast_signed())),
-            window_len: 0,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None, None, None],
-            timestamp: None,
             payload: &[0],
+            ..reply::bare(ends.0.port(), ends.1.port())
         };
-        let mut packet = [0; reply::REPLY_BYTES_MAX];
-        let len = reply::tcp(guest.ip(), outside.ip(), &old, &mut packet);
-        self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
+        self.feed_segment(now, slot, (ends, &old), out);
     }
 }
 

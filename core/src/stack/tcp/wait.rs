@@ -105,18 +105,10 @@ impl<'a> Tcp<'a> {
         let Some((acked, window)) = flow.acked else { return };
         let acked = TcpSeqNumber(acked.cast_signed());
         let to_guest = TcpRepr {
-            src_port: outside.port(),
-            dst_port: guest.port(),
-            control: TcpControl::None,
             seq_number: acked,
             ack_number: Some(expected),
             window_len: flow.shape.window.field(next, free, out.window_bytes_max()),
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None, None, None],
-            timestamp: None,
-            payload: &[],
+            ..reply::bare(outside.port(), guest.port())
         };
         let repr = match (queue, window) {
             // All bytes are acknowledged: the FIN follows them.
@@ -143,7 +135,7 @@ impl<'a> Tcp<'a> {
         &mut self,
         now: Instant,
         slot: u32,
-        (guest, outside): (SocketAddr, SocketAddr),
+        ends: (SocketAddr, SocketAddr),
         out: &mut Emitter<'a, R>,
     ) {
         let Some(free) = self.socket(slot).map(|socket| free(socket)) else { return };
@@ -151,25 +143,13 @@ impl<'a> Tcp<'a> {
         // A closed window is asked whether it has opened, and repetitions say nothing to it.
         let Some((acked, window)) = flow.acked.filter(|(_, window)| *window > 0) else { return };
         let again = TcpRepr {
-            src_port: guest.port(),
-            dst_port: outside.port(),
-            control: TcpControl::None,
             seq_number: TcpSeqNumber(flow.expected(free).cast_signed()),
             ack_number: Some(TcpSeqNumber(acked.cast_signed())),
-            window_len: window,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None, None, None],
-            timestamp: None,
-            payload: &[],
+            ..reply::bare(ends.0.port(), ends.1.port())
         };
         let other = window.wrapping_add(1).max(1);
         for window_len in [other, window, window, window, window] {
-            let mut packet = [0; reply::REPLY_BYTES_MAX];
-            let again = TcpRepr { window_len, ..again };
-            let len = reply::tcp(guest.ip(), outside.ip(), &again, &mut packet);
-            self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
+            self.feed_segment(now, slot, (ends, &TcpRepr { window_len, ..again }), out);
         }
     }
 

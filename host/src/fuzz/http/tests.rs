@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use hyper::{Request, Response};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf, ReadHalf, join, split};
 
 use super::*;
 
@@ -144,9 +144,9 @@ fn a_stream_becomes_a_websocket_and_nothing_else() {
     });
 }
 
-/// A guest's end that is read no more once it is shut.
+/// What a guest hears, which is no more once the gate is shut.
 struct Gate {
-    stream: DuplexStream,
+    from_server: ReadHalf<DuplexStream>,
     is_shut: Arc<AtomicBool>,
 }
 
@@ -159,25 +159,7 @@ impl AsyncRead for Gate {
         if self.is_shut.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        Pin::new(&mut self.stream).poll_read(context, space)
-    }
-}
-
-impl AsyncWrite for Gate {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.from_server).poll_read(context, space)
     }
 }
 
@@ -218,10 +200,12 @@ fn a_guest_that_does_not_read_is_not_read_ahead_for_by_the_stream() {
     runtime().block_on(async {
         let (stream, server) = begin_h2();
         tokio::spawn(answer_without_end(server, Arc::clone(&is_shut), Arc::clone(&sent)));
+        let (from_server, to_server) = split(stream);
+        let gate = Gate { from_server, is_shut: Arc::clone(&is_shut) };
         let (mut sender, connection) = h2::client::Builder::new()
             .initial_window_size((1 << 31) - 1)
             .initial_connection_window_size((1 << 31) - 1)
-            .handshake::<_, Bytes>(Gate { stream, is_shut: Arc::clone(&is_shut) })
+            .handshake::<_, Bytes>(join(gate, to_server))
             .await
             .unwrap();
         tokio::spawn(connection);

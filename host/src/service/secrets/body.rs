@@ -179,11 +179,8 @@ impl Scope {
     /// Its encoding can't be looked into.
     pub(crate) fn body(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
         let messages = messages::are_in(headers).then(Messages::default);
-        let scope = if messages.is_some() { self.of_fixed_lengths() } else { Arc::clone(self) };
-        let pairs = scope.snapshot.secrets.iter().zip(&scope.stands);
-        let mut rewritten =
-            pairs.filter(|(secret, stand)| secret.in_body && **stand == Stand::Allowed);
-        let rewrites = rewritten.next().is_some() || scope.holds();
+        let scope = self.of_body(messages.is_some());
+        let rewrites = scope.rewrites_body();
         if !rewrites && !scope.has(Stand::Forbidden) {
             return Ok(BodyFilter(Kind::Pass));
         }
@@ -201,9 +198,21 @@ impl Scope {
         BodyFilter::new(headers, stage)
     }
 
-    /// Whether the body of a request with `headers` is looked at.
+    /// Whether the body of a request with `headers` is looked at, and can be.
     pub(crate) fn looks_at_body(self: &Arc<Self>, headers: &HeaderMap) -> bool {
-        self.body(headers).is_ok_and(|filter| !filter.is_pass())
+        let scope = self.of_body(messages::are_in(headers));
+        (scope.rewrites_body() || scope.has(Stand::Forbidden)) && coding(headers).is_ok()
+    }
+
+    /// The same for a body, which may be one of messages.
+    fn of_body(self: &Arc<Self>, are_messages: bool) -> Arc<Self> {
+        if are_messages { self.of_fixed_lengths() } else { Arc::clone(self) }
+    }
+
+    /// Whether a body gets values.
+    fn rewrites_body(&self) -> bool {
+        let mut pairs = self.snapshot.secrets.iter().zip(&self.stands);
+        pairs.any(|(secret, stand)| secret.in_body && *stand == Stand::Allowed) || self.holds()
     }
 
     /// What looks at what a guest says inside a tunnel, which is nobody's to change.

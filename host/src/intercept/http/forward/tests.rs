@@ -127,7 +127,7 @@ async fn a_guest_that_waits_with_a_body_does_not_keep_a_value_that_is_gone() {
     let mut between = Between::new();
     let head = "POST / HTTP/1.1|Host: good.test|X: $MSB_KEY|Content-Length: 8||";
     say(&mut between.guest, head).await;
-    // Everybody has done what there was to do.
+    // Virtual time passes once everybody waits: what there is of it was looked at by then.
     sleep(Duration::from_secs(1)).await;
     between.secrets.remove("KEY").unwrap();
     say(&mut between.guest, "$MSB_KEY").await;
