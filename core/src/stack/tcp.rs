@@ -43,6 +43,7 @@ use crate::wire::reply;
 mod ack_delay;
 mod call;
 mod doubt;
+mod feed;
 mod fit;
 mod held;
 mod host;
@@ -332,38 +333,6 @@ impl<'a> Tcp<'a> {
     fn socket(&mut self, slot: u32) -> Option<&mut Socket<'a>> {
         // A set holds one socket, at the first handle.
         Some(self.slot(slot).set.as_mut()?.get_mut::<Socket<'a>>(SocketHandle::default()))
-    }
-
-    /// Gives one packet of the guest to the flow's socket.
-    ///
-    /// # Cost
-    /// One copy of the payload into the receive buffer.
-    fn feed<R: RingHandle>(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        packet: &mut [u8],
-        out: &mut Emitter<'a, R>,
-    ) {
-        let flow = &mut self.slots[slot];
-        let mut port = Port { packet: Some(packet), out, shape: &mut flow.shape };
-        if let Some(set) = &mut flow.set {
-            self.iface.poll_ingress_single(smol(now), &mut port, set);
-        }
-    }
-
-    /// Gives the flow's socket the segment `repr` as if it came from the guest; `ends` are the
-    /// guest's and the outside's.
-    fn feed_segment<R: RingHandle>(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        ((guest, outside), repr): ((SocketAddr, SocketAddr), &TcpRepr<'_>),
-        out: &mut Emitter<'a, R>,
-    ) {
-        let mut packet = [0; reply::REPLY_BYTES_MAX];
-        let len = reply::tcp(guest.ip(), outside.ip(), repr, &mut packet);
-        self.feed(now, slot, packet.get_mut(..len).unwrap_or(&mut []), out);
     }
 
     /// A segment of the guest for a flow that is not connecting. `packet` is an IP packet without
