@@ -1,5 +1,5 @@
-//! How a flow's socket hears the guest: its packets as they came, and segments that are made here in
-//! its place, where smoltcp would not do by itself what one makes it do.
+//! How a flow's socket hears the guest: its packets as they came, and segments that are made here
+//! in its place, where smoltcp would not do by itself what one makes it do.
 
 use core::net::SocketAddr;
 
