@@ -13,7 +13,6 @@ use tokio::time::{sleep, timeout};
 use super::{pieces, secrets};
 use crate::intercept::Interceptor;
 use crate::intercept::fuzz::{Agreed, call, interceptor, serve};
-use crate::service::secrets::Vault;
 
 /// Bytes of each pipe.
 const PIPE_BYTES: usize = 64 * 1024;
@@ -25,11 +24,15 @@ const ENDED: Duration = Duration::from_secs(120);
 /// Bytes that anybody may have heard: more than the longest story, with values in it, makes.
 const HEARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Who serves; `KEY` is good.test's, and `KEYS` *.other.test's.
-static INTERCEPTOR: LazyLock<Arc<Interceptor>> = LazyLock::new(|| {
-    let vault = Vault::new(secrets::config()).expect("because the secrets are good");
-    interceptor(Arc::new(vault))
-});
+/// Who serves with the secrets as they are; and with other values of all, or of `KEYS`, for whom
+/// those are not for. `KEY` is good.test's, and `KEYS` *.other.test's.
+static AS_THEY_ARE: LazyLock<Arc<Interceptor>> = LazyLock::new(|| with(secrets::ALL));
+static OTHERWISE: LazyLock<[Arc<Interceptor>; 2]> =
+    LazyLock::new(|| [with([false; 2]), with([true, false])]);
+
+fn with(kept: [bool; 2]) -> Arc<Interceptor> {
+    interceptor(Arc::new(secrets::vault(kept)))
+}
 
 /// Who says something.
 struct Speaker {
@@ -76,6 +79,7 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
 /// # Panics
 /// If it has no end.
 fn relay(
+    interceptor: &Arc<Interceptor>,
     call: (crate::intercept::Call, bool),
     agreed: Agreed,
     (guest, server): (Speaker, Speaker),
@@ -85,7 +89,7 @@ fn relay(
     let runtime = runtime.expect("because it takes no more than memory");
     runtime.block_on(async {
         let ((near, guest_end), (far, server_end)) = (duplex(PIPE_BYTES), duplex(PIPE_BYTES));
-        let between = serve(Arc::clone(&INTERCEPTOR), call, agreed, (near, far));
+        let between = serve(Arc::clone(interceptor), call, agreed, (near, far));
         let (guest, server) = (converse(guest_end, guest), converse(server_end, server));
         let all = timeout(ENDED, async { tokio::join!(between, guest, server) });
         let Ok((_, guest_heard, server_heard)) = all.await else { panic!("it has no end") };
@@ -103,19 +107,23 @@ pub fn http(data: &[u8]) {
     let len = usize::from(u16::from_be_bytes([high, low])).min(words.len());
     let (guest_says, server_says) = words.split_at(len);
     let is_good = mode & 1 == 0;
-    let call = call(if is_good { "good.test" } else { "evil.test" });
     let is_verified = mode & 8 == 0;
     let agreed = match mode >> 1 & 3 {
         1 => Agreed::Http1,
         2 => Agreed::Http2,
         _ => Agreed::Nothing,
     };
-    let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false };
-    let server = Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0 };
-    let (guest_heard, server_heard) = relay((call, is_verified), agreed, (guest, server));
-    assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
-    let may = [is_good && is_verified, false];
-    secrets::check_heard(may, guest_says, &server_heard);
+    let may = is_good && is_verified;
+    let server_heard = |interceptor| {
+        let call = (call(if is_good { "good.test" } else { "evil.test" }), is_verified);
+        let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false };
+        let server = Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0 };
+        let (guest_heard, server_heard) = relay(interceptor, call, agreed, (guest, server));
+        assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
+        server_heard
+    };
+    let heard = server_heard(&AS_THEY_ARE);
+    secrets::check_heard([may, false], &heard, &server_heard(&OTHERWISE[usize::from(may)]));
 }
 
 #[cfg(test)]

@@ -22,23 +22,21 @@ const SECRETS: [(&str, &str, &str, &str); 2] = [
 /// `KEY`'s value as JSON has it in a string.
 const ESCAPED: &str = "sk-live/+ \\\"quoted\\\" \u{fc}";
 
-/// The secrets, in every place.
-pub(super) fn config() -> SecretsConfig {
-    config_of(str::to_owned)
-}
-
-/// The same with what `change` makes of each value.
-fn config_of(change: impl Fn(&str) -> String) -> SecretsConfig {
-    let secret = |(env_var, _, value, host): (&str, &str, &str, &str)| {
+/// The secrets, in every place. Those that are not to be `kept` have values that are as long, and
+/// as different as can be: whatever turns on them shows it.
+pub(super) fn vault(kept: [bool; 2]) -> Vault {
+    let secret = |((env_var, _, value, host), kept): ((&str, &str, &str, &str), bool)| {
         let host = host.parse().expect("because it is a name");
-        let mut secret = SecretConfig::new(env_var, SecretValue::new(change(value)), host);
+        let value = if kept { value.to_owned() } else { "z".repeat(value.len()) };
+        let mut secret = SecretConfig::new(env_var, SecretValue::new(value), host);
         secret.substitution.query = true;
         secret.substitution.body = true;
         secret
     };
     let passthrough_hosts = Some(vec!["log.test".parse().expect("because it is a name")]);
-    let secrets = SECRETS.into_iter().map(secret).collect();
-    SecretsConfig { secrets, passthrough_hosts, ..SecretsConfig::default() }
+    let secrets = SECRETS.into_iter().zip(kept).map(secret).collect();
+    let config = SecretsConfig { secrets, passthrough_hosts, ..SecretsConfig::default() };
+    Vault::new(config).expect("because the secrets are good")
 }
 
 /// Who is spoken to: its name, whether it has proven that, and which of the secrets it may have.
@@ -52,16 +50,19 @@ const PEERS: [(&str, bool, [bool; 2]); 5] = [
 /// The last of them may have placeholders as they are.
 const LOG: usize = 4;
 
-fn scope(who: usize) -> Arc<Scope> {
-    static VAULT: LazyLock<Vault> =
-        LazyLock::new(|| Vault::new(config()).expect("because the secrets are good"));
-    scope_of(&VAULT, who)
+fn scope(who: usize, kept: [bool; 2]) -> Arc<Scope> {
+    /// By what is kept of the first, and of the second.
+    static VAULTS: LazyLock<[[Vault; 2]; 2]> = LazyLock::new(|| {
+        [false, true].map(|first| [false, true].map(|second| vault([first, second])))
+    });
+    let (name, is_tls_verified, _) = PEERS[who];
+    let peer = Peer { name: Some(name), is_tls_verified, is_bound: true };
+    VAULTS[usize::from(kept[0])][usize::from(kept[1])].current().scope(&peer)
 }
 
-fn scope_of(vault: &Vault, who: usize) -> Arc<Scope> {
-    let (name, is_tls_verified, _) = PEERS[who];
-    vault.current().scope(&Peer { name: Some(name), is_tls_verified, is_bound: true })
-}
+/// All secrets; and none.
+pub(super) const ALL: [bool; 2] = [true; 2];
+const NONE: [bool; 2] = [false; 2];
 
 /// Whether `text` is in `bytes`.
 fn is_in(text: &str, bytes: &[u8]) -> bool {
@@ -80,22 +81,22 @@ fn without(text: &str, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Looks at what became of `input` on the way to somebody who may have these of the secrets.
-pub(super) fn check_heard(may: [bool; 2], input: &[u8], output: &[u8]) {
+/// Looks at what became of a request on its way to somebody who may have these of the secrets: as
+/// the secrets are, and `otherwise` with other values of those that it may not have.
+pub(super) fn check_heard(may: [bool; 2], output: &[u8], otherwise: &[u8]) {
+    assert!(output == otherwise, "what is sent tells of a value");
     // Where one placeholder begins another, the longer one counts.
     let longer = SECRETS[1].1;
     let output = if may[1] { without(longer, output) } else { output.to_vec() };
-    for ((_, placeholder, value, _), may) in SECRETS.into_iter().zip(may) {
-        assert!(may || is_in(value, input) || !is_in(value, &output), "a value got out");
+    for ((_, placeholder, ..), may) in SECRETS.into_iter().zip(may) {
         assert!(may || !is_in(placeholder, &output), "a placeholder got out");
     }
 }
 
-fn check_request(who: usize, input: &[u8], output: &[u8]) {
-    let (_, _, allowed) = PEERS[who];
-    if who != LOG {
-        check_heard(allowed, input, output);
-    }
+fn check_request(who: usize, output: &[u8], otherwise: &[u8]) {
+    // Who may have placeholders as they are is told them.
+    let may = if who == LOG { ALL } else { PEERS[who].2 };
+    check_heard(may, output, otherwise);
 }
 
 /// The first byte says who is spoken to, the second how it is cut, the third what it is.
@@ -166,7 +167,7 @@ fn gunzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn body(who: usize, (cuts, kind): (u8, u8), plain: &[u8]) {
-    let scope = scope(who);
+    let scope = scope(who, ALL);
     let (fields, is_encoded) = fields(kind);
     let sent = if is_encoded { gzip(plain) } else { plain.to_vec() };
     let whole = through(scope.body(&fields), 0, &sent);
@@ -176,8 +177,11 @@ fn body(who: usize, (cuts, kind): (u8, u8), plain: &[u8]) {
     let read = |bytes: Vec<u8>| if is_encoded { gunzip(&bytes) } else { bytes };
     let (whole, cut) = (read(whole), read(cut));
     assert!(whole == cut, "a cut changes what passes");
-    check_request(who, plain, &whole);
     let (_, _, allowed) = PEERS[who];
+    let other = self::scope(who, allowed);
+    let otherwise = through(other.body(&fields), 0, &sent).map(read);
+    let otherwise = otherwise.unwrap_or_else(|_| panic!("a value decides what passes"));
+    check_request(who, &whole, &otherwise);
     if !allowed.contains(&true) {
         assert!(whole == plain, "nothing is changed for who may have nothing");
     } else if fields[CONTENT_TYPE] == PLAIN
@@ -191,14 +195,8 @@ fn body(who: usize, (cuts, kind): (u8, u8), plain: &[u8]) {
     }
 }
 
-/// The same secrets with values that are as long, and as different as can be.
-static OTHERS: LazyLock<Vault> = LazyLock::new(|| {
-    let config = config_of(|value| "z".repeat(value.len()));
-    Vault::new(config).expect("because the secrets are good")
-});
-
 fn response((cuts, kind): (u8, u8), plain: &[u8]) {
-    let scope = scope(0);
+    let scope = scope(0, ALL);
     let (mut fields, is_encoded) = fields(kind);
     if let Ok(value) = HeaderValue::from_bytes(plain) {
         fields.insert(HeaderName::from_static("x"), value);
@@ -208,7 +206,7 @@ fn response((cuts, kind): (u8, u8), plain: &[u8]) {
     let whole = through(scope.response(&fields), 0, &sent);
     let cut = taken(scope.response(&fields), cuts, &sent);
     let (Ok(whole), Ok(cut)) = (whole, cut) else { panic!("a response is readable") };
-    let others = taken(scope_of(&OTHERS, 0).response(&fields), cuts, &sent);
+    let others = taken(self::scope(0, NONE).response(&fields), cuts, &sent);
     let others = others.unwrap_or_else(|_| panic!("a response is readable"));
     // What there is of no value must not tell of one, however much it is like its beginning.
     if cut.concat() == others.concat() {
@@ -236,12 +234,19 @@ fn head(who: usize, bytes: &[u8]) {
             request.headers_mut().append(name, value);
         }
     }
-    let (mut parts, ()) = request.into_parts();
-    if scope(who).head(&mut parts).is_ok() {
+    let (parts, ()) = request.into_parts();
+    let sent = |kept| {
+        let mut parts = parts.clone();
+        scope(who, kept).head(&mut parts).ok()?;
         let mut output = parts.uri.to_string().into_bytes();
         for (name, value) in &parts.headers {
             output.extend([b"\n", name.as_str().as_bytes(), b":", value.as_bytes()].concat());
         }
-        check_request(who, bytes, &output);
+        Some(output)
+    };
+    let (as_it_is, otherwise) = (sent(ALL), sent(PEERS[who].2));
+    assert_eq!(as_it_is.is_some(), otherwise.is_some(), "a value decides what passes");
+    if let (Some(as_it_is), Some(otherwise)) = (as_it_is, otherwise) {
+        check_request(who, &as_it_is, &otherwise);
     }
 }

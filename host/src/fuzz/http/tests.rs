@@ -17,7 +17,7 @@ use super::*;
 fn between(agreed: Agreed, guest_says: &str, server_says: &str) -> (String, String) {
     let speaker = |words: &str, waits| Speaker { words: words.into(), cuts: 0, waits };
     let both = (speaker(guest_says, false), speaker(server_says, true));
-    let (guest, server) = relay((call("good.test"), true), agreed, both);
+    let (guest, server) = relay(&AS_THEY_ARE, (call("good.test"), true), agreed, both);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (text(guest), text(server))
 }
@@ -97,7 +97,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn begin_h2() -> (DuplexStream, DuplexStream) {
     let ((near, guest), (far, server)) = (duplex(64 * 1024), duplex(64 * 1024));
     let call = (call("evil.test"), true);
-    tokio::spawn(serve(INTERCEPTOR.clone(), call, Agreed::Http2, (near, far)));
+    tokio::spawn(serve(AS_THEY_ARE.clone(), call, Agreed::Http2, (near, far)));
     (guest, server)
 }
 
