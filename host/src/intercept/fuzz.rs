@@ -5,7 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::io::DuplexStream;
+use tokio::sync::SemaphorePermit;
 
+#[cfg(test)]
+use super::Lasting;
 use super::http::{self, Exchange};
 use super::{Call, Forge, Interceptor, Reporter, sniff};
 use crate::clock::Clock;
@@ -27,6 +30,16 @@ pub(crate) fn interceptor(vault: Arc<Vault>) -> Arc<Interceptor> {
     let made = Forge::new((vault, None), reporter).make(&tls, &HttpConfig::default());
     let made = made.unwrap_or_else(|error| panic!("no interceptor: {error}"));
     made.0.expect("because it is enabled")
+}
+
+/// Takes what there is for connections of HTTP/2 that are wide, and for streams but for one.
+#[cfg(test)]
+pub(crate) fn fill(interceptor: &Interceptor) -> [SemaphorePermit<'_>; 2] {
+    let Lasting { wide, streams, .. } = &interceptor.lasting;
+    [(wide, 0), (streams, 1)].map(|(all, left)| {
+        let count = u32::try_from(all.available_permits() - left).unwrap();
+        all.try_acquire_many(count).unwrap()
+    })
 }
 
 /// A call for the server `name`, at an address that it leads to.

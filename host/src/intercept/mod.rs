@@ -48,9 +48,11 @@ pub(crate) use forge::Forge;
 pub(crate) use pipe::{End, Pipe, Read, Write};
 pub(crate) use report::Reporter;
 
-/// Connections of one network that end here at a time: each may hold some MiB, one of HTTP/2 on
-/// which nobody reads some 25 MiB (`http/streams`).
+/// Connections of one network that end here at a time, and of HTTP/2 as many that are wide and as
+/// many streams (`http/streams`): a network holds so many times what one of them may.
 const SESSIONS_MAX: usize = 512;
+const WIDE_MAX: usize = 64;
+const STREAMS_MAX: usize = 1024;
 /// Bytes of requests that a network holds back until they are whole, and were looked at.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -93,6 +95,9 @@ struct Lasting {
     reporter: Arc<Reporter>,
     held: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
+    /// Of HTTP/2: connections that are wide, and streams.
+    wide: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Lasting {
@@ -103,6 +108,8 @@ impl Lasting {
             reporter: Arc::new(reporter),
             held: Arc::new(Semaphore::new(HELD_BYTES_MAX)),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
+            wide: Arc::new(Semaphore::new(WIDE_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }
 }

@@ -40,8 +40,8 @@ const ANSWERED: [&str; 5] = [
 ];
 
 /// A case that sends a frame which is to be followed by more (it lacks END_HEADERS), and sends no
-/// more: the gateway waits for that. Whether the case's own wait ends first, or its connection, which
-/// would do, is as it happens.
+/// more: the gateway waits for that. Whether the case's own wait ends first, or its connection,
+/// which would do, is as it happens.
 const UNFINISHED: &str = "_8_expressing_http_semantics_in_http2::client_sends_push_promise_frame";
 
 #[test]

@@ -94,10 +94,10 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Serves HTTP/2 of a guest that calls `evil.test`; the guest's end, and the server's.
-fn begin_h2() -> (DuplexStream, DuplexStream) {
+fn begin_h2(interceptor: &Arc<Interceptor>) -> (DuplexStream, DuplexStream) {
     let ((near, guest), (far, server)) = (duplex(64 * 1024), duplex(64 * 1024));
     let call = (call("evil.test"), true);
-    tokio::spawn(serve(AS_THEY_ARE.clone(), call, Agreed::Http2, (near, far)));
+    tokio::spawn(serve(Arc::clone(interceptor), call, Agreed::Http2, (near, far)));
     (guest, server)
 }
 
@@ -113,7 +113,7 @@ fn request(method: &str, protocol: Option<&'static str>) -> Request<()> {
 #[test]
 fn a_stream_becomes_a_websocket_and_nothing_else() {
     runtime().block_on(async {
-        let (guest, server) = begin_h2();
+        let (guest, server) = begin_h2(&AS_THEY_ARE);
         let asked = tokio::spawn(async move {
             let mut builder = h2::server::Builder::new();
             let greeting = builder.enable_connect_protocol().handshake::<_, Bytes>(server);
@@ -198,7 +198,7 @@ async fn answer_without_end(end: DuplexStream, is_shut: Arc<AtomicBool>, sent: A
 fn a_guest_that_does_not_read_is_not_read_ahead_for_by_the_stream() {
     let (is_shut, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
     runtime().block_on(async {
-        let (stream, server) = begin_h2();
+        let (stream, server) = begin_h2(&AS_THEY_ARE);
         tokio::spawn(answer_without_end(server, Arc::clone(&is_shut), Arc::clone(&sent)));
         let (from_server, to_server) = split(stream);
         let gate = Gate { from_server, is_shut: Arc::clone(&is_shut) };
@@ -223,4 +223,80 @@ fn a_guest_that_does_not_read_is_not_read_ahead_for_by_the_stream() {
     // The window of the connection, and of each stream what may wait and a frame.
     let sent = sent.load(Ordering::Relaxed);
     assert!((1 << 20..(2 << 20) + STREAMS * 96 * 1024).contains(&sent), "{sent} bytes are held");
+}
+
+/// A server of HTTP/2 that answers what it is asked once it hears of each to be answered. Returns
+/// how many bytes could be sent to whom the first is from.
+async fn answer_when_told(end: DuplexStream, told: Arc<Notify>) -> usize {
+    let mut builder = h2::server::Builder::new();
+    let greeting = builder.max_send_buffer_size(4 << 20).handshake(end);
+    let mut connection = greeting.await.unwrap();
+    let mut capacity = 0;
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        stream.reserve_capacity(4 << 20);
+        let told = async {
+            told.notified().await;
+            if capacity == 0 {
+                capacity = stream.capacity();
+            }
+            stream.send_data(Bytes::new(), true).unwrap();
+        };
+        tokio::pin!(told);
+        // What the gateway says meanwhile is heard.
+        poll_fn(|context| {
+            let _ = connection.poll_closed(context);
+            told.as_mut().poll(context)
+        })
+        .await;
+    }
+    capacity
+}
+
+/// Hears the rest of a response, which is its end.
+async fn end(response: Response<h2::RecvStream>) {
+    let mut body = response.into_body();
+    while let Some(data) = body.data().await {
+        assert_eq!(data.unwrap(), b""[..]);
+    }
+}
+
+#[test]
+fn a_network_has_so_much_for_http2_and_who_finds_none_left_may_ask_again() {
+    for is_filled in [false, true] {
+        let interceptor = with(secrets::ALL);
+        let filled = is_filled.then(|| crate::intercept::fuzz::fill(&interceptor));
+        let (begun, capacity) = runtime().block_on(async {
+            let (guest, server) = begin_h2(&interceptor);
+            let told = Arc::<Notify>::default();
+            let server = tokio::spawn(answer_when_told(server, Arc::clone(&told)));
+            let (mut sender, connection) = h2::client::handshake(guest).await.unwrap();
+            let connection = tokio::spawn(connection);
+            sender = sender.ready().await.unwrap();
+            let mut begun = vec![];
+            for _ in 0..2 {
+                let first = sender.send_request(request("GET", None), true).unwrap().0;
+                let first = first.await.unwrap();
+                // While it is under way.
+                let mut second = sender.send_request(request("GET", None), true).unwrap().0;
+                let answer = timeout(Duration::from_secs(5), &mut second).await;
+                let refused = answer.ok().and_then(|answer| answer.unwrap_err().reason());
+                begun.push(refused);
+                told.notify_one();
+                end(first).await;
+                if refused.is_none() {
+                    let second = second.await.unwrap();
+                    told.notify_one();
+                    end(second).await;
+                }
+            }
+            drop(sender);
+            connection.await.unwrap().unwrap();
+            (begun, server.await.unwrap())
+        });
+        drop(filled);
+        let refused = is_filled.then_some(h2::Reason::REFUSED_STREAM);
+        assert_eq!(begun, [refused; 2], "the second of two; and so again behind them");
+        assert_eq!(capacity, if is_filled { 65_535 } else { 1 << 20 });
+    }
 }

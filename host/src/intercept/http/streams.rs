@@ -34,9 +34,11 @@ use crate::intercept::pipe::Broken;
 const STREAMS_MAX: u32 = 100;
 /// Streams that are opened before the server has said how many may be.
 const FIRST_STREAMS_MAX: usize = 100;
-/// Bytes of a stream and of a connection that may be under way (RFC 9113 5.2).
+/// Bytes of a stream and of a connection that may be under way, either way (RFC 9113 5.2); and of a
+/// connection where its network has as many that are wide as it may: what each begins with (6.9.2).
 const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+const WIDE_WINDOW: u32 = 2 * 1024 * 1024;
+const NARROW_WINDOW: u32 = 64 * 1024 - 1;
 /// Bytes of a stream that wait to be written, to the guest or to its server, but for the piece that
 /// exceeds them: what one connection of TCP takes in a turn, and no more.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
@@ -55,18 +57,32 @@ where
     G: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let lasting = &exchange.interceptor.lasting;
+    // For as long as the connection is.
+    let wide = Arc::clone(&lasting.wide).try_acquire_owned();
+    let window = if wide.is_ok() { WIDE_WINDOW } else { NARROW_WINDOW };
+    let streams = Arc::clone(&lasting.streams);
     let (sender, connection) = client::Builder::new()
         .enable_push(false)
         .initial_max_send_streams(FIRST_STREAMS_MAX)
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_header_list_size(HEAD_LIST_BYTES_MAX)
         .max_local_error_reset_streams(Some(ERRORS_MAX))
         .max_send_buffer_size(WAITING_BYTES_MAX)
         .handshake(upstream)
         .await?;
-    let guest = Guest::new(guest, move |request, respond| {
-        carry(Arc::clone(&exchange), sender.clone(), request, respond)
+    let guest = Guest::new(guest, window, move |request, mut respond| {
+        let permit = Arc::clone(&streams).try_acquire_owned();
+        let (exchange, sender) = (Arc::clone(&exchange), sender.clone());
+        async move {
+            if permit.is_ok() {
+                return carry(exchange, sender, request, respond).await;
+            }
+            // Whoever has sent it may do so again (RFC 9113 8.7).
+            respond.send_reset(Reason::REFUSED_STREAM);
+            Onward::Open
+        }
     });
     drive(guest, connection, |mut guest| guest.shut_down()).await
 }
@@ -79,7 +95,7 @@ pub(super) async fn tell<G>(
 where
     G: AsyncRead + AsyncWrite + Unpin,
 {
-    let guest = Guest::new(guest, move |request, respond| {
+    let guest = Guest::new(guest, NARROW_WINDOW, move |request, respond| {
         let response = answer(Manner::of(&request));
         async move {
             let respond = Mutex::new(respond);
@@ -121,10 +137,10 @@ where
     G: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Onward>,
 {
-    fn new(guest: G, carry: C) -> Self {
+    fn new(guest: G, window: u32, carry: C) -> Self {
         let handshake = server::Builder::new()
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(window)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_LIST_BYTES_MAX)
             .max_local_error_reset_streams(Some(ERRORS_MAX))

@@ -93,6 +93,45 @@ impl Codec {
         decoded
     }
 
+    /// Shows `look` what the bytes around escapes stand for, in pieces: where each begins in
+    /// `bytes`, and what it is. No text of `near` bytes that has an escape is cut.
+    ///
+    /// # Cost
+    /// That of finding the escapes, and of what is near one.
+    pub(super) fn decode_near(
+        self,
+        bytes: &[u8],
+        near: usize,
+        mut look: impl FnMut(usize, &Decoded),
+    ) {
+        let (mut begin, mut piece) = (0, Decoded::default());
+        self.walk(bytes, |mut plain, written| {
+            if plain.len() != written.len() {
+                let start = piece.bytes.len();
+                piece.bytes.extend_from_slice(plain);
+                let plain = start..piece.bytes.len();
+                let written = written.start - begin..written.end - begin;
+                piece.escapes.push(Escape { written, plain });
+                return;
+            }
+            if plain.len() > 2 * near {
+                let (behind, before) = (plain.get(..near), plain.get(plain.len() - near..));
+                if !piece.escapes.is_empty() {
+                    piece.bytes.extend_from_slice(behind.unwrap_or(&[]));
+                    look(begin, &piece);
+                }
+                piece.bytes.clear();
+                piece.escapes.clear();
+                begin = written.end - near;
+                plain = before.unwrap_or(&[]);
+            }
+            piece.bytes.extend_from_slice(plain);
+        });
+        if !piece.escapes.is_empty() {
+            look(begin, &piece);
+        }
+    }
+
     /// What `bytes` stand for.
     pub(super) fn plain(self, bytes: &[u8]) -> Vec<u8> {
         let mut all = Vec::with_capacity(bytes.len());

@@ -44,8 +44,12 @@ pub(super) struct Values {
     window: usize,
     /// Bytes that one takes at most, however it is written, roughly.
     reach: usize,
+    /// Bytes of the longest form, and of what has some of its value beside it.
+    longest: usize,
     /// None has a byte that ends a line.
     are_lines: bool,
+    /// One has a blank.
+    have_blanks: bool,
 }
 
 /// Bytes that no header field has (RFC 9110 5.5), so no value that may go into one: ends of lines
@@ -74,8 +78,9 @@ fn base64_forms(secret: usize, value: &[u8]) -> impl Iterator<Item = Form> {
 impl Values {
     /// Values of two bytes and more, each with the number of its secret.
     pub(super) fn new<'v>(values: impl Iterator<Item = (usize, &'v [u8])>) -> Self {
-        let (mut forms, mut are_lines) = (vec![], true);
+        let (mut forms, mut are_lines, mut have_blanks) = (vec![], true, false);
         for (secret, value) in values {
+            have_blanks |= value.contains(&b' ');
             are_lines &= !value.iter().any(|byte| ends_line(*byte));
             let text = Zeroizing::new(value.to_vec());
             forms.push(Form { text, secret, shares: (false, false) });
@@ -97,7 +102,7 @@ impl Values {
                 }
             }
         }
-        Self { forms, shifts, window, reach, are_lines }
+        Self { forms, shifts, window, reach, longest, are_lines, have_blanks }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -120,13 +125,16 @@ impl Values {
     pub(super) fn find_all(&self, bytes: &[u8], is_escaped: bool) -> Vec<Found> {
         let mut all = vec![];
         self.find_plain(bytes, |found| all.push(found));
-        for codec in HIDDEN.into_iter().filter(|codec| codec.is_escaped(bytes)) {
+        for codec in self.codecs() {
             // An escaped byte is no beginning of an escape.
             let skipped = usize::from(is_escaped && codec == Codec::Json);
-            let decoded = codec.decode(bytes.get(skipped..).unwrap_or(&[]));
-            self.find_plain(&decoded.bytes, |found| {
-                let (start, end) = decoded.span(found.start, found.end);
-                all.push(Found { start: skipped + start, end: skipped + end, ..found });
+            let rest = bytes.get(skipped..).unwrap_or(&[]);
+            codec.decode_near(rest, self.longest, |begin, decoded| {
+                let begin = skipped + begin;
+                self.find_plain(&decoded.bytes, |found| {
+                    let (start, end) = decoded.span(found.start, found.end);
+                    all.push(Found { start: begin + start, end: begin + end, ..found });
+                });
             });
         }
         all.sort_unstable_by_key(|found| (found.start, std::cmp::Reverse(found.end)));
@@ -138,6 +146,11 @@ impl Values {
             overlaps
         });
         all
+    }
+
+    /// The ways in which values may be hidden: a form's differs only in what is a blank.
+    fn codecs(&self) -> impl Iterator<Item = Codec> {
+        HIDDEN.into_iter().filter(|codec| *codec != Codec::Form || self.have_blanks)
     }
 
     fn find_plain(&self, bytes: &[u8], mut tell: impl FnMut(Found)) {

@@ -162,3 +162,30 @@ fn as_many_values_as_there_may_be_are_found_where_they_begin_alike() {
         assert_eq!(said, format!("a $MSB_K{index:02} b"));
     }
 }
+
+#[test]
+fn a_value_is_found_whichever_byte_of_it_is_escaped_and_however_far_other_escapes_are() {
+    let value = "sk-live+abcdefghij";
+    let scope = with_value(value);
+    for escaped in ["%41", "\\n", "\\\\"] {
+        for (at, byte) in value.bytes().enumerate() {
+            let byte = match escaped {
+                "%41" => format!("%{byte:02x}"),
+                _ => format!("\\u{byte:04x}"),
+            };
+            let written = [&value[..at], &byte, &value[at + 1..]].concat();
+            for gap in 0..200 {
+                let dots = ".".repeat(gap);
+                let text = |it: &str| format!("{escaped}{dots}{it}{dots}{escaped}{dots}{it}");
+                let said = field(&scope, text(&written).as_bytes());
+                assert_eq!(said, text("$MSB_KEY"), "{written} {gap} from {escaped}");
+            }
+        }
+    }
+    // A blank is written as `+` in a form.
+    let scope = with_value("sk live abcdefghij");
+    for gap in 0..200 {
+        let text = |it: &str| format!("a+b{0}{it}{0}c+d", ".".repeat(gap));
+        assert_eq!(field(&scope, text("sk+live%20abcdefghij").as_bytes()), text("$MSB_KEY"));
+    }
+}
