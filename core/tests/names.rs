@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sluicegate_core::{
     By, Cidr, Decision, Destination, Direction, Group, NameQuestion, Permission, Policy, PortRange,
-    Protocol, Protocols, Rule, Site, evaluate_name, may_be_answer,
+    Profile, Protocol, Protocols, Rule, Site, evaluate_name, may_be_answer,
 };
 
 const NAMES: [&str; 6] = ["", "a.test", "b.a.test", "ba.test", "test", "c.example"];
@@ -84,6 +84,7 @@ fn policy_of(rules: &[Words], default: bool) -> Policy {
             protocols: Protocols::of(protocols),
             ports: ports.as_slice(),
             action: action(*allow),
+            strict: None,
         };
         policy.push(&rule).unwrap();
     }
@@ -148,7 +149,10 @@ proptest! {
         };
         let expected = group == "public" || by(Protocol::Tcp) || by(Protocol::Udp);
         let address: IpAddr = address.parse().unwrap();
-        let policy = policy_of(&rules, default);
+        let mut policy = policy_of(&rules, default);
         prop_assert_eq!(may_be_answer(&policy, &site(), address), expected);
+        // No rule of a tenant brings the platform's guests to where the public is not.
+        policy.profile = Profile::MultiTenant;
+        prop_assert_eq!(may_be_answer(&policy, &site(), address), group == "public");
     }
 }

@@ -338,6 +338,7 @@ fn policy_of(
                 protocols,
                 ports: &rule.ports,
                 action: rule.action,
+                strict: None,
             })
             .unwrap();
     }
@@ -418,7 +419,7 @@ proptest! {
         let mut tenants = own.clone();
         tenants.profile = Profile::MultiTenant;
         let port = if port == 0 { 53 } else { port };
-        for said in [Said::Name(name), Said::Withheld, Said::Never, Said::Awaited] {
+        for said in [Said::Name(name), Said::Withheld { strict: true }, Said::Never, Said::Awaited] {
             let names = Names { bound: &bound, said };
             let question = Question { direction, protocol, address, port, names };
             let alone = evaluate(&own, &site(), &question);
@@ -448,7 +449,7 @@ proptest! {
         // Where all is known, there is one answer, and a rule or a default to blame.
         for (said, known) in [
             (Said::Name(name), (Some(name), true)),
-            (Said::Withheld, (None, true)),
+            (Said::Withheld { strict: true }, (None, true)),
             (Said::Never, (None, false)),
         ] {
             let (verdict, question) = ask(said);
@@ -550,6 +551,7 @@ fn a_policy_takes_as_much_as_its_limits_say_and_stays_whole_beyond() {
         protocols: Protocols::ALL,
         ports,
         action: Permission::Allow,
+        strict: None,
     };
     let fill = |rule: Rule<'_>| {
         let mut policy = Policy::default();
@@ -583,10 +585,22 @@ fn what_would_match_nothing_is_no_rule() {
                 protocols: Protocols::ALL,
                 ports: &[],
                 action: Permission::Deny,
+                strict: None,
             };
             let error = policy.push(&rule).unwrap_err().to_string();
             assert!(error.contains("a name in lower case"), "{name}: {error}");
         }
+    }
+    // Whether a name must be said, where none allows.
+    for (destination, action) in [
+        (Destination::Any, Permission::Allow),
+        (Destination::Group(Group::Public), Permission::Allow),
+        (Destination::Domain("a.test"), Permission::Deny),
+    ] {
+        let (protocols, strict) = (Protocols::ALL, Some(false));
+        let rule = Rule { direction: None, destination, protocols, ports: &[], action, strict };
+        let error = policy.push(&rule).unwrap_err().to_string();
+        assert_eq!(error, "policy.rules: strict is not for any rule but one by name that allows");
     }
     let ports = [PortRange { start: 9, end: 3 }];
     let rule = Rule {
@@ -595,6 +609,7 @@ fn what_would_match_nothing_is_no_rule() {
         protocols: Protocols::ALL,
         ports: &ports,
         action: Permission::Deny,
+        strict: None,
     };
     let error = policy.push(&rule).unwrap_err().to_string();
     assert_eq!(error, "policy.rules: 9-3 is not a range of ports from low to high");

@@ -8,7 +8,9 @@ use sim::dns::{address, answer, kind, query};
 use sim::frame::{self, flag};
 use sim::guest::Script;
 use sim::{Answer, Did, Room, World, tls};
-use sluicegate_core::{By, DenialReason, Drop, Permission, Policy, QueryStep, Refusal, limits};
+use sluicegate_core::{
+    By, DenialReason, Drop, Permission, Policy, Profile, QueryStep, Refusal, limits,
+};
 
 use crate::at;
 use crate::policy_rules::{ip, push};
@@ -479,6 +481,42 @@ fn without_strictness_what_says_no_name_is_judged_by_its_address() {
         let mut world = room.world();
         bind(&mut world, "good.test", ip("1.1.1.1"));
         assert_eq!(passes(&mut world, at(ip("1.1.1.1"), 443), &bytes), expected);
+    }
+}
+
+#[test]
+fn a_rule_says_for_itself_whether_a_name_that_leads_there_is_enough() {
+    let ssh: &[u8] = b"SSH-2.0-OpenSSH_9.2\r\n";
+    for (rule, strict, is_tenants, expected) in [
+        ("allow egress tcp good.test", true, false, false),
+        ("lax allow egress tcp good.test", true, false, true),
+        ("lax allow egress tcp *.test", true, false, true),
+        ("strict allow egress tcp good.test", false, false, false),
+        ("allow egress tcp good.test", false, false, true),
+        // What a tenant says of it does not count.
+        ("lax allow egress tcp good.test", true, true, false),
+    ] {
+        for (said, expected) in [
+            (ssh.to_vec(), expected),
+            // A name that is said is to be the right one, whatever the rule.
+            (tls::hello("good.test"), true),
+            (tls::hello("evil.com"), false),
+        ] {
+            // Of the two it is the rule that allows which counts.
+            let lines = [rule, "lax allow egress tcp other.test"];
+            let mut room = Room::with(|config| {
+                config.strict = strict;
+                config.policy = Policy::new(Permission::Deny, Permission::Deny);
+                lines.iter().for_each(|line| push(&mut config.policy, line));
+                if is_tenants {
+                    config.policy.profile = Profile::MultiTenant;
+                }
+            });
+            let mut world = room.world();
+            bind(&mut world, "good.test", ip("1.1.1.1"));
+            let passes = passes(&mut world, at(ip("1.1.1.1"), 443), &said);
+            assert_eq!(passes, expected, "{rule}, {strict}: {said:?}");
+        }
     }
 }
 

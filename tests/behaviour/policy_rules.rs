@@ -1,6 +1,7 @@
 //! Rules: which flow of the guest they let out, asked as frames through the engine.
 //!
-//! Rules are written as a line of text: action, direction, protocols, destination, ports.
+//! Rules are written as a line of text: action, direction, protocols, destination, ports; and in
+//! front `strict` or `lax`, where a rule says that.
 
 #![allow(clippy::unwrap_used, reason = "this is a test, its functions too")]
 
@@ -18,7 +19,11 @@ use crate::{Error, assert_error_about, at};
 
 /// Adds the rule that `line` says.
 pub(crate) fn push(policy: &mut Policy, line: &str) {
-    let words: Vec<&str> = line.split(' ').collect();
+    let mut words: Vec<&str> = line.split(' ').collect();
+    let strict = match words[0] {
+        "strict" | "lax" => Some(words.remove(0) == "strict"),
+        _ => None,
+    };
     let &[action, direction, protocols, destination, ref ports @ ..] = &words[..] else {
         panic!("{line}: five words");
     };
@@ -50,6 +55,7 @@ pub(crate) fn push(policy: &mut Policy, line: &str) {
         protocols: Protocols::of(&protocols),
         ports: &ports,
         action: permission(action),
+        strict,
     };
     policy.push(&rule).unwrap();
 }

@@ -72,6 +72,7 @@ impl Rules {
             protocols: Protocols::ALL,
             ports,
             action,
+            strict: None,
         };
         let port = |number: &u16| PortRange { start: OUTSIDE + number, end: OUTSIDE + number };
         let ports: Vec<PortRange> = self.denied.iter().map(port).collect();

@@ -259,6 +259,9 @@ pub struct Rule<'r> {
     pub ports: &'r [PortRange],
     /// What it does.
     pub action: Permission,
+    /// Whether a flow that it allows by name must say that name
+    /// ([`strict`](super::Config::strict)); `None`: as all do. A tenant's rules are strict.
+    pub strict: Option<bool>,
 }
 
 /// Whose word a policy is.
@@ -292,6 +295,7 @@ struct Kept {
     direction: Option<Direction>,
     protocols: Protocols,
     action: Permission,
+    strict: Option<bool>,
     destination: KeptDestination,
     ports: Span,
 }
@@ -340,8 +344,8 @@ impl Policy {
     /// Adds `rule` as the last.
     ///
     /// # Errors
-    /// A range of ports that ends before it starts, a name that is none or not in lower case, or
-    /// more than there is room for. The policy is as it was then.
+    /// A range of ports that ends before it starts, a name that is none or not in lower case,
+    /// `strict` where no name allows, or more than there is room for. The policy is as it was then.
     pub fn push(&mut self, rule: &Rule<'_>) -> Result<(), ConfigError> {
         if let Some(range) = rule.ports.iter().find(|range| range.start > range.end) {
             let value = format_args!("{}-{}", range.start, range.end);
@@ -357,6 +361,10 @@ impl Policy {
             let expected = "a name in lower case, without a dot at either end";
             return Err(ConfigError::new(FIELD, name, expected));
         }
+        if rule.strict.is_some() && !(is_named && rule.action == Permission::Allow) {
+            let expected = "for any rule but one by name that allows";
+            return Err(ConfigError::new(FIELD, "strict", expected));
+        }
         self.check_room(rule.ports.len(), name.len())?;
         let (ports_at, name_at) = (self.ports.len(), self.names.len());
         let name = Span::new(name_at, name.len());
@@ -364,6 +372,7 @@ impl Policy {
             direction: rule.direction,
             protocols: rule.protocols,
             action: rule.action,
+            strict: rule.strict,
             destination: match rule.destination {
                 Destination::Any => KeptDestination::Any,
                 Destination::Cidr(cidr) => KeptDestination::Cidr(cidr),
@@ -419,6 +428,7 @@ impl Policy {
             protocols: kept.protocols,
             ports: self.ports.get(kept.ports.range()).unwrap_or(&[]),
             action: kept.action,
+            strict: kept.strict.filter(|_| self.profile == Profile::SingleTenant),
         })
     }
 

@@ -178,7 +178,7 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// What counts as said where nothing was that can be read.
     pub(super) fn unsaid(&self) -> Said<'static> {
-        if self.config.strict { Said::Withheld } else { Said::Never }
+        Said::Withheld { strict: self.config.strict }
     }
 
     /// Notes that the flow of `key`, which said `name`, is denied.

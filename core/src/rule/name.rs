@@ -12,13 +12,14 @@
 //! **Answers.** A name outside must not lead to where only a name inside should: an answer with an
 //! address that is not `public` is rebinding, unless the policy says of that very address that it
 //! may be reached. Only a rule by network or group that has no ports says so, not the default, nor
-//! a rule for `any`, which do not mean it.
+//! a rule for `any`, which do not mean it; and no tenant's, since the platform allows what is
+//! `public` only.
 
 use core::net::IpAddr;
 
 use super::place::{Place, Site};
 use super::policy::{By, Decision, Verdict, is_below};
-use crate::contract::{Destination, Direction, Group, Permission, Policy, Protocol, Rule};
+use crate::contract::{Destination, Direction, Group, Permission, Policy, Profile, Protocol, Rule};
 use crate::limits::DNS_PORT;
 
 /// May this name be resolved?
@@ -91,8 +92,10 @@ fn is_about_name(rule: &Rule<'_>, name: &str) -> bool {
 #[must_use]
 pub fn may_be_answer(policy: &Policy, site: &Site<'_>, address: IpAddr) -> bool {
     let place = site.place(address);
+    let is_meant = |protocol| is_meant(policy, &place, protocol);
     place.is_in_group(Group::Public, Permission::Allow)
-        || [Protocol::Tcp, Protocol::Udp].iter().any(|one| is_meant(policy, &place, *one))
+        || policy.profile == Profile::SingleTenant
+            && [Protocol::Tcp, Protocol::Udp].into_iter().any(is_meant)
 }
 
 /// Whether the first rule that speaks of `place` itself allows it.

@@ -20,6 +20,7 @@ pub(super) fn rules() -> [Rule<'static>; 2] {
         protocols,
         ports,
         action: Permission::Allow,
+        strict: None,
     };
     [
         allow(Group::Host, Protocols::of(&[Protocol::Udp, Protocol::Tcp]), &NAMES),

@@ -73,8 +73,12 @@ pub struct Names<'q> {
 pub enum Said<'q> {
     /// Nothing yet; it may come.
     Awaited,
-    /// Nothing, though the protocol lets it.
-    Withheld,
+    /// Nothing that can be read, though the protocol lets it: what a name leads to is enough where
+    /// that need not be `strict`, and the rule says nothing else.
+    Withheld {
+        /// Whether it is where the rule does not say.
+        strict: bool,
+    },
     /// Nothing: names are not said there (UDP, ping, published ports).
     Never,
     /// This one.
@@ -203,24 +207,26 @@ fn matches(rule: &Rule<'_>, place: &Place, names: &Names<'_>) -> Match {
         Destination::Any => true,
         Destination::Group(group) => place.is_in_group(group, rule.action),
         Destination::Cidr(network) => place.is_in_network(&network, rule.action),
-        Destination::Domain(name) => return by_name(rule.action, names, |said| said == name),
+        Destination::Domain(name) => return by_name(rule, names, |said| said == name),
         Destination::DomainSuffix(suffix) => {
-            return by_name(rule.action, names, |said| is_below(said, suffix));
+            return by_name(rule, names, |said| is_below(said, suffix));
         }
     };
     if holds { Match::Yes } else { Match::No }
 }
 
-/// Whether a rule by name matches, if names that fit are those which `fits` says: the table of the
-/// module.
-fn by_name(action: Permission, names: &Names<'_>, fits: impl Fn(&str) -> bool) -> Match {
+/// Whether `rule`, which is by name, matches, if names that fit are those which `fits` says: the
+/// table of the module.
+fn by_name(rule: &Rule<'_>, names: &Names<'_>, fits: impl Fn(&str) -> bool) -> Match {
     let is_bound = |name: &str| names.bound.contains(&name);
     let one_fits = || names.bound.iter().any(|name| fits(name));
-    let holds = match (names.said, action) {
+    let holds = match (names.said, rule.action) {
         (Said::Name(name), Permission::Allow) => fits(name) && is_bound(name),
         (Said::Name(name), Permission::Deny) => fits(name),
-        (Said::Withheld, Permission::Allow) => false,
-        (Said::Withheld, Permission::Deny) | (Said::Never, _) => one_fits(),
+        (Said::Withheld { strict }, Permission::Allow) => {
+            !rule.strict.unwrap_or(strict) && one_fits()
+        }
+        (Said::Withheld { .. }, Permission::Deny) | (Said::Never, _) => one_fits(),
         (Said::Awaited, Permission::Allow) if one_fits() => return Match::Perhaps,
         (Said::Awaited, Permission::Allow) => false,
         (Said::Awaited, Permission::Deny) => return Match::Perhaps,

@@ -146,6 +146,7 @@ fn config(mtu: u16, servers: &Servers) -> Result<NetworkConfig, Failure> {
         protocols: vec![],
         ports: vec![],
         action,
+        strict: None,
     };
     config.policy.rules = vec![
         rule(DestinationConfig::Domain(guest::DENIED_NAME.to_owned()), Permission::Deny),

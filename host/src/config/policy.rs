@@ -41,6 +41,11 @@ pub struct RuleConfig {
     pub ports: Vec<PortRange>,
     /// What it does.
     pub action: Permission,
+    /// Whether a flow that it allows by name must say that name, as
+    /// [`strict`](super::NetworkConfig::strict) has it for all; `None`: as all do. False is for
+    /// protocols in which no name is said, as SSH: that the name leads to the address is then
+    /// enough. A tenant's rules are strict.
+    pub strict: Option<bool>,
 }
 
 /// The other end of a flow.
@@ -67,6 +72,7 @@ impl Default for PolicyConfig {
             protocols,
             ports,
             action: Permission::Allow,
+            strict: None,
         };
         let names = vec![Protocol::Udp, Protocol::Tcp];
         Self {
@@ -111,6 +117,7 @@ impl RuleConfig {
             protocols: Protocols::of(&self.protocols),
             ports: &self.ports,
             action: self.action,
+            strict: self.strict,
         }
     }
 }
@@ -145,7 +152,11 @@ impl fmt::Display for RuleConfig {
                 write!(f, "-{}", range.end)?;
             }
         }
-        Ok(())
+        match self.strict {
+            None => Ok(()),
+            Some(true) => f.write_str(", strict"),
+            Some(false) => f.write_str(", not strict"),
+        }
     }
 }
 
@@ -164,6 +175,7 @@ mod tests {
             protocols: vec![Protocol::Icmpv6],
             ports: vec![PortRange::single(1), PortRange { start: 3, end: 9 }],
             action: Permission::Deny,
+            strict: None,
         };
         assert_eq!(rule.to_string(), "deny icmpv6 to and from 10.0.0.0/8, port 1, 3-9");
         let rule = RuleConfig { direction: Some(Direction::Ingress), ..rule };

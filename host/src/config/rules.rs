@@ -37,6 +37,7 @@ struct RuleFile {
     ports: Vec<PortsFile>,
     #[serde(with = "PermissionWord")]
     action: Permission,
+    strict: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -141,13 +142,17 @@ fn rule(rule: &RuleConfig) -> Value {
         DestinationConfig::DomainSuffix(name) => json!({ "domain_suffix": name }),
     };
     let range = |range: &PortRange| json!({ "start": range.start, "end": range.end });
-    json!({
+    let mut json = json!({
         "direction": rule.direction.map_or("any", Direction::name),
         "destination": destination,
         "protocols": rule.protocols.iter().map(|one| one.name()).collect::<Vec<_>>(),
         "ports": rule.ports.iter().map(range).collect::<Vec<_>>(),
         "action": word(rule.action),
-    })
+    });
+    if let Some(strict) = rule.strict {
+        json["strict"] = strict.into();
+    }
+    json
 }
 
 impl PolicyFile {
@@ -183,6 +188,7 @@ impl RuleFile {
             protocols: self.protocols.into_iter().map(|protocol| protocol.0).collect(),
             ports: self.ports.into_iter().map(|ports| ports.0).collect(),
             action: self.action,
+            strict: self.strict,
         }
     }
 }
@@ -346,6 +352,22 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_by_name_says_for_itself_whether_the_name_must_be_said() {
+        for (more, strict, shown) in [
+            ("", None, "allow everything to a.test"),
+            (r#", "strict": null"#, None, "allow everything to a.test"),
+            (r#", "strict": false"#, Some(false), "allow everything to a.test, not strict"),
+            (r#", "strict": true"#, Some(true), "allow everything to a.test, strict"),
+        ] {
+            let one = one(r#"{"domain": "a.test"}"#, more).unwrap();
+            assert_eq!((one.strict, one.to_string().as_str()), (strict, shown));
+            let policy = PolicyConfig { rules: vec![one], ..PolicyConfig::default() };
+            let again = serde_json::to_string(&json!({ "policy": policy })).unwrap();
+            assert_eq!(load(&again).unwrap().policy, policy, "{again}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_with_a_rule_is_said_with_its_place() {
         for (destination, more, expected) in [
             (
@@ -376,6 +398,7 @@ mod tests {
             (r#""any""#, r#", "ports": [{"start": 1}]"#, "ports[0]: missing field `end`"),
             (r#""any""#, r#", "port": 1"#, "port: unknown field"),
             (r#""any""#, r#", "action": "deny""#, "duplicate field `action`"),
+            (r#""any""#, r#", "strict": "no""#, "strict: invalid type"),
         ] {
             let error = one(destination, more).unwrap_err();
             assert!(error.starts_with("policy.rules[0]"), "{error}");

@@ -39,6 +39,7 @@ impl Live {
             protocols: vec![Protocol::Tcp],
             ports: vec![PortRange::single(self.port)],
             action: Permission::Deny,
+            strict: None,
         };
         config.policy.rules.insert(0, rule);
         self.control.replace(config, Some(version))?;
