@@ -419,7 +419,8 @@ proptest! {
         let mut tenants = own.clone();
         tenants.profile = Profile::MultiTenant;
         let port = if port == 0 { 53 } else { port };
-        for said in [Said::Name(name), Said::Withheld { strict: true }, Said::Never, Said::Awaited] {
+        let withheld = Said::Withheld { strict: true };
+        for said in [Said::Name(name), withheld, Said::Never, Said::Awaited] {
             let names = Names { bound: &bound, said };
             let question = Question { direction, protocol, address, port, names };
             let alone = evaluate(&own, &site(), &question);
