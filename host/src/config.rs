@@ -99,6 +99,7 @@ pub use nameserver::{NameChannel, NameServer};
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub(crate) use ports::PORTS_MAX;
 pub use ports::{PortConfig, PortList, PortProtocol};
+pub(crate) use proxy::CREDENTIAL_BYTES_MAX;
 pub use proxy::{ProxyConfig, ProxyCredentials, ProxyException, ProxyProtocol};
 pub use rate::{BucketConfig, RateConfig, RateLimiterConfig};
 pub use secrets::{

@@ -110,7 +110,7 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     LinkArgs::default().prepare(&mut tap);
     let dropped = tap.dropped_frames();
-    let online = Online::start(Described { network, control: None, withheld }, tap, || ())?;
+    let online = Online::start(Described { network, control: None, withheld }, tap, channel().0)?;
     let (capture, writer) = live.record()?;
     let published = online.published_port().ok_or("no port was published")?;
     done("address set-up", began.elapsed(), &addresses(&interface))?;

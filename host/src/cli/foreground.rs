@@ -51,17 +51,14 @@ impl<'a> Foreground<'a> {
         let log = self.link.log(&self.described.network)?;
         let (tell, occurrences) = channel();
         self.signals.tell(tell.clone())?;
-        let online = Online::start(self.described, link, move || {
-            // Nobody listens any more after a signal.
-            let _ = tell.send(Occurrence::NetworkEnded);
-        })?;
+        let online = Online::start(self.described, link, tell)?;
         announce(self.ready)?;
-        until_asked(&occurrences)?;
+        let asked = until_asked(&occurrences);
         let ended = online.stop();
         if let Some(log) = log {
             log.finish();
         }
-        ended
+        asked.and(ended)
     }
 }
 
@@ -87,11 +84,16 @@ fn announce(ready: Option<File>) -> Result<(), Failure> {
     told.map_err(|error| format!("telling that the guest is online: {error}").into())
 }
 
+/// Why the network of a guest ends that it wants to end.
+pub(super) const MUST_END: &str =
+    "a secret was on its way to where it may not be, and the guest is to end (block-and-terminate)";
+
 /// Waits for a signal that asks for the end, or the network's own end.
 fn until_asked(occurrences: &Receiver<Occurrence>) -> Result<(), Failure> {
     loop {
         match occurrences.recv()? {
             Occurrence::NetworkEnded => return Ok(()),
+            Occurrence::GuestMustEnd => return Err(MUST_END.into()),
             Occurrence::Asked { signal: Signal::SIGUSR1 | Signal::SIGUSR2, .. }
             | Occurrence::ChildChanged => {}
             Occurrence::Asked { .. } => return Ok(()),

@@ -5,7 +5,7 @@
 //! programs: its fields are always there, and more may be added.
 
 use std::io::Write;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -21,12 +21,20 @@ pub(crate) enum LogFormat {
 }
 
 /// A log that is being written.
-pub(super) struct Log(Option<JoinHandle<()>>);
+pub(super) struct Log {
+    /// Has nothing more to say, and nobody who could, once it is written.
+    written: Receiver<()>,
+}
+
+/// How long whoever reads what is written may keep the command from ending.
+const FINISH_MAX: Duration = Duration::from_secs(2);
 
 impl Log {
     /// Writes `events` until the network ends.
     pub(super) fn start(mut events: Events, format: LogFormat) -> std::io::Result<Self> {
+        let (writes, written) = channel();
         let write = move || {
+            let _writes: Sender<()> = writes;
             let mut lost = 0;
             while let Some(event) = events.next() {
                 let gone = events.lost() - core::mem::replace(&mut lost, events.lost());
@@ -35,16 +43,14 @@ impl Log {
                 let _ = std::io::stderr().write_all(line(&event, format, gone).as_bytes());
             }
         };
-        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(write)?;
-        Ok(Self(Some(thread)))
+        std::thread::Builder::new().name("log".to_owned()).spawn(write)?;
+        Ok(Self { written })
     }
 
-    /// Waits until all is written of a network that has ended.
-    pub(super) fn finish(mut self) {
-        if let Some(thread) = self.0.take() {
-            // It does not panic; and the network's own end is what counts.
-            let _ = thread.join();
-        }
+    /// Waits until all is written of a network that has ended, unless nobody reads it.
+    pub(super) fn finish(self) {
+        // Either way it is over.
+        let _ = self.written.recv_timeout(FINISH_MAX);
     }
 }
 

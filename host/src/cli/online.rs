@@ -4,6 +4,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
 use sluicegate_host::adapter::GuestLink;
@@ -12,32 +15,52 @@ use tokio::runtime::Runtime;
 
 use super::failure::{Failure, warn};
 use super::link::Described;
+use super::signals::Occurrence;
+
+/// How long a call of the system that was begun for the network (the resolver's) may keep the
+/// command from ending.
+const FAREWELL_MAX: Duration = Duration::from_millis(50);
 
 /// A running network.
 pub(super) struct Online {
     network: SmoltcpNetwork,
     /// Ends after the network does.
-    _runtime: Runtime,
+    _runtime: Background,
+}
+
+/// A runtime that ends whatever is still called there.
+struct Background(Option<Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(FAREWELL_MAX);
+        }
+    }
 }
 
 impl Online {
-    /// Serves `link` with `network`; calls `at_end` when that ends, by itself or by
-    /// [`Online::stop`].
+    /// Serves `link` with `network`; tells `to` when that ends, by itself or by [`Online::stop`],
+    /// and when the network wants the guest to end.
     pub(super) fn start(
         Described { mut network, control, .. }: Described,
         link: impl GuestLink + 'static,
-        at_end: impl FnMut() + Send + 'static,
+        to: Sender<Occurrence>,
     ) -> Result<Self, Failure> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         allow_descriptors();
-        network.attach_link(Box::new(Watched { link, at_end }))?;
+        let terminate = to.clone();
+        network.termination_handle().set_hook(Arc::new(move || {
+            let _ = terminate.send(Occurrence::GuestMustEnd);
+        }));
+        network.attach_link(Box::new(Watched { link, to }))?;
         network.try_start(runtime.handle().clone())?;
         tell_ports(&network);
         if let Some((socket, desk)) = control {
             socket.serve(runtime.handle(), desk)?;
         }
-        Ok(Self { network, _runtime: runtime })
+        Ok(Self { network, _runtime: Background(Some(runtime)) })
     }
 
     /// Where the first published port is reached.
@@ -66,7 +89,7 @@ pub(super) fn tell_ports(network: &SmoltcpNetwork) {
 
 /// Lets this process have as many descriptors as it may: each flow takes one, and the usual soft
 /// limit of 1024 is kept low for programs that use select(2).
-fn allow_descriptors() {
+pub(super) fn allow_descriptors() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
@@ -75,18 +98,19 @@ fn allow_descriptors() {
 }
 
 /// A link that tells of its end: the driver lets go of it when it ends, for whatever reason.
-struct Watched<L, F: FnMut()> {
+struct Watched<L> {
     link: L,
-    at_end: F,
+    to: Sender<Occurrence>,
 }
 
-impl<L, F: FnMut()> Drop for Watched<L, F> {
+impl<L> Drop for Watched<L> {
     fn drop(&mut self) {
-        (self.at_end)();
+        // Nobody listens any more after a signal, or when the command has ended.
+        let _ = self.to.send(Occurrence::NetworkEnded);
     }
 }
 
-impl<L: GuestLink, F: FnMut() + Send> GuestLink for Watched<L, F> {
+impl<L: GuestLink> GuestLink for Watched<L> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
     }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use sluicegate_core::addr::INTERFACE_NAME;
 
 use super::failure::{Failure, complain, warn};
+use super::foreground::MUST_END;
 use super::guest_env::GuestEnv;
 use super::inside::{Inside, SET_UP_FAILED};
 use super::link::{self, Autoconf, LinkArgs};
@@ -74,10 +75,7 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let log = args.link.log(&described.network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;
-    let online = Online::start(described, tap, move || {
-        // Nobody listens any more when the command has ended.
-        let _ = tell.send(Occurrence::NetworkEnded);
-    })?;
+    let online = Online::start(described, tap, tell)?;
     let status = oversee(inside.go()?, &occurrences)?;
     // Why the network ended before its command was said when it happened.
     let _ = online.stop();
@@ -102,6 +100,10 @@ fn oversee(mut child: Child, occurrences: &Receiver<Occurrence>) -> Result<ExitS
             }
             Occurrence::NetworkEnded => {
                 warn("the network has ended; the command goes on without one");
+            }
+            Occurrence::GuestMustEnd => {
+                warn(MUST_END);
+                child.kill()?;
             }
         }
     }

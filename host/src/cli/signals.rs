@@ -43,6 +43,8 @@ pub(super) enum Occurrence {
     },
     /// The network ended by itself.
     NetworkEnded,
+    /// The network wants the guest to end (`block-and-terminate`).
+    GuestMustEnd,
 }
 
 /// The signals that were taken over.

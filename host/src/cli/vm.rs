@@ -10,13 +10,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use msb_krun::{ExitHandle, VmBuilder};
+use nix::sys::signal::Signal;
 use sluicegate_core::addr::INTERFACE_NAME;
 use sluicegate_host::SmoltcpNetwork;
 
 use super::failure::{Failure, complain, warn};
 use super::inside::SET_UP_FAILED;
 use super::link::{Autoconf, Described, LinkArgs};
-use super::online::tell_ports;
+use super::online::{allow_descriptors, tell_ports};
 use super::signals::{Occurrence, Signals};
 
 /// Boot a directory as a microVM whose network card is the engine
@@ -76,6 +77,7 @@ fn boot(args: VmArgs) -> Result<(), Failure> {
     let Described { mut network, control, .. } = args.link.network(Autoconf::Off)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    allow_descriptors();
     let backend = network.try_take_backend()?;
     network.try_start(runtime.handle().clone())?;
     tell_ports(&network);
@@ -142,8 +144,9 @@ fn end_on_signal(signals: Signals, exit: Arc<ExitHandle>) -> Result<(), Failure>
     std::thread::Builder::new().name("turn off".to_owned()).spawn(move || {
         while let Ok(occurrence) = occurrences.recv() {
             match occurrence {
+                Occurrence::Asked { signal: Signal::SIGUSR1 | Signal::SIGUSR2, .. } => {}
                 Occurrence::Asked { .. } => exit.trigger(),
-                Occurrence::ChildChanged | Occurrence::NetworkEnded => {}
+                Occurrence::ChildChanged | Occurrence::NetworkEnded | Occurrence::GuestMustEnd => {}
             }
         }
     })?;

@@ -13,7 +13,7 @@ use super::host::HostPattern;
 use super::secrets::SecretSource;
 
 /// Bytes of the longest user, password and user id (RFC 1929 2).
-const CREDENTIAL_BYTES_MAX: usize = 255;
+pub(crate) const CREDENTIAL_BYTES_MAX: usize = 255;
 /// Places that may be reached without the proxy.
 const EXCEPTIONS_MAX: usize = 256;
 

@@ -8,6 +8,7 @@ use core::fmt;
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -25,8 +26,9 @@ use tokio_socks::TargetAddr;
 use tokio_socks::tcp::{Socks4Stream, Socks5Stream};
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::config::secrets::SecretSource;
-use crate::config::{ProxyConfig, ProxyException, ProxyProtocol};
+use crate::config::{CREDENTIAL_BYTES_MAX, ProxyConfig, ProxyException, ProxyProtocol};
 
 mod socks;
 
@@ -66,12 +68,8 @@ impl Proxy {
     pub(crate) fn new(config: ProxyConfig) -> Result<Self, ConfigError> {
         let user = config.credentials.as_ref().map(|credentials| {
             let SecretSource::Env { var } = &credentials.password;
-            let password = std::env::var(var).ok().filter(|password| !password.is_empty());
-            let password = password.ok_or_else(|| {
-                let expected = "a variable of this process's environment, not empty";
-                ConfigError::new("outbound_proxy.credentials.password.var", var, expected)
-            })?;
-            Ok((credentials.username.clone(), Zeroizing::new(password)))
+            let password = password(var, std::env::var(var).ok())?;
+            Ok((credentials.username.clone(), password))
         });
         Ok(Self { user: user.transpose()?, config })
     }
@@ -202,19 +200,39 @@ impl Proxy {
     }
 }
 
+/// The password that is the value of the variable `var`.
+fn password(var: &str, value: Option<String>) -> Result<Zeroizing<String>, ConfigError> {
+    let value = value.map(Zeroizing::new);
+    let fits = |value: &Zeroizing<String>| (1..=CREDENTIAL_BYTES_MAX).contains(&value.len());
+    value.filter(fits).ok_or_else(|| {
+        let expected = "a variable of this process's environment with 1 to 255 bytes";
+        ConfigError::new("outbound_proxy.credentials.password.var", var, expected)
+    })
+}
+
 /// `step`, or its end after its time.
 async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(STEP_MAX, step).await.unwrap_or_else(|_| Err(Errno::TIMEDOUT.into()))
+}
+
+/// The proxy takes nothing of whom we are. That is said once a minute: a guest that asks for
+/// connections on and on is to fill nobody's log.
+fn unwanted() -> io::Error {
+    /// Begins when it is said.
+    static SAID: Mutex<Option<Clock>> = Mutex::new(None);
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.is_none_or(|since| since.now().as_millis() > 60_000) {
+        *said = Some(Clock::new());
+        tracing::warn!("the outbound proxy wants other credentials");
+    }
+    Errno::ACCESS.into()
 }
 
 /// What the guest would have seen where a proxy answers CONNECT so.
 fn refused(status: StatusCode) -> io::Error {
     match status {
         // tinyproxy says the second of a password that is wrong.
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => {
-            tracing::warn!("the outbound proxy wants other credentials");
-            Errno::ACCESS.into()
-        }
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => unwanted(),
         StatusCode::FORBIDDEN => Errno::ACCESS.into(),
         StatusCode::GATEWAY_TIMEOUT => Errno::TIMEDOUT.into(),
         _ => Errno::CONNREFUSED.into(),
@@ -235,10 +253,7 @@ fn meant(error: tokio_socks::Error) -> io::Error {
         | Error::PasswordAuthFailure(_)
         | Error::AuthorizationRequired
         | Error::IdentdAuthFailure
-        | Error::InvalidUserIdAuthFailure => {
-            tracing::warn!("the outbound proxy wants other credentials");
-            Errno::ACCESS.into()
-        }
+        | Error::InvalidUserIdAuthFailure => unwanted(),
         Error::ParseError(_)
         | Error::InvalidTargetAddress(_)
         | Error::ProxyServerUnreachable
@@ -262,6 +277,17 @@ mod tests {
         let mut config = ProxyConfig::new(protocol, "127.0.0.1:1".parse().unwrap());
         config.no_proxy = exceptions.iter().map(|text| text.parse().unwrap()).collect();
         Proxy::new(config).unwrap()
+    }
+
+    #[test]
+    fn a_password_that_no_proxy_could_be_told_is_refused_and_not_shown() {
+        assert_eq!(*password("P", Some("x".repeat(255))).unwrap(), "x".repeat(255));
+        for wrong in [None, Some(String::new()), Some("x".repeat(256))] {
+            let error = password("P", wrong).unwrap_err().to_string();
+            let expected = "outbound_proxy.credentials.password.var: P is not a variable of this \
+                process's environment with 1 to 255 bytes";
+            assert_eq!(error, expected);
+        }
     }
 
     #[test]

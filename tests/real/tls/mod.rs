@@ -15,6 +15,7 @@ mod secrets;
 mod site;
 mod streams;
 mod taint;
+mod terminate;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
-use super::Target;
+use super::{Target, unwanted};
 
 const VERSION: u8 = 5;
 const NO_AUTHENTICATION: u8 = 0;
@@ -58,12 +58,6 @@ pub(super) async fn associate(
         [VERSION, 4, ..] => Err(Errno::HOSTUNREACH.into()),
         _ => Err(Errno::CONNREFUSED.into()),
     }
-}
-
-/// The proxy takes nothing of whom we are.
-fn unwanted() -> io::Error {
-    tracing::warn!("the outbound proxy wants other credentials");
-    Errno::ACCESS.into()
 }
 
 async fn read_address(control: &mut TcpStream, kind: u8) -> io::Result<SocketAddr> {
