@@ -9,6 +9,7 @@
 //! Bounded: so many orders wait, one configuration is prepared at a time, and who asks waits five
 //! seconds at most for the driver to begin (`orders`).
 
+use std::io::{self, ErrorKind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -50,6 +51,16 @@ struct Published {
     port: PublishedPort,
 }
 
+impl Published {
+    /// Whether it is where `port` is to be, wherever in the guest that leads.
+    fn is_where(&self, port: &PortConfig) -> bool {
+        let PortConfig { host_port, protocol, host_bind, .. } = *port;
+        let own = &self.config;
+        host_port != 0
+            && (own.host_port, own.protocol, own.host_bind) == (host_port, protocol, host_bind)
+    }
+}
+
 /// What holds now.
 struct Current {
     version: u64,
@@ -86,6 +97,9 @@ impl Begun {
         core.tcp_send_bytes = self.tcp_send_bytes;
     }
 }
+
+/// The way to a driver.
+pub(crate) struct Orders(SyncSender<Arc<Slip>>);
 
 /// Where orders are given.
 pub(crate) struct Desk {
@@ -132,12 +146,18 @@ impl Desk {
         }
     }
 
-    /// Lets orders be given to the driver that takes them here, and begins with `core`.
-    pub(crate) fn open(&self, core: &Config) -> Receiver<Arc<Slip>> {
+    /// Where the driver that begins with `core` takes orders, and what is to be
+    /// [opened](Self::open) so that they can be given.
+    pub(crate) fn furnish(&self, core: &Config) -> (Orders, Receiver<Arc<Slip>>) {
         let (give, take) = sync_channel(ORDERS_MAX);
         self.current().begun = Begun::of(core);
-        *lock(&self.orders) = Some(give);
-        take
+        (Orders(give), take)
+    }
+
+    /// Lets orders be given to the driver. Not before it has the ports that it begins with: a
+    /// change of them would be one of none.
+    pub(crate) fn open(&self, orders: &Orders) {
+        *lock(&self.orders) = Some(orders.0.clone());
     }
 
     /// Ports that may be anywhere are to be where those of `earlier` were.
@@ -205,7 +225,8 @@ impl ControlHandle {
     ///
     /// `policy`, `strict`, `http`, `dns`, `tls`, `ports`, `max_inbound_tcp_connections`,
     /// `rate_limiter`, `secrets` and `nat64_prefixes` may change; `tcp_accept_queue_size` is that
-    /// of ports that are new. A published port that is in both stays open. A secret without a value
+    /// of ports that are new. A published port that is in both stays open, also where it leads to
+    /// another port of the guest from now on. A secret without a value
     /// (and without a source) keeps the value that the secret of that variable has.
     ///
     /// `max_connections`, `max_udp_connections`, `max_inbound_udp_connections` and
@@ -242,6 +263,9 @@ impl ControlHandle {
     ) -> Result<u64, Error> {
         let desk = &self.0;
         let _one_at_a_time = lock(&desk.changes);
+        if lock(&desk.orders).is_none() {
+            return Err(Error::NotRunning);
+        }
         let (now, version, old_ports, begun) = {
             let current = desk.current();
             let ports = current.ports.clone();
@@ -255,10 +279,6 @@ impl ControlHandle {
         let mut core = config.to_core(desk.slot, [0; 16])?;
         begun.hold(&mut core);
         buffers::check(config.max_buffered_bytes, &core)?;
-        // Nobody else changes a secret meanwhile: it would be lost.
-        let held = desk.vault.hold();
-        let secrets = held.prepare(config.secrets.clone())?;
-        let config = config.without_values();
         let names = if now.dns == config.dns {
             None
         } else {
@@ -266,13 +286,18 @@ impl ControlHandle {
             Some((name_servers(&config.dns)?, timeout))
         };
         let (ports, published) = prepare_ports(&old_ports, &config, vec![])?;
-        // Last, as it may write files of an authority that is new; they go if this fails yet.
+        // It may write files of an authority that is new; they go if this fails yet.
         let made = if now.tls == config.tls && now.http == config.http {
             None
         } else {
             Some(desk.forge.make(&config.tls, &config.http)?)
         };
         let (interceptor, files) = made.unzip();
+        // Nobody else changes a secret meanwhile: it would be lost. Last, as whoever takes one back
+        // is not to wait for name servers.
+        let held = desk.vault.hold();
+        let secrets = held.prepare(config.secrets.clone())?;
+        let config = config.without_values();
         let (vault, forge) = (Arc::clone(&desk.vault), Arc::clone(&desk.forge));
         let change = Change { core, ports, names, vault, secrets, forge, interceptor };
         let change = Box::new(change);
@@ -370,10 +395,19 @@ fn prepare_ports(
 ) -> Result<(PortChange, Vec<Published>), Error> {
     let mut change = PortChange::default();
     let mut left = old.to_vec();
+    let stay = |port: &PortConfig| take(&mut left, |known| known.config == *port);
+    let stay: Vec<_> = config.ports.iter().map(stay).collect();
     let mut published: Vec<Published> = vec![];
-    for port in &config.ports {
-        if let Some(index) = left.iter().position(|known| known.config == *port) {
-            published.push(left.swap_remove(index));
+    for (port, stays) in config.ports.iter().zip(stay) {
+        if let Some(known) = stays {
+            published.push(known);
+            continue;
+        }
+        // Whoever comes there meanwhile finds either, and never nobody.
+        if let Some(mut known) = take(&mut left, |known| known.is_where(port)) {
+            change.led.push((known.place, port.guest_port, port.proxy_protocol));
+            (known.config, known.port.guest_port) = (*port, port.guest_port);
+            published.push(known);
             continue;
         }
         // Those that go have their places until the driver lets go of them.
@@ -382,16 +416,46 @@ fn prepare_ports(
             known.any(|known| known.place == *place)
         };
         let place = (0..).find(|place| !is_taken(place)).unwrap_or(0);
-        let mut known = earlier.iter().enumerate();
-        let known = known.find_map(|(index, known)| Some((index, known.place(port)?)));
-        let at = known.map_or(*port, |(index, at)| {
-            earlier.swap_remove(index);
-            at
-        });
-        let listener = Listener::bind(&at, config.tcp_accept_queue_size)?;
+        let known = take_place(&mut earlier, port);
+        let listener = Listener::bind(&known.unwrap_or(*port), config.tcp_accept_queue_size)
+            .map_err(|error| explain(error, port, old))?;
         published.push(Published { config: *port, place, port: listener.port });
         change.new.push((place, listener));
     }
     change.gone = left.iter().map(|known| known.place).collect();
     Ok((change, published))
+}
+
+/// Takes the first of `from` that is as `is` says.
+fn take(from: &mut Vec<Published>, is: impl FnMut(&Published) -> bool) -> Option<Published> {
+    let index = from.iter().position(is)?;
+    Some(from.swap_remove(index))
+}
+
+/// Where `port` is to be again, as one of `earlier` was; that is taken.
+fn take_place(earlier: &mut Vec<PortSnapshot>, port: &PortConfig) -> Option<PortConfig> {
+    let mut known = earlier.iter().enumerate();
+    let (index, at) = known.find_map(|(index, known)| Some((index, known.place(port)?)))?;
+    earlier.swap_remove(index);
+    Some(at)
+}
+
+/// Why `port` can't be published, where it is one of `old` that has its place.
+fn explain(error: Error, port: &PortConfig, old: &[Published]) -> Error {
+    let mut old = old.iter().map(|known| known.port);
+    let own = old.find(|own| {
+        let is_same = own.host.is_ipv4() == port.host_bind.is_ipv4();
+        let is_any = own.host.ip().is_unspecified() || port.host_bind.is_unspecified();
+        own.protocol == port.protocol.into()
+            && own.host.port() == port.host_port
+            && is_same
+            && is_any
+    });
+    match (error, own) {
+        (Error::Publish { port, source }, Some(own)) if source.kind() == ErrorKind::AddrInUse => {
+            let text = format!("this network has {} there, which is to go first", own.host);
+            Error::Publish { port, source: io::Error::new(source.kind(), text) }
+        }
+        (error, _) => error,
+    }
 }

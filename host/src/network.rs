@@ -314,6 +314,7 @@ impl SmoltcpNetwork {
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
         let (begin, listeners) = std::sync::mpsc::sync_channel(1);
         let (tell, has_begun) = std::sync::mpsc::sync_channel(1);
+        let (orders, taken) = self.desk.furnish(&self.config);
         let driver = Driver {
             config: self.config.clone(),
             clock: self.clock,
@@ -326,7 +327,7 @@ impl SmoltcpNetwork {
             begin: listeners,
             has_begun: tell,
             known_names: core::mem::take(&mut self.known_names),
-            orders: self.desk.open(&self.config),
+            orders: taken,
             tls: Tls {
                 interceptor: self.forge.interceptor(),
                 runtime: runtime.clone(),
@@ -349,7 +350,7 @@ impl SmoltcpNetwork {
             },
         };
         let (desk, wake) = (Arc::clone(&self.desk), Arc::clone(&self.wake));
-        Ok((Box::new(driver), Waiting { desk, wake, begin, has_begun }))
+        Ok((Box::new(driver), Waiting { desk, wake, begin, has_begun, orders }))
     }
 
     /// Lets [`start`](Self::start) do all but read frames and publish ports; the handle that this

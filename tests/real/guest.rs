@@ -170,9 +170,9 @@ impl Guest {
     }
 
     /// Lets `see` see the library's network that serves it.
-    pub(crate) fn network<T>(&self, see: impl FnOnce(&SmoltcpNetwork) -> T) -> T {
+    pub(crate) fn network<T>(&self, see: impl FnOnce(&mut SmoltcpNetwork) -> T) -> T {
         match &self.engine {
-            Engine::Library { network, .. } => see(&network.lock().unwrap()),
+            Engine::Library { network, .. } => see(&mut network.lock().unwrap()),
             Engine::Command(_) => panic!("no library serves this guest"),
         }
     }

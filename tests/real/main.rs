@@ -48,6 +48,7 @@ mod published;
 mod qemu;
 mod rates;
 mod refusals;
+mod replaced;
 mod rows;
 mod run;
 mod sandbox;

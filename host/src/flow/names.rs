@@ -45,6 +45,8 @@ struct Pending {
     asked: Vec<u8>,
     /// Who waits for the answer, each with its query as the guest sent it.
     askers: VecDeque<(FlowId, Vec<u8>)>,
+    /// The servers that were asked are no longer those of this network.
+    is_old: bool,
 }
 
 /// An answer that has come, and who has yet to get it.
@@ -106,10 +108,13 @@ impl Names {
         }
     }
 
-    /// Asks other servers from now on; what the first have been asked comes as it comes.
+    /// Asks other servers from now on. What the first have been asked comes as it comes, for who
+    /// has asked before now and nobody else.
     pub(super) fn replace_servers(&mut self, servers: Vec<Server>, timeout: Duration) {
         self.resolver.replace_servers(servers, timeout);
         self.cache = Cache::default();
+        self.under_way.clear();
+        self.pending.values_mut().for_each(|pending| pending.is_old = true);
     }
 
     /// What `query` leads to, and how many bytes of an answer were judged for it.
@@ -144,7 +149,7 @@ impl Names {
             }
             self.under_way.insert(asked.clone(), self.ticket);
             let askers = VecDeque::from([(flow, query.to_vec())]);
-            self.pending.insert(self.ticket, Pending { asked, askers });
+            self.pending.insert(self.ticket, Pending { asked, askers, is_old: false });
         }
         self.waiting += 1;
         true
@@ -154,10 +159,12 @@ impl Names {
     fn next_due(&mut self, now: Instant) -> Option<Due> {
         self.due.take().or_else(|| {
             let Answered { ticket, answer } = self.resolver.answered()?;
-            let Pending { asked, askers } = self.pending.remove(&ticket)?;
-            self.under_way.remove(&asked);
-            if let Some(answer) = &answer {
-                self.cache.keep(now, &asked, answer);
+            let Pending { asked, askers, is_old } = self.pending.remove(&ticket)?;
+            if !is_old {
+                self.under_way.remove(&asked);
+                if let Some(answer) = &answer {
+                    self.cache.keep(now, &asked, answer);
+                }
             }
             Some(Due { answer, askers })
         })

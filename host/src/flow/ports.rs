@@ -107,6 +107,9 @@ pub(crate) struct PortChange {
     pub(crate) gone: Vec<usize>,
     /// Those that come, each with the place that it keeps.
     pub(crate) new: Vec<(usize, Listener)>,
+    /// The places of those that lead elsewhere from now on: to which port of the guest, and whether
+    /// their connections begin with who came.
+    pub(crate) led: Vec<(usize, u16, bool)>,
 }
 
 /// Whether somebody may be at a port.
@@ -185,14 +188,25 @@ impl Ports {
         self.watches[place] = Watch::Ready;
     }
 
-    /// Closes the listener at `place`; returns the flows that it alone can answer.
-    fn take_away(&mut self, place: usize, registry: &Registry) -> Vec<FlowId> {
+    /// Closes the listener at `place`.
+    fn take_away(&mut self, place: usize, registry: &Registry) {
         if let Some(listener) = self.listeners.get_mut(place).and_then(Option::take) {
             unwatch([&listener].into_iter(), registry);
         }
         if let Some(watch) = self.watches.get_mut(place) {
             *watch = Watch::Quiet;
         }
+    }
+
+    /// Lets the listener at `place` lead to `guest_port`.
+    fn lead(&mut self, place: usize, guest_port: u16, says_who: bool) {
+        if let Some(listener) = self.listeners.get_mut(place).and_then(Option::as_mut) {
+            (listener.port.guest_port, listener.says_who) = (guest_port, says_who);
+        }
+    }
+
+    /// The flows that the listener at `place` alone can answer.
+    fn flows_of(&self, place: usize) -> Vec<FlowId> {
         let of_it = |(flow, (own, _)): &(FlowId, Peer)| (*own == place).then_some(*flow);
         self.peers.values().filter_map(of_it).collect()
     }
@@ -279,14 +293,20 @@ impl Flows {
     }
 
     /// Lets the ports be as `change` has them, whose new ones are watched. Connections stay open;
-    /// what a UDP port that goes has to answer ends.
+    /// what a UDP port that goes, or leads elsewhere, has to answer ends.
     pub(crate) fn replace_ports(
         &mut self,
         (engine, now): (&mut HostEngine<'_>, Instant),
         change: PortChange,
     ) {
-        for place in change.gone {
-            for flow in self.ports.take_away(place, &self.registry) {
+        for place in &change.gone {
+            self.ports.take_away(*place, &self.registry);
+        }
+        for (place, guest_port, says_who) in &change.led {
+            self.ports.lead(*place, *guest_port, *says_who);
+        }
+        for place in change.gone.iter().chain(change.led.iter().map(|(place, ..)| place)) {
+            for flow in self.ports.flows_of(*place) {
                 engine.end(now, flow);
                 self.ports.forget(flow);
             }

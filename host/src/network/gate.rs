@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::control::Desk;
+use crate::control::{Desk, Orders};
 use crate::driver::Listeners;
 use crate::error::Error;
 use crate::wake::DriverWake;
@@ -15,6 +15,7 @@ pub(super) struct Waiting {
     pub(super) wake: Arc<DriverWake>,
     pub(super) begin: SyncSender<Listeners>,
     pub(super) has_begun: Receiver<()>,
+    pub(super) orders: Orders,
 }
 
 impl Waiting {
@@ -25,7 +26,9 @@ impl Waiting {
     pub(super) fn begin(&self, listeners: Listeners) -> Result<(), Error> {
         self.begin.send(listeners).map_err(|_| Error::NotRunning)?;
         self.wake.ring();
-        self.has_begun.recv().map_err(|_| Error::NotRunning)
+        self.has_begun.recv().map_err(|_| Error::NotRunning)?;
+        self.desk.open(&self.orders);
+        Ok(())
     }
 }
 

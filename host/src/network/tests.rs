@@ -246,6 +246,9 @@ fn what_is_held_back_binds_nothing_before_it_is_let_go() {
     let activation = network.defer_activation();
     // The port is taken, and nobody minds yet.
     network.try_start(runtime.handle().clone()).unwrap();
+    // A change of ports that are not there yet would be lost when they are.
+    let (now, _) = control.config();
+    assert!(matches!(control.replace(now, None), Err(Error::NotRunning)));
     assert!(network.is_running() && network.published_ports().is_empty());
     let refused = activation.activate().unwrap_err();
     assert!(matches!(refused, Error::Publish { port: named, .. } if named == port), "{refused}");
