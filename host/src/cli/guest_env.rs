@@ -2,10 +2,12 @@
 //! of secrets; and what of this process's it must not have.
 
 use std::ffi::OsString;
+use std::hash::BuildHasher;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use sluicegate_host::config::TlsConfig;
 use sluicegate_host::{NetworkConfig, SmoltcpNetwork};
 
 use super::config_file;
@@ -37,18 +39,23 @@ pub(super) struct Withheld {
 }
 
 impl Withheld {
-    /// That of a network that is as `config`, which was read from `file` if it was, and is changed
-    /// at `control`.
+    /// What `config` has, which was read from `file` if it was, of a network that is changed at
+    /// `control`.
     pub(super) fn of(config: &NetworkConfig, file: Option<&Path>, control: Option<&Path>) -> Self {
         let variables = config.credential_variables().map(str::to_owned).collect();
         // What is no file, as a pipe, has been read to its end.
         let holds_values = |file: &PathBuf| !config.secrets.secrets.is_empty() && file.is_file();
         // Its own name, as `/dev/stdin` is another file within.
         let file = file.and_then(|file| config_file::path_of(file).canonicalize().ok());
-        // It is made by then, if it was not there.
-        let key = config.tls.intercept_ca.key_path.as_deref().filter(|_| config.tls.enabled);
-        let others = control.into_iter().chain(key).map(Path::to_owned);
+        let others = control.map(Path::to_owned);
         Self { variables, files: file.filter(holds_values).into_iter().chain(others).collect() }
+    }
+
+    /// The key as well by which a network ends TLS that is as `tls`.
+    pub(super) fn add_key(&mut self, tls: &TlsConfig) {
+        // It is made by then, if it was not there.
+        let key = tls.intercept_ca.key_path.clone().filter(|_| tls.enabled);
+        self.files.extend(key);
     }
 }
 
@@ -64,12 +71,14 @@ impl GuestEnv {
         let Some(bundle) = network.trust_bundle_pem() else {
             return Ok(Self { variables: vec![], bundle: None });
         };
-        let path = std::env::temp_dir().join(format!("sluicegate-{}-ca.pem", std::process::id()));
-        // Whoever left a file or a link there decides nothing.
-        let _ = std::fs::remove_file(&path);
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path)?;
-        file.write_all(&bundle)?;
+        // A name that nobody knows before: who shares the folder could take any other.
+        let nonce = std::hash::RandomState::new().hash_one(std::process::id());
+        let path = std::env::temp_dir().join(format!("sluicegate-{nonce:016x}-ca.pem"));
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o644).open(&path);
+        file.and_then(|mut file| file.write_all(&bundle)).map_err(|error| {
+            format!("the authorities for the command: {}: {error}", path.display())
+        })?;
         let trusts = TRUST_VARIABLES.map(|name| (name.to_owned(), path.clone().into()));
         let secrets = network.guest_env_vars().into_iter().filter(|(name, _)| !is_address(name));
         let secrets = secrets.map(|(name, placeholder)| (name, placeholder.into()));

@@ -147,7 +147,10 @@ impl LinkArgs {
         let (text, config) = config_file::read(self.config.as_deref())?;
         let mut args = self.clone();
         args.decide_autoconf(&config, autoconf);
+        // Of all that the file says, whatever of it holds.
+        let mut withheld = Withheld::of(&config, self.config.as_deref(), self.control.as_deref());
         let mut config = args.overlay(config);
+        withheld.add_key(&config.tls);
         if !config.enabled {
             return Err("enabled: the config says false, so there is no network to make".into());
         }
@@ -164,7 +167,6 @@ impl LinkArgs {
             Ok((ControlSocket::bind(path)?, document))
         });
         let control = control.transpose()?;
-        let withheld = Withheld::of(&config, self.config.as_deref(), self.control.as_deref());
         let slot = self.slot.into();
         let mut network = match &self.restore {
             Some(path) => {

@@ -21,10 +21,11 @@ const STAGE: &str = "/tmp";
 /// Makes `/etc/resolv.conf` name `servers`, and nothing else, for this process and those that it
 /// starts. What this mounts must stay in a mount namespace of its own.
 pub(super) fn point_at(servers: &[IpAddr]) -> io::Result<()> {
-    let target = real_path(Path::new(FILE))?;
+    // First, whatever comes of the file.
     for directory in NAME_SERVICES.iter().filter(|path| Path::new(path).is_dir()) {
         mounts::empty(directory)?;
     }
+    let target = real_path(Path::new(FILE))?;
     if NAME_SERVICES.iter().any(|directory| target.starts_with(directory)) {
         return std::fs::write(target, text(servers));
     }

@@ -189,19 +189,19 @@ impl<'a> Net<'a> {
     async fn until<T>(&mut self, mut look: impl FnMut(&mut Socket) -> Option<T>) -> T {
         poll_fn(|cx| {
             self.link.frames.register(cx.waker());
-            loop {
+            self.interface.poll(now(), &mut self.link, &mut self.sockets);
+            let found = look(self.sockets.get_mut(self.stream));
+            if found.is_some() {
                 self.interface.poll(now(), &mut self.link, &mut self.sockets);
-                if let Some(found) = look(self.sockets.get_mut(self.stream)) {
-                    self.interface.poll(now(), &mut self.link, &mut self.sockets);
-                    self.link.frames.release();
-                    self.link.out.flush();
-                    return Poll::Ready(found);
-                }
-                self.link.frames.release();
-                self.link.out.flush();
-                if self.link.frames.poll_ready(cx).is_pending() {
-                    break;
-                }
+            }
+            self.link.frames.release();
+            self.link.out.flush();
+            if let Some(found) = found {
+                return Poll::Ready(found);
+            }
+            if self.link.frames.poll_ready(cx).is_ready() {
+                // Whatever kept them there, the card has its turn first: it alone makes room.
+                cx.waker().wake_by_ref();
             }
             let at = self.interface.poll_at(now(), &self.sockets);
             let at_us = at.map_or(u64::MAX, |at| at.total_micros().unsigned_abs());
