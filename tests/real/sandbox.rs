@@ -30,6 +30,7 @@ write a file: refused
 change a file: refused
 remove a file: refused
 remove its own: done
+remove its folder: done
 run a program: refused
 change its namespace: refused
 have a child in another one: refused

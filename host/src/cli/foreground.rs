@@ -12,6 +12,7 @@ use sluicegate_host::adapter::GuestLink;
 use super::failure::Failure;
 use super::link::{Autoconf, Described, LinkArgs};
 use super::online::Online;
+use super::sandbox::Removable;
 use super::signals::{Occurrence, Signals};
 
 /// Who is told that the guest is online.
@@ -47,7 +48,7 @@ impl<'a> Foreground<'a> {
         link: impl GuestLink + 'static,
         removable: Option<&Path>,
     ) -> Result<(), Failure> {
-        self.link.give_up(removable)?;
+        self.link.give_up(removable.map(Removable::Files))?;
         let log = self.link.log(&self.described.network)?;
         let (tell, occurrences) = channel();
         self.signals.tell(tell.clone())?;

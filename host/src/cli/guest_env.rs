@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::hash::BuildHasher;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sluicegate_host::config::TlsConfig;
@@ -59,30 +59,36 @@ impl Withheld {
     }
 }
 
-/// The environment of a command, and the file that it names, which goes with the value.
+/// The environment of a command, and the folder of the file that it names, which goes with the
+/// value.
 pub(super) struct GuestEnv {
     pub(super) variables: Vec<(String, OsString)>,
-    bundle: Option<PathBuf>,
+    pub(super) folder: Option<PathBuf>,
 }
+
+/// The file of the authorities.
+const BUNDLE: &str = "ca.pem";
 
 impl GuestEnv {
     /// What a command on `network` must know: nothing, where nothing is intercepted.
     pub(super) fn of(network: &SmoltcpNetwork) -> Result<Self, Failure> {
         let Some(bundle) = network.trust_bundle_pem() else {
-            return Ok(Self { variables: vec![], bundle: None });
+            return Ok(Self { variables: vec![], folder: None });
         };
         // A name that nobody knows before: who shares the folder could take any other.
         let nonce = std::hash::RandomState::new().hash_one(std::process::id());
-        let path = std::env::temp_dir().join(format!("sluicegate-{nonce:016x}-ca.pem"));
+        let folder = std::env::temp_dir().join(format!("sluicegate-{nonce:016x}"));
+        let path = folder.join(BUNDLE);
+        let made = std::fs::DirBuilder::new().mode(0o755).create(&folder);
         let mut options = std::fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o644).open(&path);
+        let file = made.and_then(|()| options.write(true).create_new(true).mode(0o644).open(&path));
         file.and_then(|mut file| file.write_all(&bundle)).map_err(|error| {
             format!("the authorities for the command: {}: {error}", path.display())
         })?;
         let trusts = TRUST_VARIABLES.map(|name| (name.to_owned(), path.clone().into()));
         let secrets = network.guest_env_vars().into_iter().filter(|(name, _)| !is_address(name));
         let secrets = secrets.map(|(name, placeholder)| (name, placeholder.into()));
-        Ok(Self { variables: trusts.into_iter().chain(secrets).collect(), bundle: Some(path) })
+        Ok(Self { variables: trusts.into_iter().chain(secrets).collect(), folder: Some(folder) })
     }
 }
 
@@ -93,9 +99,10 @@ fn is_address(name: &str) -> bool {
 
 impl Drop for GuestEnv {
     fn drop(&mut self) {
-        if let Some(bundle) = &self.bundle {
+        if let Some(folder) = &self.folder {
             // It may be gone, with all else that was temporary.
-            let _ = std::fs::remove_file(bundle);
+            let _ = std::fs::remove_file(folder.join(BUNDLE));
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }

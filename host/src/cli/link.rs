@@ -14,7 +14,7 @@ use super::control::{ControlSocket, Desk, Document};
 use super::failure::{Failure, warn};
 use super::guest_env::{self, Withheld};
 use super::log::{Log, LogFormat};
-use super::sandbox;
+use super::sandbox::{self, Removable};
 
 /// What the guest's network is like.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -210,13 +210,13 @@ impl LinkArgs {
         config
     }
 
-    /// Gives up what is not needed any more, unless the arguments say no; a file of the folder
-    /// `removable`, and the control socket's, may still be removed. To be called before threads are
-    /// started.
-    pub(super) fn give_up(&self, removable: Option<&Path>) -> Result<(), Failure> {
-        let folders = removable.into_iter().chain(self.control.as_deref().map(folder_of));
+    /// Gives up what is not needed any more, unless the arguments say no; what is `removable`, and
+    /// the control socket, may still be removed. To be called before threads are started.
+    pub(super) fn give_up(&self, removable: Option<Removable<'_>>) -> Result<(), Failure> {
+        let control = self.control.as_deref().map(folder_of).map(Removable::Files);
+        let removable: Vec<_> = removable.into_iter().chain(control).collect();
         match self.sandbox {
-            Switch::On => sandbox::enter(&folders.collect::<Vec<_>>()).map_err(|failure| {
+            Switch::On => sandbox::enter(&removable).map_err(|failure| {
                 format!("giving up privileges: {failure}; --sandbox off goes on without").into()
             }),
             Switch::Off => Ok(()),

@@ -18,6 +18,7 @@ use super::guest_env::GuestEnv;
 use super::inside::{Inside, SET_UP_FAILED};
 use super::link::{self, Autoconf, LinkArgs};
 use super::online::Online;
+use super::sandbox::Removable;
 use super::signals::{Occurrence, Signals};
 
 /// Run a command in a network of its own, whose only way out is the engine
@@ -70,8 +71,7 @@ fn serve(args: &RunArgs) -> Result<ExitCode, Failure> {
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     args.link.prepare(&mut tap);
     // The file with the authorities goes at the end.
-    let folder = std::env::temp_dir();
-    args.link.give_up(Some(folder.as_path()).filter(|_| !environment.variables.is_empty()))?;
+    args.link.give_up(environment.folder.as_deref().map(Removable::Folder))?;
     let log = args.link.log(&described.network)?;
     let (tell, occurrences) = channel();
     signals.tell(tell.clone())?;

@@ -71,13 +71,24 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_personality,
 ];
 
-/// Gives up what is not needed any more. Files of the folders `removable` may still be removed.
-pub(super) fn enter(removable: &[&Path]) -> Result<(), Failure> {
+/// What may still be removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Removable<'p> {
+    /// The files of a folder, and of those in it.
+    Files(&'p Path),
+    /// A folder that is empty, and its files.
+    Folder(&'p Path),
+}
+
+/// Gives up what is not needed any more, but to remove what is `removable`.
+pub(super) fn enter(removable: &[Removable<'_>]) -> Result<(), Failure> {
     set_no_new_privs(true)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     give_up_files(removable)?;
     give_up_capabilities()?;
-    for folder in removable.iter().filter(|folder| !is_writable(folder)) {
+    let folders =
+        removable.iter().map(|(Removable::Files(folder) | Removable::Folder(folder))| folder);
+    for folder in folders.filter(|folder| !is_writable(folder)) {
         warn(&format!("{}: another user's folder: what is made in it stays", folder.display()));
     }
     give_up_calls()
@@ -103,7 +114,7 @@ fn give_up_capabilities() -> Result<(), Failure> {
 }
 
 /// All may be read; nothing written, made, removed or run.
-fn give_up_files(removable: &[&Path]) -> Result<(), Failure> {
+fn give_up_files(removable: &[Removable<'_>]) -> Result<(), Failure> {
     let abi = ABI::V4;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let all = AccessFs::from_all(abi);
@@ -114,9 +125,15 @@ fn give_up_files(removable: &[&Path]) -> Result<(), Failure> {
         .add_rule(PathBeneath::new(PathFd::new("/")?, read))?
         // Whoever wants to forget something writes it there; descriptors that are open stay so.
         .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::WriteFile))?;
-    for folder in removable {
+    for one in removable {
+        let (Removable::Files(folder) | Removable::Folder(folder)) = one;
         let remove: BitFlags<AccessFs> = AccessFs::RemoveFile.into();
         rules = rules.add_rule(PathBeneath::new(PathFd::new(folder)?, remove))?;
+        if let (Removable::Folder(_), Some(around)) = (one, folder.parent()) {
+            // Of all in there only what is empty can go.
+            let remove: BitFlags<AccessFs> = AccessFs::RemoveDir.into();
+            rules = rules.add_rule(PathBeneath::new(PathFd::new(around)?, remove))?;
+        }
     }
     let status = rules.restrict_self()?;
     if status.ruleset == landlock::RulesetStatus::NotEnforced {
@@ -218,7 +235,7 @@ pub(crate) struct SandboxProbeArgs {
 pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
     let try_all = || -> Result<(), Failure> {
         let removable = args.folder.join("removable");
-        enter(&[&removable])?;
+        enter(&[Removable::Folder(&removable)])?;
         let told = |what: &str, is_done: bool| {
             println!("{what}: {}", if is_done { "done" } else { "refused" });
         };
@@ -227,6 +244,7 @@ pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
         told("change a file", std::fs::write(removable.join("file"), "text").is_ok());
         told("remove a file", std::fs::remove_file(args.folder.join("file")).is_ok());
         told("remove its own", std::fs::remove_file(removable.join("file")).is_ok());
+        told("remove its folder", std::fs::remove_dir(&removable).is_ok());
         told("run a program", std::process::Command::new("true").status().is_ok());
         told(
             "change its namespace",

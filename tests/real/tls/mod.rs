@@ -4,6 +4,7 @@
 mod authority;
 mod clients;
 mod conformance;
+mod ends;
 mod expect;
 mod hostile;
 mod http;
@@ -15,7 +16,6 @@ mod secrets;
 mod site;
 mod streams;
 mod taint;
-mod terminate;
 
 use std::path::PathBuf;
 use std::process::Command;

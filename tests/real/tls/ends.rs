@@ -1,4 +1,4 @@
-//! `block-and-terminate`: a guest that wants a secret to be where it may not be is ended.
+//! The end of a command: what ends it, and what goes with it.
 
 use serde_json::json;
 
@@ -44,4 +44,17 @@ fn an_attached_guest_whose_network_wants_it_to_end_is_offline() {
     let ended = engine.finish();
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.errors.contains("block-and-terminate"), "{ended:?}");
+}
+
+#[test]
+fn the_authorities_that_a_command_is_told_go_with_it() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let site = Site::new(&["http/1.1"]);
+    let shown = "test -s $SSL_CERT_FILE && echo $SSL_CERT_FILE";
+    let finished = run(&config(&site, json!({})), shown);
+    let file = std::path::Path::new(finished.output.trim());
+    assert!(finished.code == 0 && file.is_absolute(), "{finished:?}");
+    assert!(!file.exists() && !file.parent().unwrap().exists(), "{finished:?}");
 }
