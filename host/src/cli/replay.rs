@@ -11,7 +11,8 @@ use sluicegate_host::replay::{Manner, Replay, Told, read};
 use sluicegate_host::{NetworkConfig, Permission};
 
 use super::config_file;
-use super::failure::{self, Failure};
+use super::failure::{self, Failure, warn};
+use super::sandbox;
 
 /// Lines of what is right that are shown before the first that is not.
 const CONTEXT_LINES: usize = 3;
@@ -88,6 +89,16 @@ pub(crate) fn run(args: &ReplayArgs) -> ExitCode {
 fn replay(args: &ReplayArgs) -> Result<bool, Failure> {
     let named = |path: &Path, error: &dyn Display| format!("{}: {error}", path.display());
     let file = File::open(&args.file).map_err(|error| named(&args.file, &error))?;
+    let to = args.write.as_deref().map(|path| {
+        // What was there stays until there is something to take its place.
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        file.map_err(|error| named(path, &error))
+    });
+    let to = to.transpose()?;
+    // A capture may be anybody's.
+    if let Err(failure) = sandbox::enter(&[]) {
+        warn(&format!("giving up privileges: {failure}; it goes on with them"));
+    }
     let capture = read(file).map_err(|error| named(&args.file, &error))?;
     let config = match &args.config {
         Some(path) => config_file::read(Some(path))?.1,
@@ -107,8 +118,8 @@ fn replay(args: &ReplayArgs) -> Result<bool, Failure> {
         }
         Told::Frame { micros, bytes } => frames.push((micros, bytes.to_vec())),
     })?;
-    if let Some(path) = &args.write {
-        let file = File::create(path).map_err(|error| named(path, &error))?;
+    if let Some(file) = to {
+        file.set_len(0)?;
         write_pcap(BufWriter::new(file), &frames)?;
     }
     match &args.expect {
