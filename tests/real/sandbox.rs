@@ -1,11 +1,14 @@
 //! What a process that serves a guest has given up: it tries, and the system says no.
 
+use std::io::Write;
+
 use serde_json::json;
 
 use crate::guest::{Guest, Setup, open_config, sluicegate};
 use crate::needs;
-use crate::process;
+use crate::process::{self, Process};
 use crate::tls::Scratch;
+use crate::waiting::until;
 
 /// What is kept: the tenth capability alone.
 const NET_BIND_SERVICE: &str = "0000000000000400";
@@ -83,4 +86,26 @@ fn a_control_socket_in_another_user_s_folder_keeps_no_right_and_gives_way_to_the
         assert!(finished.errors.contains("another user's folder"), "{turn}: {finished:?}");
         assert!(socket.exists(), "{turn}");
     }
+}
+
+#[test]
+fn whoever_reads_a_capture_has_given_it_up_before() {
+    if !needs::are_met(&["mkfifo"]) {
+        return;
+    }
+    let scratch = Scratch::new("sandbox");
+    let capture = scratch.0.join("capture");
+    process::succeed(std::process::Command::new("mkfifo").arg(&capture));
+    let reader = Process::start(sluicegate().arg("replay").arg(&capture));
+    // It waits for what is said here.
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&capture).unwrap();
+    let status = format!("/proc/{}/status", reader.id());
+    until("it has given up what it needs no more", || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let has = |line: &str| status.lines().any(|known| known == line);
+        has("Seccomp:\t2") && has("NoNewPrivs:\t1") && has(&format!("CapEff:\t{NET_BIND_SERVICE}"))
+    });
+    writer.write_all(b"no capture").unwrap();
+    drop(writer);
+    assert_eq!(reader.finish().code, 2);
 }
