@@ -578,7 +578,25 @@ fn what_would_match_nothing_is_no_rule() {
     let mut policy = Policy::default();
     let long = "a".repeat(64);
     let longer = ["abcdefgh"; 29].join(".");
-    for name in ["", ".", "a..b", ".a.test", "a.test.", "A.test", "a b.test", &long, &longer] {
+    for name in [
+        "",
+        ".",
+        "a..b",
+        ".a.test",
+        "a.test.",
+        "A.test",
+        "a b.test",
+        &long,
+        &longer,
+        "*.a.test",
+        "1.1.1.1",
+        "2001:db8::1",
+        "https://a.test",
+        "a.test:443",
+        "a.test/",
+        "me@a.test",
+        "\u{fc}.test",
+    ] {
         for destination in [Destination::Domain(name), Destination::DomainSuffix(name)] {
             let rule = Rule {
                 direction: None,
@@ -589,7 +607,13 @@ fn what_would_match_nothing_is_no_rule() {
                 strict: None,
             };
             let error = policy.push(&rule).unwrap_err().to_string();
-            assert!(error.contains("a name in lower case"), "{name}: {error}");
+            assert!(error.contains("is not a name: "), "{name}: {error}");
+            let hint = match name {
+                "*.a.test" => "domain_suffix",
+                "1.1.1.1" | "2001:db8::1" => "cidr",
+                _ => "a-z",
+            };
+            assert!(error.contains(hint), "{name}: {error}");
         }
     }
     // Whether a name must be said, where none allows.

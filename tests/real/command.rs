@@ -94,7 +94,7 @@ fn check_names_the_field_the_value_and_the_limit() {
         ),
         (
             rules(json!({ "domain": "a..test" })),
-            &["policy.rules", "a..test", "a name in lower case"],
+            &["policy.rules", "a..test", "is not a name: labels of a-z"],
         ),
         (json!({ "outbound_proxy": {} }), &["outbound_proxy", "missing field `protocol`"]),
         (

@@ -357,8 +357,7 @@ impl Policy {
         };
         let is_named =
             matches!(rule.destination, Destination::Domain(_) | Destination::DomainSuffix(_));
-        if is_named && !is_canonical(name) {
-            let expected = "a name in lower case, without a dot at either end";
+        if is_named && let Err(expected) = check_name(name) {
             return Err(ConfigError::new(FIELD, name, expected));
         }
         if rule.strict.is_some() && !(is_named && rule.action == Permission::Allow) {
@@ -446,12 +445,21 @@ impl Policy {
     }
 }
 
-/// Whether `name` is one (RFC 1035 2.3.4; any character but blanks, as RFC 2181 11 lets it), in the
-/// only form that is compared.
-fn is_canonical(name: &str) -> bool {
+/// Whether `name` is one of a host, or of a service (RFC 1035 2.3.4, RFC 2782), in the only form
+/// that is compared; else what it is not. No host has another, so a rule with one is a mistake, and
+/// one that denies would be none.
+fn check_name(name: &str) -> Result<(), &'static str> {
     let is_label = |label: &str| {
-        let may = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
+        let may = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
         (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(may)
     };
-    name.len() <= DOMAIN_BYTES_MAX && name.split('.').all(is_label)
+    if name.starts_with("*.") {
+        Err("a name: a name and all below it are a domain_suffix, without `*.`")
+    } else if name.parse::<IpAddr>().is_ok() {
+        Err("a name: an address is a cidr")
+    } else if name.len() <= DOMAIN_BYTES_MAX && name.split('.').all(is_label) {
+        Ok(())
+    } else {
+        Err("a name: labels of a-z, 0-9, - and _ (others as xn--), and nothing before or behind")
+    }
 }

@@ -107,14 +107,18 @@ impl<'de> Deserialize<'de> for HostPattern {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
         let (text, pattern) = match Form::deserialize(json)? {
             Form::Text(text) if text == "Any" => (text, Ok(Self::Any)),
-            Form::Text(text) | Form::Object(Object::Exact(text)) => {
+            Form::Text(text) => {
                 let pattern = text.parse();
                 (text, pattern)
             }
+            // Who says which of them it is means no other, wider one.
+            Form::Object(Object::Exact(text)) => {
+                let pattern = name(&text).map(Self::Exact);
+                (text, pattern.ok_or("a host name; `*.` and a name is a `wildcard`, `*` is `any`"))
+            }
             Form::Object(Object::Wildcard(text)) => {
-                let apex = text.strip_prefix("*.").unwrap_or(&text);
-                let pattern = name(apex).map(Self::Wildcard).ok_or(EXPECTED);
-                (text, pattern)
+                let pattern = text.strip_prefix("*.").and_then(name).map(Self::Wildcard);
+                (text, pattern.ok_or("`*.` and a host name"))
             }
         };
         pattern.map_err(|expected| {
@@ -165,9 +169,22 @@ mod tests {
         let expected =
             ["a.test", "*.a.test", "*", "*", "*", "a.test", "*.a.test", "a.test", "*.a.test"];
         assert_eq!(text, expected);
-        for wrong in [r#""a b""#, r#""""#, r#""*.*.a""#, r#""a..b""#, r#"{"exact": "/"}"#] {
+        for (wrong, expected) in [
+            (r#""a b""#, "is not a host name, `*.` and a name, or `*`"),
+            (r#""""#, "is not a host name"),
+            (r#""*.*.a""#, "is not a host name"),
+            (r#""a..b""#, "is not a host name"),
+            (r#"{"exact": "/"}"#, "is not a host name"),
+            (r#"{"exact": "*"}"#, "is not a host name; `*.` and a name is a `wildcard`"),
+            (r#"{"exact": "*.a.test"}"#, "is not a host name"),
+            (r#"{"wildcard": "*"}"#, "is not `*.` and a host name"),
+            (r#"{"wildcard": "a.test"}"#, "is not `*.` and a host name"),
+        ] {
             let error = serde_json::from_str::<HostPattern>(wrong).unwrap_err().to_string();
-            assert!(error.contains("is not a host name"), "{error}");
+            assert!(error.contains(expected), "{wrong}: {error}");
         }
+        // A word that stands for all is a name like any other where it is said to be one.
+        let any: HostPattern = serde_json::from_str(r#"{"exact": "any"}"#).unwrap();
+        assert_eq!(any, HostPattern::Exact("any".to_owned()));
     }
 }

@@ -136,6 +136,18 @@ impl TlsConfig {
         if !(1..=8760).contains(&hours) {
             return wrong("tls.cache.validity_hours", hours, "between 1 and 8760 (a year)");
         }
+        if self.bypass.contains(&HostPattern::Any) {
+            let expected = "a host name, or `*.` and a name: without `tls.enabled` nothing is \
+                intercepted";
+            return Err(ConfigError::new("tls.bypass", "*", expected));
+        }
+        let verified = self.scoped_verify_upstream.iter().map(|scoped| &scoped.pattern);
+        let trusted = self.scoped_upstream_ca_cert.iter().map(|scoped| &scoped.pattern);
+        if verified.chain(trusted).any(|host| *host == HostPattern::Any) {
+            let expected = "a host name, or `*.` and a name: for all servers there are \
+                `tls.verify_upstream` and `tls.upstream_ca_cert`";
+            return Err(ConfigError::new("tls.scoped_*", "*", expected));
+        }
         let is_taken = |port: &u16| [0, limits::DNS_PORT].contains(port);
         if let Some(port) = self.intercepted_ports.iter().find(|port| is_taken(port)) {
             let expected = "a port at which TLS is spoken";
@@ -165,4 +177,24 @@ pub(crate) fn read_pem(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("it is longer than 4 MiB"));
     }
     Ok(pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::NetworkConfig;
+
+    #[test]
+    fn a_pattern_of_some_servers_is_not_one_of_all() {
+        let scoped = |more: &str| format!(r#"[{{"pattern": "any", {more}}}]"#);
+        for (field, value, way_out) in [
+            ("bypass", r#"["a.test", "*"]"#.to_owned(), "tls.enabled"),
+            ("scoped_verify_upstream", scoped(r#""verify": false"#), "tls.verify_upstream"),
+            ("scoped_upstream_ca_cert", scoped(r#""path": "/a.pem""#), "tls.upstream_ca_cert"),
+        ] {
+            let text = format!(r#"{{"tls": {{"enabled": true, "{field}": {value}}}}}"#);
+            let config = NetworkConfig::from_json(&text).unwrap();
+            let error = config.to_core(0, [0; 16]).unwrap_err().to_string();
+            assert!(error.contains("* is not a host name") && error.contains(way_out), "{error}");
+        }
+    }
 }
