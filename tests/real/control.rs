@@ -18,14 +18,14 @@ use crate::tls::{self, GOOD, Scratch, Site};
 use crate::waiting::{PATIENCE, now, until};
 
 /// A guest that is served under `config`, and the socket that it is asked at.
-struct Controlled {
-    guest: Guest,
+pub(crate) struct Controlled {
+    pub(crate) guest: Guest,
     socket: PathBuf,
     _scratch: Scratch,
 }
 
 impl Controlled {
-    fn new(config: Value) -> Self {
+    pub(crate) fn new(config: Value) -> Self {
         Self::on(None, config)
     }
 
@@ -44,7 +44,7 @@ impl Controlled {
         command
     }
 
-    fn json(&self, what: &[&str]) -> Value {
+    pub(crate) fn json(&self, what: &[&str]) -> Value {
         serde_json::from_str(&process::succeed(&mut self.ctl(what))).unwrap()
     }
 
@@ -62,7 +62,7 @@ impl Controlled {
     }
 
     /// curl at the socket: the status, the headers, and the body.
-    fn curl(&self, arguments: &[&str], path: &str) -> (u16, String, String) {
+    pub(crate) fn curl(&self, arguments: &[&str], path: &str) -> (u16, String, String) {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "-m", "30", "-i", "--unix-socket"]).arg(&self.socket).args(arguments);
         let answer = process::succeed(curl.arg(format!("http://localhost{path}")));
@@ -89,7 +89,7 @@ fn only(ports: &[u16]) -> Value {
 }
 
 /// What comes back on `stream` of what is written to it.
-fn echoes(stream: &mut TcpStream) -> std::io::Result<()> {
+pub(crate) fn echoes(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.write_all(b"echo")?;
     let mut heard = [0; 4];
     stream.read_exact(&mut heard)
@@ -395,46 +395,6 @@ fn a_flow_is_ended_by_its_number() {
     echoes(&mut streams[1]).unwrap();
     let twice = process::run(&mut controlled.ctl(&["end", &id]));
     assert!(twice.code == 1 && twice.errors.contains(&format!("flow {id}")), "{}", twice.errors);
-}
-
-/// Reads metrics as Prometheus does.
-const READER: &str = "\
-import sys
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
-for family in text_string_to_metric_families(sys.stdin.read()):
-    for sample in family.samples:
-        print(family.type, sample.name, sorted(sample.labels.items()), sample.value)
-";
-
-#[test]
-fn metrics_are_read_by_prometheus_own_parser() {
-    if !needs::are_met(&["curl"]) {
-        return;
-    }
-    let controlled = Controlled::new(allow_all());
-    let port = servers::echo(servers::listener(Family::V4));
-    let mut stream = controlled.guest.connect(Family::V4, port);
-    echoes(&mut stream).unwrap();
-    let (_, head, text) = controlled.curl(&[], "/v1/metrics");
-    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
-    let mut reader =
-        Process::start(Command::new("/usr/bin/python3").args(["-c", READER]).stdin(Stdio::piped()));
-    reader.take_input().write_all(text.as_bytes()).unwrap();
-    let read = reader.finish();
-    assert_eq!(read.code, 0, "{}\n{text}", read.errors);
-    for line in [
-        "counter sluicegate_tcp_opened_total [] 1",
-        "gauge sluicegate_flows [('protocol', 'tcp')] 1",
-        "counter sluicegate_drops_total [('reason', 'denied')] 0",
-        "gauge sluicegate_ring_capacity_bytes [('way', 'to_guest')] 1048576",
-        "gauge sluicegate_ring_frames [('way', 'from_guest')] 0",
-        "gauge sluicegate_tcp_buffered_bytes [('way', 'from_guest')] 0",
-        "counter sluicegate_adapter_drops_total [('reason', 'ring_full')] 0",
-        "histogram sluicegate_connect_seconds_count [] 1",
-        "histogram sluicegate_connect_seconds_bucket [('le', '+Inf')] 1",
-    ] {
-        assert!(read.output.lines().any(|read| read == line), "{line}:\n{}", read.output);
-    }
 }
 
 #[test]
