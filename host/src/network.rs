@@ -383,6 +383,10 @@ impl SmoltcpNetwork {
     /// before this returns, those of its tasks (queries, a proxy, TLS) when their runtime next runs
     /// them. Harmless if it never ran, or has ended.
     ///
+    /// # Cost
+    /// That of a turn of the driver, or of its pool, and of closing what is open: below 100 ms with
+    /// everything in flight that can be.
+    ///
     /// # Errors
     /// What the driver failed of, if it had.
     pub fn shutdown(&mut self) -> Result<(), Error> {

@@ -72,7 +72,7 @@ enum Engine {
     /// The command.
     Command(Process),
     /// The library, in this process. The runtime outlives the network.
-    Library { metrics: MetricsHandle, network: Box<Mutex<SmoltcpNetwork>>, _runtime: Runtime },
+    Library { metrics: MetricsHandle, network: Box<Mutex<SmoltcpNetwork>>, runtime: Runtime },
 }
 
 /// A guest that is online.
@@ -164,15 +164,23 @@ impl Guest {
         let engine = Engine::Library {
             metrics: network.metrics_handle(),
             network: Box::new(Mutex::new(network)),
-            _runtime: runtime,
+            runtime,
         };
         Self { engine, namespace, slot, _config: None }
     }
 
     /// Lets `see` see the library's network that serves it.
-    pub(crate) fn network<T>(&self, see: impl FnOnce(&SmoltcpNetwork) -> T) -> T {
+    pub(crate) fn network<T>(&self, see: impl FnOnce(&mut SmoltcpNetwork) -> T) -> T {
         match &self.engine {
-            Engine::Library { network, .. } => see(&network.lock().unwrap()),
+            Engine::Library { network, .. } => see(&mut network.lock().unwrap()),
+            Engine::Command(_) => panic!("no library serves this guest"),
+        }
+    }
+
+    /// The tasks of the library that serves it.
+    pub(crate) fn tasks(&self) -> usize {
+        match &self.engine {
+            Engine::Library { runtime, .. } => runtime.metrics().num_alive_tasks(),
             Engine::Command(_) => panic!("no library serves this guest"),
         }
     }
