@@ -31,10 +31,13 @@ impl Controlled {
 
     /// The same, served from `host`; `None`: from where this test runs.
     fn on(host: Option<&Namespace>, config: Value) -> Self {
+        Self::with(Setup { config: Some(config), host, ..Setup::default() })
+    }
+
+    fn with(setup: Setup<'_>) -> Self {
         let scratch = Scratch::new("control");
         let socket = scratch.0.join("control");
-        let (config, control) = (Some(config), Some(socket.clone()));
-        let setup = Setup { config, control, host, ..Setup::default() };
+        let setup = Setup { control: Some(socket.clone()), ..setup };
         Self { guest: Guest::with(&setup), socket, _scratch: scratch }
     }
 
@@ -374,6 +377,39 @@ fn ports_are_published_and_withdrawn_and_those_that_stay_do_not_notice() {
     peer.connect(published()[0].1).unwrap();
     peer.send(b"once more").unwrap();
     assert_eq!(peer.recv(&mut [0; 16]).unwrap(), 9);
+}
+
+#[test]
+fn the_ports_of_who_runs_a_tenant_stay_whatever_that_writes() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    let words = &["--profile", "multi-tenant", "-p", "127.0.0.1:0:7001"];
+    let open = json!({ "policy": { "default_egress": "allow", "default_ingress": "allow" } });
+    let config = Some(open.clone());
+    let controlled = Controlled::with(Setup { config, words, ..Setup::default() });
+    let guest = &controlled.guest;
+    let inside = (guest.address(Family::V4), 7001);
+    let listener = guest.namespace().inside(|| std::net::TcpListener::bind(inside).unwrap());
+    servers::echo(listener);
+    let shown = controlled.json(&["config"]);
+    assert_eq!(shown["ports"][0]["guest_port"], json!(7001), "{shown}");
+    let ports = controlled.json(&["ports"]);
+    let port: SocketAddr = ports["ports"][0]["host"].as_str().unwrap().parse().unwrap();
+    let mut written = open;
+    written["ports"] = json!([{ "host_port": 0, "guest_port": 7002 }]);
+    written["dns"] = json!({ "rebind_protection": false });
+    written["interface"] = json!({ "mtu": 1500 });
+    let done = controlled.put(&written);
+    assert_eq!(done.code, 0, "{}", done.errors);
+    assert_eq!(controlled.json(&["config"]), shown, "what a tenant can't say does not hold");
+    assert_eq!(controlled.json(&["ports"]), ports);
+    let mut stream = TcpStream::connect(port).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    echoes(&mut stream).unwrap();
+    assert_eq!(controlled.put(&shown).code, 0, "what is shown can be put back");
+    assert_eq!(controlled.json(&["ports"]), ports);
+    echoes(&mut stream).unwrap();
 }
 
 #[test]

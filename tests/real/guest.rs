@@ -42,6 +42,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) offload: bool,
     /// What the engine's environment has besides.
     pub(crate) variables: &'a [(&'a str, &'a str)],
+    /// More words for the engine's command.
+    pub(crate) words: &'a [&'a str],
     /// Where the engine is asked and changed; `None`: nowhere.
     pub(crate) control: Option<PathBuf>,
 }
@@ -56,6 +58,7 @@ impl Default for Setup<'_> {
             verbose: false,
             offload: true,
             variables: &[],
+            words: &[],
             control: None,
         }
     }
@@ -113,6 +116,7 @@ impl Guest {
         if let Some(path) = &setup.control {
             arguments.extend(["--control".into(), path.into()]);
         }
+        arguments.extend(setup.words.iter().map(Into::into));
         if setup.verbose {
             arguments.push("-vv".into());
         }
@@ -178,6 +182,7 @@ impl Guest {
     }
 
     /// The tasks of the library that serves it.
+    #[allow(dead_code, reason = "tests/shutdown.rs counts them")]
     pub(crate) fn tasks(&self) -> usize {
         match &self.engine {
             Engine::Library { runtime, .. } => runtime.metrics().num_alive_tasks(),
