@@ -31,9 +31,9 @@ mod wire;
 pub use contract::{
     Action, Autoconf, Beginning, Bucket, By, Captured, CapturedKind, Cidr, Config, ConfigError,
     Counters, DatagramKind, Denial, DenialReason, DenyFormat, DenyPage, Destination, Direction,
-    Drop, Event, FlowId, FlowInfo, FlowState, Group, Instant, Link, Offload, Outside, Permission,
-    Policy, PortRange, Profile, Protocol, Protocols, Rate, Refusal, Rule, TransportChecksum,
-    WaitReason,
+    Drop, Event, FlowId, FlowInfo, FlowState, Group, Instant, Link, Matter, NameRefusal, Offload,
+    Outside, Permission, Policy, PortRange, Profile, Protocol, Protocols, Rate, Refusal, Rule,
+    TransportChecksum, WaitReason,
 };
 pub use engine::{Engine, FrameBudget, Inbound, Memory, MemoryLen, QueryStep, TurnMax};
 pub use rule::name::{NameQuestion, evaluate_name, may_be_answer};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use sluicegate_core::{Counters, Drop, Instant};
+use sluicegate_core::{Counters, DenialReason, Drop, Instant, Matter, NameRefusal, Refusal};
 
 use crate::histogram::Histogram;
 use crate::rings::Rings;
@@ -13,6 +13,12 @@ use crate::rings::Rings;
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     drops: [AtomicU64; Drop::ALL.len()],
+    allowed: [AtomicU64; Matter::ALL.len()],
+    denied: [AtomicU64; Matter::ALL.len()],
+    denials: [AtomicU64; DenialReason::ALL.len()],
+    refusals: [AtomicU64; Refusal::NAMES.len()],
+    name_refusals: [AtomicU64; NameRefusal::ALL.len()],
+    deny_pages: AtomicU64,
     /// Flows that there are: TCP, UDP, echo.
     flows: [AtomicU32; 3],
     /// Bytes in buffers of TCP flows when somebody asked last: from the guest, to it.
@@ -40,6 +46,7 @@ pub(crate) struct Published {
     pub(crate) relay_full: AtomicU64,
     /// Queries of the guest that were more than a turn takes.
     pub(crate) names_full: AtomicU64,
+    pub(crate) incidents: Incidents,
     /// What the adapter dropped, counted by the VMM's thread.
     pub(crate) adapter_drops: AdapterDrops,
     pub(crate) times: Times,
@@ -72,7 +79,21 @@ pub(crate) struct AdapterDrops {
     pub(crate) too_long: AtomicU64,
 }
 
+/// What went no further on intercepted connections, told or not, counted by their tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Incidents {
+    pub(crate) secret: AtomicU64,
+    pub(crate) authority: AtomicU64,
+    pub(crate) server: AtomicU64,
+}
+
 impl Published {
+    /// What is copied of the engine's, list by list.
+    fn lists(&self) -> [&[AtomicU64]; 6] {
+        let Self { drops, allowed, denied, denials, refusals, name_refusals, .. } = self;
+        [drops, allowed, denied, denials, refusals, name_refusals]
+    }
+
     /// Notes how much waits in the buffers of TCP flows.
     pub(crate) fn publish_buffered(&self, bytes: [u64; 2]) {
         for (to, from) in self.buffered.iter().zip(bytes) {
@@ -85,10 +106,13 @@ impl Published {
         for (to, from) in self.flows.iter().zip(flows) {
             to.store(from, Ordering::Relaxed);
         }
-        for (to, from) in self.drops.iter().zip(counters.drops) {
-            to.store(from, Ordering::Relaxed);
+        for (to, from) in self.lists().into_iter().zip(lists(counters)) {
+            for (to, from) in to.iter().zip(from) {
+                to.store(*from, Ordering::Relaxed);
+            }
         }
         for (to, from) in [
+            (&self.deny_pages, counters.deny_pages),
             (&self.frames_from_guest, counters.frames_from_guest),
             (&self.tcp_opened, counters.tcp_opened),
             (&self.tcp_refused, counters.tcp_refused),
@@ -108,6 +132,12 @@ impl Published {
             to.store(from, Ordering::Relaxed);
         }
     }
+}
+
+/// The engine's lists of counters, in the order of [`Published::lists`].
+fn lists(counters: &Counters) -> [&[u64]; 6] {
+    let Counters { drops, allowed, denied, denials, refusals, name_refusals, .. } = counters;
+    [drops, allowed, denied, denials, refusals, name_refusals]
 }
 
 /// How full a ring of frames is.
@@ -176,7 +206,10 @@ impl MetricsHandle {
             .map(|(name, bytes)| (name, bytes.load(Ordering::Relaxed)))
     }
 
-    /// Every counter by name, as of the driver's last turn. Drops are `drop_` and their reason.
+    /// Every counter by name, as of the driver's last turn. Drops are `drop_` and their reason,
+    /// refusals `refusal_`, denials `denial_`, names that were not resolved `name_refusal_`,
+    /// incidents `incident_`; verdicts are `verdict_allow_` or `verdict_deny_` and what they were
+    /// about.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -195,6 +228,7 @@ impl MetricsHandle {
             ("tcp_denied_heard", read(&p.tcp_denied_heard)),
             ("inbound_opened", read(&p.inbound_opened)),
             ("denials_left_out", read(&p.denials_left_out)),
+            ("deny_pages", read(&p.deny_pages)),
             ("dhcp_answered", read(&p.dhcp_answered)),
             ("dhcpv6_answered", read(&p.dhcpv6_answered)),
             ("leases_given_up", read(&p.leases_given_up)),
@@ -203,41 +237,136 @@ impl MetricsHandle {
             ("host_exhausted", read(&p.host_exhausted)),
             ("relay_full", read(&p.relay_full)),
             ("names_full", read(&p.names_full)),
+            ("incident_secret", read(&p.incidents.secret)),
+            ("incident_authority", read(&p.incidents.authority)),
+            ("incident_server", read(&p.incidents.server)),
             ("adapter_ring_full", read(&p.adapter_drops.ring_full)),
             ("adapter_short", read(&p.adapter_drops.short)),
             ("adapter_too_long", read(&p.adapter_drops.too_long)),
             ("driver_turns", read(&p.driver_turns)),
         ];
-        all.extend(
-            Drop::ALL.iter().zip(&p.drops).map(|(reason, count)| (drop_name(*reason), read(count))),
-        );
+        for (names, counts) in LISTS.iter().zip(p.lists()) {
+            all.extend(names.iter().copied().zip(counts.iter().map(read)));
+        }
         all
     }
 }
 
-fn drop_name(reason: Drop) -> &'static str {
-    match reason {
-        Drop::Truncated => "drop_truncated",
-        Drop::TooLong => "drop_too_long",
-        Drop::SourceMac => "drop_source_mac",
-        Drop::DestinationMac => "drop_destination_mac",
-        Drop::SourceAddress => "drop_source_address",
-        Drop::DestinationAddress => "drop_destination_address",
-        Drop::Checksum => "drop_checksum",
-        Drop::Malformed => "drop_malformed",
-        Drop::Unsupported => "drop_unsupported",
-        Drop::Fragment => "drop_fragment",
-        Drop::HopLimit => "drop_hop_limit",
-        Drop::Port => "drop_port",
-        Drop::NoFlow => "drop_no_flow",
-        Drop::Redundant => "drop_redundant",
-        Drop::Doubtful => "drop_doubtful",
-        Drop::IcmpError => "drop_icmp_error",
-        Drop::FlowsFull => "drop_flows_full",
-        Drop::Denied => "drop_denied",
-        Drop::RingFull => "drop_ring_full",
-        Drop::Offload => "drop_offload",
-        Drop::OtherServer => "drop_other_server",
-        Drop::AnswerLost => "drop_answer_lost",
+/// What the lists of the engine's counters are called, in the order of [`lists`].
+const LISTS: [&[&str]; 6] = [
+    &[
+        "drop_truncated",
+        "drop_too_long",
+        "drop_source_mac",
+        "drop_destination_mac",
+        "drop_source_address",
+        "drop_destination_address",
+        "drop_checksum",
+        "drop_malformed",
+        "drop_unsupported",
+        "drop_fragment",
+        "drop_hop_limit",
+        "drop_port",
+        "drop_no_flow",
+        "drop_redundant",
+        "drop_doubtful",
+        "drop_icmp_error",
+        "drop_flows_full",
+        "drop_denied",
+        "drop_ring_full",
+        "drop_offload",
+        "drop_other_server",
+        "drop_answer_lost",
+    ],
+    &[
+        "verdict_allow_tcp",
+        "verdict_allow_udp",
+        "verdict_allow_icmp",
+        "verdict_allow_name",
+        "verdict_allow_inbound",
+    ],
+    &[
+        "verdict_deny_tcp",
+        "verdict_deny_udp",
+        "verdict_deny_icmp",
+        "verdict_deny_name",
+        "verdict_deny_inbound",
+    ],
+    &[
+        "denial_policy",
+        "denial_name_unknown",
+        "denial_other_names",
+        "denial_quic",
+        "denial_rebinding",
+    ],
+    &[
+        "refusal_refused",
+        "refusal_host_unreachable",
+        "refusal_net_unreachable",
+        "refusal_timed_out",
+        "refusal_forbidden",
+        "refusal_too_big",
+        "refusal_expired",
+        "refusal_exhausted",
+    ],
+    &[
+        "name_refusal_denied",
+        "name_refusal_rebinding",
+        "name_refusal_transfer",
+        "name_refusal_query",
+        "name_refusal_unreachable",
+        "name_refusal_malformed",
+    ],
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// That each counter is called by what it counts, and is copied to its place.
+    #[test]
+    fn each_counter_of_a_list_has_its_own_name() {
+        let (rings, published) = (Arc::new(Rings::new()), Arc::<Published>::default());
+        let mut counters = Counters::default();
+        let mut next = 1000;
+        for list in [
+            &mut counters.drops[..],
+            &mut counters.allowed,
+            &mut counters.denied,
+            &mut counters.denials,
+            &mut counters.refusals,
+            &mut counters.name_refusals,
+        ] {
+            list.fill_with(|| {
+                next += 1;
+                next
+            });
+        }
+        published.publish(&counters, [0; 3]);
+        let read = MetricsHandle::new(rings, published).counters();
+        let value = |name: &str| read.iter().find(|(known, _)| *known == name).unwrap().1;
+        for reason in Drop::ALL {
+            assert_eq!(value(&format!("drop_{}", reason.name())), counters.dropped(reason));
+        }
+        for (index, kind) in ["tcp", "udp", "icmp", "name", "inbound"].iter().enumerate() {
+            assert_eq!(value(&format!("verdict_allow_{kind}")), counters.allowed[index]);
+            assert_eq!(value(&format!("verdict_deny_{kind}")), counters.denied[index]);
+        }
+        for reason in DenialReason::ALL {
+            let counted = counters.denials[reason as usize];
+            assert_eq!(value(&format!("denial_{}", reason.name())), counted);
+        }
+        for (name, counted) in Refusal::NAMES.iter().zip(counters.refusals) {
+            assert_eq!(value(&format!("refusal_{name}")), counted);
+        }
+        for reason in NameRefusal::ALL {
+            let name = format!("{reason:?}").to_lowercase();
+            let counted = counters.name_refusals[reason as usize];
+            assert_eq!(value(&format!("name_refusal_{name}")), counted);
+        }
+        let mut names: Vec<&str> = read.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), read.len(), "two of one name");
     }
 }

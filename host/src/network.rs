@@ -27,7 +27,7 @@ use crate::intercept::{Forge, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::service::certs::{NewFiles, host_roots_pem};
-use crate::service::dns::ResolverParts;
+use crate::service::dns::{ResolverParts, Server};
 use crate::service::proxy::Proxy;
 use crate::service::secrets::{SecretsHandle, Vault};
 use crate::snapshot::NameSnapshot;
@@ -70,7 +70,6 @@ const ETHERNET_HEADER_BYTES: u32 = 14;
 pub struct SmoltcpNetwork {
     config: sluicegate_core::Config,
     addresses: sluicegate_core::addr::Addresses,
-    environment: Vec<(String, String)>,
     rings: Arc<Rings>,
     dns: DnsConfig,
     desk: Arc<Desk>,
@@ -162,7 +161,6 @@ impl SmoltcpNetwork {
         let kept = (Arc::clone(&vault), Arc::clone(&forge));
         let desk = Desk::new((config, slot), (clock, Arc::clone(&wake)), kept, told);
         let network = Self {
-            environment: environment(&addresses),
             config: core,
             dns,
             desk: Arc::new(desk),
@@ -253,7 +251,7 @@ impl SmoltcpNetwork {
 
     /// Starts the driver's thread. `runtime` is where work that has to wait for others is done
     /// (names, TLS), so its IO and time must be enabled, and something must drive it; plain flows
-    /// never touch it.
+    /// never touch it. Names of name servers are asked of this host's resolver, on this thread.
     ///
     /// # Panics
     /// If it was started before, or the system has no threads to give;
@@ -264,17 +262,19 @@ impl SmoltcpNetwork {
         }
     }
 
-    /// Starts the driver's thread; it is ready for the guest when this returns.
+    /// Starts the driver's thread; it is ready for the guest when this returns. Names of name
+    /// servers are asked of this host's resolver, on this thread.
     ///
     /// # Errors
-    /// [`Error::AlreadyStarted`], a port that can't be published, no thread or memory to be had,
-    /// or a configuration that does not fit the link.
+    /// [`Error::AlreadyStarted`], a name server that this host's resolver does not know, a port
+    /// that can't be published: after the last two it may be tried again. No thread or memory to be
+    /// had, or a configuration that does not fit the link.
     pub fn try_start(&mut self, runtime: tokio::runtime::Handle) -> Result<(), Error> {
         self.start_by(runtime, Running::alone)
     }
 
     /// Starts the driver on a thread of `pool`, which it shares with others; all else is as with
-    /// [`try_start`](Self::try_start).
+    /// [`try_start`](Self::try_start), also that this host's resolver is asked on this thread.
     ///
     /// # Errors
     /// Those of [`try_start`](Self::try_start).
@@ -295,10 +295,12 @@ impl SmoltcpNetwork {
         if self.parts.is_none() {
             return Err(Error::AlreadyStarted);
         }
+        // Whatever may fail comes before anything is taken, so that a start may be repeated.
+        let servers = name_servers(&self.dns)?;
         let gate = self.gate.clone().filter(|gate| !gate.is_open());
         // On this thread: whoever starts a network decides in which namespace it listens.
         let bound = if gate.is_some() { None } else { Some(self.desk.bind_ports()?) };
-        let (driver, waiting) = self.driver(runtime)?;
+        let (driver, waiting) = self.driver(runtime, servers)?;
         self.driver = Some(start(driver)?);
         match (bound, gate) {
             // If the driver ends before, that has its reason.
@@ -309,7 +311,11 @@ impl SmoltcpNetwork {
     }
 
     /// The driver, and what it waits for.
-    fn driver(&mut self, runtime: tokio::runtime::Handle) -> Result<(Box<Driver>, Waiting), Error> {
+    fn driver(
+        &mut self,
+        runtime: tokio::runtime::Handle,
+        servers: Vec<Server>,
+    ) -> Result<(Box<Driver>, Waiting), Error> {
         let (poll, ends) = self.parts.take().ok_or(Error::AlreadyStarted)?;
         let front = self.link.take().unwrap_or_else(|| FrontEnd::Worker(self.worker.clone()));
         let (begin, listeners) = std::sync::mpsc::sync_channel(1);
@@ -345,7 +351,7 @@ impl SmoltcpNetwork {
                 wake: Arc::clone(&self.wake),
                 clock: self.clock,
                 published: Arc::clone(&self.published),
-                servers: name_servers(&self.dns)?,
+                servers,
                 timeout: Duration::from_millis(self.dns.query_timeout_ms),
             },
         };
@@ -414,7 +420,9 @@ impl SmoltcpNetwork {
     /// variables with their placeholders, in this order.
     #[must_use]
     pub fn guest_env_vars(&self) -> Vec<(String, String)> {
-        let mut variables = self.environment.clone();
+        let own = self.addresses.environment();
+        let own = own.iter().map(|(name, value)| ((*name).to_owned(), value.to_string()));
+        let mut variables: Vec<_> = own.collect();
         variables.extend(self.vault.environment());
         variables
     }
@@ -484,11 +492,6 @@ impl Drop for SmoltcpNetwork {
             tracing::warn!(%error, "a network ended with an error");
         }
     }
-}
-
-fn environment(addresses: &sluicegate_core::addr::Addresses) -> Vec<(String, String)> {
-    let variables = addresses.environment();
-    variables.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect()
 }
 
 #[cfg(test)]

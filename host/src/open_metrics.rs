@@ -21,6 +21,7 @@ const HELP: &[(&str, &str)] = &[
     ("udp_evicted", "UDP flows that made room for newer ones"),
     ("inbound_opened", "flows that somebody outside opened at a published port"),
     ("icmp_errors_heeded", "ICMP errors of the guest's from which something followed"),
+    ("deny_pages", "denied connections that were told so in the words of HTTP"),
     ("denials_left_out", "denials that were too many to be told"),
     ("host_exhausted", "sockets that the host would not open, by lack of descriptors or memory"),
     ("relay_full", "datagrams through the proxy that there was no room for"),
@@ -28,9 +29,65 @@ const HELP: &[(&str, &str)] = &[
     ("driver_turns", "turns of the driver's loop"),
 ];
 
+/// Counters that are one metric, told apart by labels.
+struct Family {
+    name: &'static str,
+    /// What their names begin with; the values of the labels follow.
+    prefix: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+}
+
+const FAMILIES: [Family; 7] = [
+    Family {
+        name: "drops",
+        prefix: "drop_",
+        labels: &["reason"],
+        help: "frames of the guest that went no further",
+    },
+    Family {
+        name: "adapter_drops",
+        prefix: "adapter_",
+        labels: &["reason"],
+        help: "frames that the front end dropped",
+    },
+    Family {
+        name: "verdicts",
+        prefix: "verdict_",
+        labels: &["decision", "kind"],
+        help: "verdicts on flows, names and who comes to a published port",
+    },
+    Family {
+        name: "denials",
+        prefix: "denial_",
+        labels: &["reason"],
+        help: "verdicts that denied",
+    },
+    Family {
+        name: "refusals",
+        prefix: "refusal_",
+        labels: &["reason"],
+        help: "flows that the outside or this host would not have, and datagrams",
+    },
+    Family {
+        name: "name_refusals",
+        prefix: "name_refusal_",
+        labels: &["reason"],
+        help: "queries whose answer was an error of the gateway's",
+    },
+    Family {
+        name: "incidents",
+        prefix: "incident_",
+        labels: &["kind"],
+        help: "what went no further on intercepted connections",
+    },
+];
+
 impl MetricsHandle {
     /// Everything as OpenMetrics 1.0 text (`application/openmetrics-text; version=1.0.0`), which
-    /// ends with `# EOF`. Counters are `sluicegate_NAME_total`, with drops by `reason`; gauges are
+    /// ends with `# EOF`. Counters are `sluicegate_NAME_total`, with `drops`, `adapter_drops`,
+    /// `refusals`, `denials` and `name_refusals` by `reason`, `incidents` by `kind`, and `verdicts`
+    /// by `decision` (`allow`, `deny`) and `kind`; no label is the guest's. Gauges are
     /// `sluicegate_flows` by protocol, and by `way` (`from_guest`, `to_guest`)
     /// `sluicegate_ring_frames`, `sluicegate_ring_bytes`, `sluicegate_ring_capacity_bytes` and
     /// `sluicegate_tcp_buffered_bytes`, which is as it was
@@ -47,16 +104,13 @@ impl MetricsHandle {
         }
     }
 
-    fn encode_drops(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        (family, prefix, help): (&str, &str, &str),
-    ) -> fmt::Result {
-        let mut drops = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
+    fn encode_family(&self, encoder: &mut DescriptorEncoder<'_>, of: &Family) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(of.name, of.help, None, MetricType::Counter)?;
         for (name, count) in self.counters() {
-            if let Some(reason) = name.strip_prefix(prefix) {
-                let labels = [("reason", reason)];
-                drops
+            if let Some(values) = name.strip_prefix(of.prefix) {
+                let values = values.splitn(of.labels.len(), '_');
+                let labels: Vec<_> = of.labels.iter().copied().zip(values).collect();
+                family
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
             }
@@ -117,12 +171,11 @@ fn encode_times(
 
 impl Collector for MetricsHandle {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let of_the_engine = ("drops", "drop_", "frames of the guest that went no further");
-        self.encode_drops(&mut encoder, of_the_engine)?;
-        let of_the_adapter = ("adapter_drops", "adapter_", "frames that the front end dropped");
-        self.encode_drops(&mut encoder, of_the_adapter)?;
+        for family in &FAMILIES {
+            self.encode_family(&mut encoder, family)?;
+        }
         for (name, count) in self.counters() {
-            if name.starts_with("drop_") || name.starts_with("adapter_") {
+            if FAMILIES.iter().any(|family| name.starts_with(family.prefix)) {
                 continue;
             }
             let help = HELP.iter().find(|(known, _)| *known == name).map(|(_, help)| *help);

@@ -42,6 +42,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) offload: bool,
     /// What the engine's environment has besides.
     pub(crate) variables: &'a [(&'a str, &'a str)],
+    /// More words for the engine's command.
+    pub(crate) words: &'a [&'a str],
     /// Where the engine is asked and changed; `None`: nowhere.
     pub(crate) control: Option<PathBuf>,
 }
@@ -56,6 +58,7 @@ impl Default for Setup<'_> {
             verbose: false,
             offload: true,
             variables: &[],
+            words: &[],
             control: None,
         }
     }
@@ -72,7 +75,7 @@ enum Engine {
     /// The command.
     Command(Process),
     /// The library, in this process. The runtime outlives the network.
-    Library { metrics: MetricsHandle, network: Box<Mutex<SmoltcpNetwork>>, _runtime: Runtime },
+    Library { metrics: MetricsHandle, network: Box<Mutex<SmoltcpNetwork>>, runtime: Runtime },
 }
 
 /// A guest that is online.
@@ -113,6 +116,7 @@ impl Guest {
         if let Some(path) = &setup.control {
             arguments.extend(["--control".into(), path.into()]);
         }
+        arguments.extend(setup.words.iter().map(Into::into));
         if setup.verbose {
             arguments.push("-vv".into());
         }
@@ -164,7 +168,7 @@ impl Guest {
         let engine = Engine::Library {
             metrics: network.metrics_handle(),
             network: Box::new(Mutex::new(network)),
-            _runtime: runtime,
+            runtime,
         };
         Self { engine, namespace, slot, _config: None }
     }
@@ -173,6 +177,15 @@ impl Guest {
     pub(crate) fn network<T>(&self, see: impl FnOnce(&mut SmoltcpNetwork) -> T) -> T {
         match &self.engine {
             Engine::Library { network, .. } => see(&mut network.lock().unwrap()),
+            Engine::Command(_) => panic!("no library serves this guest"),
+        }
+    }
+
+    /// The tasks of the library that serves it.
+    #[allow(dead_code, reason = "tests/shutdown.rs counts them")]
+    pub(crate) fn tasks(&self) -> usize {
+        match &self.engine {
+            Engine::Library { runtime, .. } => runtime.metrics().num_alive_tasks(),
             Engine::Command(_) => panic!("no library serves this guest"),
         }
     }

@@ -36,6 +36,7 @@ mod idle;
 mod joined_names;
 mod limits;
 mod memory;
+mod metrics;
 mod names;
 mod neighbours;
 mod offload;

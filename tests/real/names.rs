@@ -382,7 +382,14 @@ pub(crate) fn scripted(
     address: &str,
     answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static,
 ) {
-    let socket = namespace.inside(|| UdpSocket::bind((address, 53)).unwrap());
+    answering(namespace.inside(|| UdpSocket::bind((address, 53)).unwrap()), answers);
+}
+
+/// The same at `socket`.
+pub(crate) fn answering(
+    socket: UdpSocket,
+    answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static,
+) {
     std::thread::spawn(move || {
         let mut bytes = [0; 4096];
         while let Ok((len, from)) = socket.recv_from(&mut bytes) {

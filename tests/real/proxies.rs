@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ use crate::policy::Outside;
 use crate::process::{self, Process};
 use crate::servers::{self, Family};
 use crate::tls::Scratch;
-use crate::waiting::{PATIENCE, until};
+use crate::waiting::{PATIENCE, timed, until};
 
 /// Where the server is, which no proxy needs to be asked for.
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
@@ -174,12 +175,65 @@ fn a_proxy_that_is_not_there_or_says_no_is_what_the_guest_sees() {
         drop(proxy);
         until("the proxy is gone", || !is_open(&outside, PORT));
     }
-    // One that says nothing has ten seconds.
-    let silent = outside.inside(|| TcpListener::bind(AT).unwrap());
-    let guest = guest(&outside, "socks5", json!({}));
-    let error = guest.try_connect((SERVER, port)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
-    drop(silent);
+}
+
+/// A proxy of `outside` that says `first` to whoever has said something, and no more; returns where
+/// it is.
+fn stalling(outside: &Namespace, first: &'static [u8]) -> SocketAddr {
+    let listener = outside.inside(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let at = listener.local_addr().unwrap();
+    servers::serve(listener, move |mut stream| {
+        if stream.read(&mut [0; 512]).is_ok_and(|len| len > 0) {
+            let _ = stream.write_all(first);
+        }
+        // Until whoever asked goes away.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    at
+}
+
+#[test]
+fn a_proxy_that_stops_answering_at_any_step_has_ten_seconds() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    /// Less than the engine's own patience for a connection, which is thirty seconds.
+    const STEP_TOOK_MAX: Duration = Duration::from_secs(15);
+    let outside = outside();
+    let is_given_up = |error: std::io::Error, took: Duration, what: &str| {
+        assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{what}: {error}");
+        assert!(took < STEP_TOOK_MAX, "{what}: {took:?}");
+    };
+    std::thread::scope(|scope| {
+        for (protocol, first) in [
+            ("http_connect", &b""[..]),
+            ("http_connect", b"HTTP/1.1 200 OK\r\nX: "),
+            ("socks4", b""),
+            ("socks4", &[0]),
+            ("socks5", b""),
+            ("socks5", &[5, 0]),
+            ("socks5", &[5, 0, 5, 0, 0, 1]),
+        ] {
+            let (outside, is_given_up) = (&outside, &is_given_up);
+            scope.spawn(move || {
+                let at = stalling(outside, first).to_string();
+                let what = format!("{protocol} {first:?}");
+                let guest = guest(outside, protocol, json!({ "address": at }));
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let (called, took) = timed(|| guest.try_connect((SERVER, 7)));
+                        is_given_up(called.unwrap_err(), took, &what);
+                    });
+                    if protocol == "socks5" {
+                        let datagrams = guest.datagrams((SERVER, 7));
+                        datagrams.send(b"ask").unwrap();
+                        let (heard, took) = timed(|| datagrams.recv(&mut [0; 16]));
+                        is_given_up(heard.unwrap_err(), took, &format!("datagrams, {what}"));
+                    }
+                });
+            });
+        }
+    });
 }
 
 #[test]

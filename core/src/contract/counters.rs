@@ -1,6 +1,29 @@
-//! What the engine counted: drops by reason, and what became of flows.
+//! What the engine counted: drops, refusals and denials by reason, verdicts by what they were
+//! about, and what became of flows. Each list has a fixed length, whatever the guest says.
 
-use super::Drop;
+use super::{DenialReason, Drop, NameRefusal, Refusal};
+
+/// What a verdict is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
+pub enum Matter {
+    /// A connection of the guest's.
+    Tcp,
+    /// Datagrams of the guest's to one end.
+    Udp,
+    /// Pings of the guest's to one address.
+    Icmp,
+    /// A name that the guest asks for, and then where it leads.
+    Name,
+    /// Somebody outside at a published port.
+    Inbound,
+}
+
+impl Matter {
+    /// Every one, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::Icmp, Self::Name, Self::Inbound];
+}
 
 /// Counts since the engine began. Plain numbers: the host publishes copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -9,6 +32,20 @@ pub struct Counters {
     pub frames_from_guest: u64,
     /// Guest frames that went no further, in the order of [`Drop::ALL`].
     pub drops: [u64; Drop::ALL.len()],
+    /// What was allowed, in the order of [`Matter::ALL`]: once a flow, a name or a peer. Of a
+    /// connection whose verdict turns on what it says first, once it has said that.
+    pub allowed: [u64; Matter::ALL.len()],
+    /// What was denied, likewise; told ([`Action::Denied`](super::Action::Denied)) or not.
+    pub denied: [u64; Matter::ALL.len()],
+    /// The same by reason, in the order of [`DenialReason::ALL`].
+    pub denials: [u64; DenialReason::ALL.len()],
+    /// Flows that the outside, or this host, would not have though policy would, and datagrams that
+    /// went no further; in the order of [`Refusal::NAMES`].
+    pub refusals: [u64; Refusal::NAMES.len()],
+    /// Queries that had an error for an answer, or none, in the order of [`NameRefusal::ALL`].
+    pub name_refusals: [u64; NameRefusal::ALL.len()],
+    /// Denied connections that were told so in HTTP's words, in the clear or inside TLS.
+    pub deny_pages: u64,
     /// TCP flows that the guest opened (a SYN that policy and capacity allowed).
     pub tcp_opened: u64,
     /// TCP flows that the outside did not accept.
@@ -46,6 +83,23 @@ impl Counters {
         if let Some(count) = self.drops.get_mut(reason as usize) {
             *count += 1;
         }
+    }
+
+    pub(crate) fn count_allowed(&mut self, matter: Matter) {
+        self.allowed[matter as usize] += 1;
+    }
+
+    pub(crate) fn count_denied(&mut self, matter: Matter, reason: DenialReason) {
+        self.denied[matter as usize] += 1;
+        self.denials[reason as usize] += 1;
+    }
+
+    pub(crate) fn count_refusal(&mut self, refusal: Refusal) {
+        self.refusals[refusal.index()] += 1;
+    }
+
+    pub(crate) fn count_name_refusal(&mut self, refusal: NameRefusal) {
+        self.name_refusals[refusal as usize] += 1;
     }
 
     /// How many guest frames were dropped for `reason`.

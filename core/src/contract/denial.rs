@@ -55,6 +55,7 @@ impl core::fmt::Display for By {
 /// Why a flow was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
 pub enum DenialReason {
     /// Policy denies it.
     Policy,
@@ -70,6 +71,10 @@ pub enum DenialReason {
 }
 
 impl DenialReason {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 5] =
+        [Self::Policy, Self::NameUnknown, Self::OtherNames, Self::Quic, Self::Rebinding];
+
     /// The name used in logs.
     #[must_use]
     pub const fn name(self) -> &'static str {

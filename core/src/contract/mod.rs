@@ -21,13 +21,13 @@ pub use autoconf::Autoconf;
 pub(crate) use captured::HEADER_BYTES;
 pub use captured::{Captured, CapturedKind};
 pub use config::{Config, Link};
-pub use counters::Counters;
+pub use counters::{Counters, Matter};
 pub use denial::{By, Denial, DenialReason};
 pub use event::Event;
 pub use flow::{FlowInfo, FlowState};
 pub use id::FlowId;
 pub use offload::{Offload, TransportChecksum};
-pub use outcome::{ConfigError, Drop, Refusal};
+pub use outcome::{ConfigError, Drop, NameRefusal, Refusal};
 pub use page::{DenyFormat, DenyPage};
 pub use policy::{
     Cidr, Destination, Direction, Group, Permission, Policy, PortRange, Profile, Protocol,

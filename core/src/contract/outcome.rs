@@ -138,6 +138,65 @@ pub enum Refusal {
     Exhausted,
 }
 
+impl Refusal {
+    /// The name of every kind, in the order of the counters.
+    pub const NAMES: [&str; 8] = [
+        "refused",
+        "host_unreachable",
+        "net_unreachable",
+        "timed_out",
+        "forbidden",
+        "too_big",
+        "expired",
+        "exhausted",
+    ];
+
+    /// Where it is among [`NAMES`](Self::NAMES).
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Refused => 0,
+            Self::HostUnreachable => 1,
+            Self::NetUnreachable => 2,
+            Self::TimedOut => 3,
+            Self::Forbidden => 4,
+            Self::TooBig { .. } => 5,
+            Self::Expired => 6,
+            Self::Exhausted => 7,
+        }
+    }
+}
+
+/// Why the guest does not learn what it asked of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
+pub enum NameRefusal {
+    /// Policy denies the name: NXDOMAIN.
+    Denied,
+    /// It leads where it must not: NXDOMAIN.
+    Rebinding,
+    /// A whole zone is asked for: REFUSED.
+    Transfer,
+    /// The query is none, or of another version of EDNS: FORMERR, NOTIMP, BADVERS, or silence.
+    Query,
+    /// No name server answered in time, or too much is asked at once: SERVFAIL.
+    Unreachable,
+    /// The answer is none: SERVFAIL.
+    Malformed,
+}
+
+impl NameRefusal {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 6] = [
+        Self::Denied,
+        Self::Rebinding,
+        Self::Transfer,
+        Self::Query,
+        Self::Unreachable,
+        Self::Malformed,
+    ];
+}
+
 /// What is wrong with a configuration: the field, its value and the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {

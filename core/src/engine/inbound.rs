@@ -10,7 +10,8 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::Engine;
 use crate::contract::{
-    By, DatagramKind, Denial, DenialReason, Direction, Drop, FlowId, Instant, Protocol, Refusal,
+    By, DatagramKind, Denial, DenialReason, Direction, Drop, FlowId, Instant, Matter, Protocol,
+    Refusal,
 };
 use crate::limits::{self, GATEWAY_PORTS};
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict};
@@ -58,14 +59,26 @@ impl<R: RingHandle> Engine<'_, R> {
             Protocol::Icmpv4 | Protocol::Icmpv6 => return Err(Refusal::Forbidden),
         };
         let by = self.admit_inbound(now, inbound)?;
+        self.enter(now, (kind, by), inbound).ok_or_else(|| {
+            self.out.counters.count_refusal(Refusal::Exhausted);
+            Refusal::Exhausted
+        })
+    }
+
+    /// Opens the flow of `inbound`, which `by` allows, if there is room.
+    fn enter(
+        &mut self,
+        now: Instant,
+        (kind, by): (FlowKind, By),
+        inbound: &Inbound,
+    ) -> Option<FlowId> {
         let is_full =
             kind == FlowKind::Tcp && self.inbound_tcp >= self.config.inbound_tcp_flows_max;
-        let key = self.inbound_key(kind, inbound).filter(|_| !is_full).ok_or(Refusal::Exhausted)?;
+        let key = self.inbound_key(kind, inbound).filter(|_| !is_full)?;
         let slot = match kind {
             FlowKind::Tcp => self.insert_tcp(key),
             FlowKind::Udp | FlowKind::Echo => self.insert_or_evict(Share::InboundUdp, key),
-        };
-        let slot = slot.ok_or(Refusal::Exhausted)?;
+        }?;
         if kind == FlowKind::Tcp {
             let ends = tcp::ends(self.guest(key.outside), &key);
             self.inbound_tcp += 1;
@@ -82,7 +95,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let account = self.flows.account_mut(slot);
         (account.opened, account.by, account.peer) = (now, by, Some(inbound.peer));
         self.out.counters.inbound_opened += 1;
-        Ok(self.flows.id(slot))
+        Some(self.flows.id(slot))
     }
 
     /// What policy says to `peer`, who wants to reach the guest's port.
@@ -102,23 +115,20 @@ impl<R: RingHandle> Engine<'_, R> {
         let ends = (inbound.peer.ip(), inbound.guest_port);
         let verdict = self.judge_inbound(now, inbound.protocol, ends);
         if verdict.decision == Decision::Allow {
+            self.out.counters.count_allowed(Matter::Inbound);
             return Ok(verdict.by);
         }
-        let by: By = verdict.by;
-        self.note(
-            now,
-            Denial {
-                direction: Direction::Ingress,
-                protocol: inbound.protocol,
-                guest_port: inbound.guest_port,
-                destination: inbound.peer,
-                group: self.site().place(inbound.peer.ip()).group(),
-                by,
-                reason: DenialReason::Policy,
-                left_out: 0,
-            },
-            None,
-        );
+        let denial = Denial {
+            direction: Direction::Ingress,
+            protocol: inbound.protocol,
+            guest_port: inbound.guest_port,
+            destination: inbound.peer,
+            group: self.site().place(inbound.peer.ip()).group(),
+            by: verdict.by,
+            reason: DenialReason::Policy,
+            left_out: 0,
+        };
+        self.note(now, (Matter::Inbound, denial), None);
         Err(Refusal::Forbidden)
     }
 

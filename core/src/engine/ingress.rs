@@ -5,8 +5,9 @@ use core::ops::Range;
 
 use smoltcp::wire::{EthernetProtocol, TcpPacket, TcpSeqNumber};
 
+use super::judge::Admission;
 use super::{Engine, Payload, Step};
-use crate::contract::{Action, DatagramKind, Drop, Instant, Offload, Outside, Refusal};
+use crate::contract::{Action, DatagramKind, Drop, Instant, Matter, Offload, Outside, Refusal};
 use crate::limits::{DHCP_PORT, DHCPV6_PORT, ETHERNET_HEADER_BYTES, UDP_SEGMENTS_MAX};
 use crate::stack::datagram;
 use crate::stack::tcp::{Fit, Syn};
@@ -277,7 +278,11 @@ impl<R: RingHandle> Engine<'_, R> {
             self.answer_reset(&key, &segment);
             return Err(Drop::Denied);
         };
+        if admission == Admission::Connect {
+            self.out.counters.count_allowed(Matter::Tcp);
+        }
         let Some(slot) = self.insert_tcp(key) else {
+            self.out.counters.count_refusal(Refusal::Exhausted);
             self.answer_reset(&key, &segment);
             return Err(Drop::FlowsFull);
         };
@@ -370,6 +375,9 @@ impl<R: RingHandle> Engine<'_, R> {
             None => self.admit(now, key, kind),
         };
         let slot = slot.map_err(|(reason, refusal)| {
+            if reason != Drop::Denied {
+                self.out.counters.count_refusal(refusal);
+            }
             let bytes = packet.source.bytes(&mut self.from_guest, &mut self.fragments);
             if let Ok(whole) = canonical(&packet.ip, packet.at.clone(), bytes) {
                 let (ends, fault) = ((guest, key.outside), Fault::Refused(refusal));

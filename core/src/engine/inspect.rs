@@ -29,7 +29,7 @@
 
 use super::judge::{Admission, is_for_names_over_tls};
 use super::{Engine, Interception, Step};
-use crate::contract::{Action, Beginning, By, DenialReason, Instant};
+use crate::contract::{Action, Beginning, By, DenialReason, Instant, Matter};
 use crate::limits::HTTP_PORT;
 use crate::rule::policy::{Decision, Said, Verdict};
 use crate::stack::tcp::{self, Held};
@@ -173,6 +173,7 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.needs_egress(slot);
         let is_veiled = matches!(opening.heard, Heard::Veiled(_));
         if verdict.decision == Decision::Allow {
+            self.out.counters.count_allowed(Matter::Tcp);
             self.note_heard(now, slot, verdict.by, name);
             if let Some(ending) = ending {
                 let how = (ending, false);
@@ -198,12 +199,14 @@ impl<R: RingHandle> Engine<'_, R> {
         self.note_denial(now, &key, (verdict.by, reason), name);
         if waited && self.has_page_for(&key, verdict.by) {
             if ending == Some(Ending::Tls) {
+                self.out.counters.deny_pages += 1;
                 let name = name.and_then(|name| SaidName::try_from(name).ok());
                 let (name, how) = ((name.as_ref(), is_veiled), (Ending::Tls, true));
                 return Some(self.intercept(now, (slot, &key), name, how));
             }
             if let Some((method, deny)) = opening.http.zip(self.config.deny_page.as_ref()) {
                 let page = page::page(deny, name, method);
+                self.out.counters.deny_pages += 1;
                 self.tcp.answer(now, slot, page.as_bytes());
                 return None;
             }
@@ -225,6 +228,7 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.needs_attention(slot);
         self.flows.needs_egress(slot);
         if opening.is_hello {
+            self.out.counters.count_allowed(Matter::Tcp);
             let name = match &opening.heard {
                 Heard::Name(name) | Heard::Veiled(name) => Some(name),
                 Heard::More(_) | Heard::Nothing | Heard::Unknown | Heard::Malformed => None,

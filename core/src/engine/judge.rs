@@ -14,7 +14,9 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::Engine;
 use super::names::OWN_NAMES;
-use crate::contract::{By, Denial, DenialReason, Direction, FlowId, Instant, Protocol, Refusal};
+use crate::contract::{
+    By, Denial, DenialReason, Direction, FlowId, Instant, Matter, Protocol, Refusal,
+};
 use crate::limits::{self, BINDINGS_PER_ADDRESS_MAX, DNS_OVER_TLS_PORT, DNS_PORT, HTTPS_PORT};
 use crate::rule::place::Site;
 use crate::rule::policy::{Decision, Names, Question, Said, Verdict, evaluate};
@@ -137,7 +139,10 @@ impl<R: RingHandle> Engine<'_, R> {
     /// How it is refused, which is noted.
     pub(super) fn admit_datagrams(&mut self, now: Instant, key: &FlowKey) -> Result<By, Refusal> {
         let (refusal, denied) = match self.judge_datagrams(now, key, &[]) {
-            Ok(by) => return Ok(by),
+            Ok(by) => {
+                self.out.counters.count_allowed(matter(protocol(key)));
+                return Ok(by);
+            }
             Err(denied) => denied,
         };
         self.note_denial(now, key, denied, None);
@@ -189,7 +194,13 @@ impl<R: RingHandle> Engine<'_, R> {
         (by, reason): (By, DenialReason),
         name: Option<&str>,
     ) {
-        let denial = Denial {
+        let denial = self.denial(key, (by, reason));
+        self.note(now, (matter(denial.protocol), denial), name);
+    }
+
+    /// That the flow of `key`, or what was asked on it, is denied.
+    pub(super) fn denial(&self, key: &FlowKey, (by, reason): (By, DenialReason)) -> Denial {
+        Denial {
             direction: Direction::Egress,
             protocol: protocol(key),
             guest_port: key.guest_port,
@@ -198,12 +209,17 @@ impl<R: RingHandle> Engine<'_, R> {
             by,
             reason,
             left_out: 0,
-        };
-        self.note(now, denial, name);
+        }
     }
 
-    /// Notes `denial`, to be told.
-    pub(super) fn note(&mut self, now: Instant, denial: Denial, name: Option<&str>) {
+    /// Counts `denial`, which is of `matter`, and notes it, to be told.
+    pub(super) fn note(
+        &mut self,
+        now: Instant,
+        (matter, denial): (Matter, Denial),
+        name: Option<&str>,
+    ) {
+        self.out.counters.count_denied(matter, denial.reason);
         if !self.denials.note(now, denial, name) {
             self.out.counters.denials_left_out += 1;
         }
@@ -272,6 +288,15 @@ impl<R: RingHandle> Engine<'_, R> {
                 || self.tcp.connecting(slot).is_some()
                 || self.tcp.is_open(slot)
         })
+    }
+}
+
+/// What a verdict on a flow of the guest's is about.
+fn matter(protocol: Protocol) -> Matter {
+    match protocol {
+        Protocol::Tcp => Matter::Tcp,
+        Protocol::Udp => Matter::Udp,
+        Protocol::Icmpv4 | Protocol::Icmpv6 => Matter::Icmp,
     }
 }
 

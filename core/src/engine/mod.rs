@@ -347,6 +347,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
         self.out.counters.tcp_reset += 1;
         if let Some(syn) = self.tcp.connecting(slot) {
             let quote = self.quote_syn(key, syn.seq());
+            self.out.counters.count_refusal(Refusal::TimedOut);
             self.out.icmp_error(now, Refusal::TimedOut, &quote);
             self.tcp.forget(slot);
             self.remove(slot);

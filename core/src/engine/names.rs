@@ -12,7 +12,7 @@
 use core::net::IpAddr;
 
 use super::Engine;
-use crate::contract::{By, DenialReason, FlowId, Instant, Protocol};
+use crate::contract::{By, DenialReason, FlowId, Instant, Matter, NameRefusal, Protocol};
 use crate::limits::{
     BINDING_SECONDS_MAX, BINDING_SECONDS_MIN, DNS_DATAGRAM_BYTES_MAX, DNS_DATAGRAM_BYTES_MIN,
     DNS_RECORDS_MAX, DOMAIN_BYTES_MAX,
@@ -63,27 +63,32 @@ impl<R: RingHandle> Engine<'_, R> {
     ) -> QueryStep {
         let asked = match dns::query(query) {
             Ok(asked) => asked,
-            Err(Unfit::Silence) => return QueryStep::Ignore,
-            Err(Unfit::Code(code)) => {
+            Err(unfit) => {
+                self.out.counters.count_name_refusal(NameRefusal::Query);
+                let Unfit::Code(code) = unfit else { return QueryStep::Ignore };
                 return QueryStep::Reply(dns::header_alone(query, code, out));
             }
         };
         let named = (&asked, query);
         if asked.edns.is_some_and(|edns| edns.version > 0) {
+            self.out.counters.count_name_refusal(NameRefusal::Query);
             return QueryStep::Reply(dns::error(named, rcode::BAD_VERSION, None, out));
         }
         let question = NameQuestion { protocol: self.protocol(flow), name: &asked.name };
         let verdict = evaluate_name(&self.config.policy, &question);
         if verdict.decision != Decision::Allow {
             self.tell_of_name(now, flow, (verdict.by, DenialReason::Policy), &asked.name);
+            self.out.counters.count_name_refusal(NameRefusal::Denied);
             let denied = Some(Extended::DENIED);
             return QueryStep::Reply(dns::error(named, rcode::NAME_ERROR, denied, out));
         }
+        self.out.counters.count_allowed(Matter::Name);
         if OWN_NAMES.contains(&asked.name.as_str()) {
             return QueryStep::Reply(self.own_name(named, out));
         }
         // A zone is more than one message, and none of a guest's business.
         if matches!(asked.kind, kind::AXFR | kind::IXFR) {
+            self.out.counters.count_name_refusal(NameRefusal::Transfer);
             return QueryStep::Reply(dns::error(named, rcode::REFUSED, None, out));
         }
         QueryStep::Ask(dns::upstream(named, out))
@@ -93,7 +98,8 @@ impl<R: RingHandle> Engine<'_, R> {
     fn tell_of_name(&mut self, now: Instant, flow: FlowId, why: (By, DenialReason), name: &str) {
         let key = self.flows.slot(flow).and_then(|slot| self.flows.key(slot));
         if let Some(key) = key {
-            self.note_denial(now, &key, why, Some(name));
+            let denial = self.denial(&key, why);
+            self.note(now, (Matter::Name, denial), Some(name));
         }
     }
 
@@ -128,6 +134,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let Ok(asked) = dns::query(query) else { return 0 };
         let named = (&asked, query);
         let Some(answer) = answer else {
+            self.out.counters.count_name_refusal(NameRefusal::Unreachable);
             let unreachable = Some(Extended::UNREACHABLE);
             return dns::error(named, rcode::SERVER_FAILURE, unreachable, out);
         };
@@ -138,10 +145,12 @@ impl<R: RingHandle> Engine<'_, R> {
         match self.examine(now, named, answer) {
             Ok(()) => {}
             Err(Fault::Malformed) => {
+                self.out.counters.count_name_refusal(NameRefusal::Malformed);
                 let malformed = Some(Extended::MALFORMED);
                 return dns::error(named, rcode::SERVER_FAILURE, malformed, out);
             }
             Err(Fault::Rebound) => {
+                self.out.counters.count_name_refusal(NameRefusal::Rebinding);
                 let why = (By::Gateway, DenialReason::Rebinding);
                 self.tell_of_name(now, flow, why, &asked.name);
                 return dns::error(named, rcode::NAME_ERROR, Some(Extended::REBOUND), out);

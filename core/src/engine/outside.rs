@@ -56,9 +56,11 @@ impl<R: RingHandle> Engine<'_, R> {
                 self.abort(slot);
             }
             (Event::DatagramFailed { refusal, .. }, FlowKind::Udp) => {
+                self.out.counters.count_refusal(refusal);
                 self.fail_datagram(now, slot, &key, (DatagramKind::Udp, refusal));
             }
             (Event::DatagramFailed { refusal, .. }, FlowKind::Echo) => {
+                self.out.counters.count_refusal(refusal);
                 self.fail_datagram(now, slot, &key, (DatagramKind::Echo, refusal));
             }
             (
@@ -78,6 +80,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let is_answered = matches!(self.tcp.held(slot), Held::Dialling | Held::Greeted);
         if syn.is_some() || is_answered {
             self.out.counters.tcp_refused += 1;
+            self.out.counters.count_refusal(refusal);
         }
         // What is accepted already, as a name was to be heard, can only be reset.
         let Some(syn) = syn else {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use sluicegate_host::adapter::tap::Tap;
-use sluicegate_host::config::{PolicyConfig, PortList};
+use sluicegate_host::config::{PolicyConfig, PortConfig, PortList};
 use sluicegate_host::netns::Interface;
 use sluicegate_host::{Error, NetworkConfig, Permission, SmoltcpNetwork, Snapshot};
 
@@ -161,7 +161,9 @@ impl LinkArgs {
                  networks; --egress allow lets all traffic out, --egress deny none",
             );
         }
-        config.ports.extend(self.publish.iter().flat_map(|list| &list.0));
+        if self.profile == ProfileName::SingleTenant {
+            config.ports.extend(self.published());
+        }
         let control = self.control.as_deref().map(|path| -> Result<_, Failure> {
             let document = Document::first(&text, &config)?;
             Ok((ControlSocket::bind(path)?, document))
@@ -203,11 +205,20 @@ impl LinkArgs {
     /// What the arguments make of `config`, whether it is that of the start or a later one.
     pub(super) fn overlay(&self, config: NetworkConfig) -> NetworkConfig {
         let mut config = self.profile.apply(config);
+        if self.profile == ProfileName::MultiTenant {
+            // A tenant publishes nothing: these stay, whatever it writes.
+            config.ports.extend(self.published());
+        }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         let asked = self.autoconf.map(|asked| asked == Autoconf::On);
         let enabled = &mut config.interface.autoconf.enabled;
         *enabled = asked.or(*enabled);
         config
+    }
+
+    /// The ports that the arguments publish.
+    fn published(&self) -> impl Iterator<Item = &PortConfig> {
+        self.publish.iter().flat_map(|list| &list.0)
     }
 
     /// Gives up what is not needed any more, unless the arguments say no; what is `removable`, and

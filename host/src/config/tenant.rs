@@ -14,7 +14,31 @@ use super::{
 /// TCP flows, and UDP flows either way, of a tenant who asks for no number.
 const TENANT_FLOWS_DEFAULT: u32 = 1024;
 
+/// Fields that a tenant has no say on, by where they are in a file; `ports` are the platform's.
+const DROPPED: [&str; 10] = [
+    "/interface",
+    "/dns",
+    "/strict",
+    "/trust_host_cas",
+    "/secrets",
+    "/outbound_proxy",
+    "/nat64_prefixes",
+    "/tls/upstream_ca_cert",
+    "/tls/scoped_upstream_ca_cert",
+    "/tls/intercept_ca",
+];
+
 impl NetworkConfig {
+    /// Where in a file the fields are that this configuration has not from there, whatever the file
+    /// says, as JSON pointers: of a tenant those that [`for_tenant`](Self::for_tenant) drops.
+    #[must_use]
+    pub fn dropped(&self) -> &'static [&'static str] {
+        match self.profile {
+            Profile::SingleTenant => &[],
+            Profile::MultiTenant => &DROPPED,
+        }
+    }
+
     /// The same as a tenant may have it. Whoever runs the platform calls this with what the tenant
     /// wrote, and may change the result, whose fields are the platform's own then.
     ///

@@ -1,5 +1,6 @@
 //! What an operator is told of intercepted connections, within a budget.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluicegate_core::Instant;
@@ -64,8 +65,19 @@ impl Reporter {
         self.published.times.tls.note(since(began, self.now()));
     }
 
-    /// Tells what there was on `call`.
+    fn count(&self, incident: &Incident) {
+        let counted = &self.published.incidents;
+        let counter = match incident {
+            Incident::Secret { .. } => &counted.secret,
+            Incident::Authority { .. } => &counted.authority,
+            Incident::Server { .. } => &counted.server,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts and tells what there was on `call`.
     pub(super) fn tell(&self, call: &Call, incident: Incident) {
+        self.count(&incident);
         let second = self.clock.now().as_millis() / 1000;
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(left_out) = budget.take(second) else { return };
@@ -85,9 +97,12 @@ impl Reporter {
 
     /// Tells of a placeholder that was to go where it may not, as its secret wants that told.
     pub(super) fn violation(&self, call: &Call, violation: &Violation) {
-        if violation.action != ViolationAction::Block {
-            let Violation { env_var, place, .. } = violation;
-            self.tell(call, Incident::Secret { env_var: env_var.clone(), place });
+        let Violation { env_var, place, .. } = violation;
+        let incident = Incident::Secret { env_var: env_var.clone(), place };
+        if violation.action == ViolationAction::Block {
+            self.count(&incident);
+        } else {
+            self.tell(call, incident);
         }
         if violation.action == ViolationAction::BlockAndTerminate {
             self.termination.fire();

@@ -53,6 +53,32 @@ fn nobody_is_there_before_the_start_and_after_the_end() {
 }
 
 #[test]
+fn a_start_that_fails_for_now_may_be_tried_again() {
+    let held = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = held.local_addr().unwrap().port();
+    let network_of = |servers: &str, port: u16| {
+        let ports = format!(r#"[{{"host_port": {port}, "guest_port": 1}}]"#);
+        let json = format!(r#"{{"dns": {{"nameservers": [{servers}]}}, "ports": {ports}}}"#);
+        network(NetworkConfig::from_json(&json).unwrap()).0
+    };
+    let runtime = runtime();
+    // No resolver knows it (RFC 6761 6.4).
+    let mut nameless = network_of(r#""tls://dns.invalid""#, 0);
+    for _ in 0..2 {
+        let failed = nameless.try_start(runtime.handle().clone());
+        assert!(matches!(failed, Err(Error::Config(_))), "{failed:?}");
+        assert_eq!(nameless.published_ports(), []);
+    }
+    let mut network = network_of("", port);
+    let failed = network.try_start(runtime.handle().clone());
+    assert!(matches!(failed, Err(Error::Publish { .. })), "{failed:?}");
+    drop(held);
+    network.try_start(runtime.handle().clone()).unwrap();
+    assert_eq!(network.published_ports()[0].host.port(), port);
+    network.shutdown().unwrap();
+}
+
+#[test]
 fn a_change_is_counted_and_who_has_not_seen_the_last_is_told() {
     let (mut network, control, runtime) = network(config(Permission::Allow));
     network.try_start(runtime.handle().clone()).unwrap();

@@ -27,8 +27,7 @@ use crate::guest::{ConfigFile, free_slot, open_config, sluicegate};
 use crate::needs;
 use crate::process::{self, Finished};
 pub(crate) use programs::{PYTHON, has_module};
-use site::EVIL;
-pub(crate) use site::{Flaw, GOOD, Site, files};
+pub(crate) use site::{EVIL, Flaw, GOOD, Site, files};
 
 /// The secret's value, which nobody but the good server may see.
 const VALUE: &str = "sk-live-0123456789abcdef";

@@ -13,20 +13,41 @@ pub(in crate::cli) struct Document {
 }
 
 impl Document {
-    /// What the network begins with: `text` as it was written, with the policy and the ports that
-    /// `config` has, in which the command line had its say.
+    /// What the network begins with: `text` as `config` has it.
     pub(in crate::cli) fn first(text: &str, config: &NetworkConfig) -> Result<Self, Failure> {
-        let mut text: Value = serde_json::from_str(text)?;
-        let members = members(&mut text);
-        members.insert("policy".to_owned(), serde_json::to_value(&config.policy)?);
-        members.insert("ports".to_owned(), serde_json::to_value(&config.ports)?);
-        Ok(Self { text: without_values(text), version: 1 })
+        Ok(Self::new(applied(serde_json::from_str(text)?, config)?, 1))
     }
 
-    /// `text`, which holds since change `version`.
+    /// `text`, which is [`applied`] and holds since change `version`.
     pub(super) fn new(text: Value, version: u64) -> Self {
-        Self { text: without_values(text), version }
+        Self { text, version }
     }
+}
+
+/// `text` as it was written, without the values of secrets, and with what holds of it as `config`
+/// has it, in which the command line and the profile had their say.
+pub(super) fn applied(mut text: Value, config: &NetworkConfig) -> serde_json::Result<Value> {
+    for pointer in config.dropped() {
+        let (parent, name) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+        if let Some(parent) = text.pointer_mut(parent).and_then(Value::as_object_mut) {
+            parent.remove(name);
+        }
+    }
+    let members = members(&mut text);
+    members.insert("policy".to_owned(), serde_json::to_value(&config.policy)?);
+    members.insert("ports".to_owned(), serde_json::to_value(&config.ports)?);
+    for (name, number) in [
+        ("max_connections", config.max_connections),
+        ("max_udp_connections", config.max_udp_connections),
+        ("max_icmp_connections", config.max_icmp_connections),
+        ("max_inbound_udp_connections", config.max_inbound_udp_connections),
+    ] {
+        match number {
+            Some(number) => members.insert(name.to_owned(), number.into()),
+            None => members.remove(name),
+        };
+    }
+    Ok(without_values(text))
 }
 
 fn members(text: &mut Value) -> &mut Map<String, Value> {
@@ -62,5 +83,24 @@ mod tests {
         assert_eq!((again.policy, again.strict), (config.policy, false));
         assert_eq!(again.secrets.secrets[1], config.secrets.secrets[1]);
         assert_eq!(again.secrets.secrets[0].allowed_hosts, config.secrets.secrets[0].allowed_hosts);
+    }
+    #[test]
+    fn a_tenant_is_shown_what_holds_of_what_it_wrote() {
+        let text = r#"{"interface": {"mtu": 9000}, "strict": false, "max_connections": 0,
+            "dns": {"nameservers": ["10.0.0.53"]}, "trust_host_cas": true,
+            "nat64_prefixes": ["fd00:64::/96"], "secrets": {"secrets": []},
+            "ports": [{"host_port": 1, "guest_port": 2}], "http": {"deny_response": true},
+            "outbound_proxy": {"protocol": "socks5", "address": "10.0.0.1:1080"},
+            "tls": {"enabled": true, "upstream_ca_cert": ["/a"], "scoped_upstream_ca_cert": [],
+                "intercept_ca": {}}}"#;
+        let config = NetworkConfig::from_json(text).unwrap().for_tenant();
+        let shown = Document::first(text, &config).unwrap().text;
+        let policy = serde_json::to_value(&config.policy).unwrap();
+        let expected = json!({ "http": {"deny_response": true}, "max_connections": 1024,
+            "max_udp_connections": 1024, "max_inbound_udp_connections": 1024, "policy": policy,
+            "ports": [], "tls": {"enabled": true} });
+        assert_eq!(shown, expected);
+        let again = NetworkConfig::from_json(&shown.to_string()).unwrap().for_tenant();
+        assert_eq!(again, config, "nothing else holds");
     }
 }

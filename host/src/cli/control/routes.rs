@@ -26,7 +26,7 @@ use sluicegate_host::{Capture, ControlHandle, Error, Events, FlowRow, LoadError,
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::document::Document;
+use super::document::{Document, applied};
 use crate::cli::failure::in_full;
 use crate::cli::log;
 
@@ -196,6 +196,7 @@ async fn replace(desk: &Desk, request: Request<Incoming>) -> Result<Response<Bod
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, error.to_string()))?;
     let config = (desk.overlay)(NetworkConfig::from_json(text)?);
     let written = serde_json::from_str(text)
+        .and_then(|written| applied(written, &config))
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, error.to_string()))?;
     let (control, document) = (desk.control.clone(), Arc::clone(&desk.document));
     // In one piece, whether or not whoever asked still waits: what is shown is what holds.
