@@ -13,6 +13,7 @@ mod denials;
 mod drops;
 mod fragments;
 mod greeting;
+mod guesses;
 mod header_problems;
 mod hop_limit;
 mod http_denied;

@@ -155,3 +155,51 @@ fn a_datagram_for_which_there_is_no_socket_is_unreachable_and_the_next_goes() {
         assert_eq!(failed, 1, "{errno}");
     }
 }
+
+#[test]
+fn a_guest_whose_engine_has_died_has_no_other_way_out() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    let guest = Guest::online();
+    let mut ways = vec![];
+    for family in Family::BOTH {
+        let outside = servers::datagrams(family);
+        let port = outside.local_addr().unwrap().port();
+        let socket = guest.datagrams((guest.gateway(family), port));
+        let listener = servers::listener(family);
+        let stream = guest.connect(family, listener.local_addr().unwrap().port());
+        socket.send(b"before").unwrap();
+        outside.recv_from(&mut [0; 16]).unwrap();
+        ways.push((family, outside, socket, listener, stream));
+    }
+    let (engine, namespace) = guest.into_parts();
+    engine.signal(Signal::KILL);
+    engine.finish();
+    // Its card goes with the process, as that has the only descriptor of it.
+    let links = process::succeed(namespace.command("ip").args(["-o", "link"]));
+    assert!(links.contains(": lo:") && links.lines().count() == 1, "{links}");
+    for (family, outside, socket, listener, mut stream) in ways {
+        let unreachable = |error: std::io::Error| {
+            let kind = error.kind();
+            assert!(
+                matches!(kind, ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable),
+                "{family:?}: {error}"
+            );
+        };
+        let to = listener.local_addr().unwrap().port();
+        let gateway = socket.peer_addr().unwrap().ip();
+        let again = namespace.inside(|| TcpStream::connect((gateway, to)));
+        unreachable(again.unwrap_err());
+        socket.send(b"after").map_or_else(unreachable, |_| panic!("{family:?} goes on"));
+        // What a kernel keeps for a connection that is open goes nowhere.
+        let _ = stream.write_all(b"after");
+        outside.set_nonblocking(true).unwrap();
+        let heard = outside.recv_from(&mut [0; 16]);
+        assert_eq!(heard.unwrap_err().kind(), ErrorKind::WouldBlock, "{family:?}");
+        // The connection that there was ended with the engine, and has brought nothing since.
+        let mut heard = vec![];
+        let ended = servers::accept(&listener).read_to_end(&mut heard);
+        assert!(heard.is_empty(), "{family:?}: {ended:?} after {heard:?}");
+    }
+}

@@ -6,7 +6,10 @@
 //! not listen is [`Action::Reset`](crate::Action::Reset); one that the guest does not answer is
 //! that after [`limits::TCP_HALF_OPEN_MS_MAX`].
 
+use core::hash::Hasher;
 use core::net::{IpAddr, SocketAddr};
+
+use siphasher::sip::SipHasher13;
 
 use super::Engine;
 use crate::contract::{
@@ -36,6 +39,18 @@ pub struct Inbound {
     pub guest_port: u16,
     /// Whether the guest is reached over IPv6; the peer's own family does not matter.
     pub is_ipv6: bool,
+}
+
+/// The gateway's port of the first flow from outside: nobody knows it without the seed. The others
+/// follow it one by one, so that ends that the guest still has in TIME-WAIT come again as late as
+/// they can (RFC 6056 3.3.3, for the one peer that there is).
+pub(super) fn first_port(seed: &[u8; 16]) -> u16 {
+    let mut hasher = SipHasher13::new_with_key(seed);
+    hasher.write(b"the first of the gateway's ports");
+    let (start, count) = (*GATEWAY_PORTS.start(), GATEWAY_PORTS.len() as u64);
+    #[allow(clippy::cast_possible_truncation, reason = "less than a port's number")]
+    let offset = (hasher.finish() % count) as u16;
+    start + offset
 }
 
 impl<R: RingHandle> Engine<'_, R> {

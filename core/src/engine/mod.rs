@@ -28,7 +28,7 @@ use crate::contract::{
     Action, Beginning, Config, ConfigError, Counters, DatagramKind, Denial, FlowId, Instant,
     Outside, Refusal,
 };
-use crate::limits::{self, FRAME_BYTES_MAX};
+use crate::limits::FRAME_BYTES_MAX;
 use crate::stack::autoconf::Autoconf;
 use crate::stack::capture::Capture;
 use crate::stack::datagram::DatagramSlot;
@@ -188,7 +188,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             denials: Denials::default(),
             heard: SaidName::new(),
             inbound_tcp: 0,
-            next_gateway_port: *limits::GATEWAY_PORTS.start(),
+            next_gateway_port: inbound::first_port(&config.seed),
             own_is_known: true,
             run: None,
             run_bytes,

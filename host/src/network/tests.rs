@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 mod authority;
 mod orders;
 mod pool;
+mod tenants;
 
 fn config(egress: Permission) -> NetworkConfig {
     let policy = PolicyConfig::without_rules(egress, Permission::Deny);
@@ -337,7 +338,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A network, and the machine that is its guest.
 fn with_machine() -> (SmoltcpNetwork, UnixStream) {
-    let mut network = SmoltcpNetwork::try_new(config(Permission::Allow), 0).unwrap();
+    machine_of(config(Permission::Allow), 0)
+}
+
+/// The same of `config`, of the guest in `slot`.
+fn machine_of(config: NetworkConfig, slot: u64) -> (SmoltcpNetwork, UnixStream) {
+    let mut network = SmoltcpNetwork::try_new(config, slot).unwrap();
     let (machine, link) = UnixStream::pair().unwrap();
     machine.set_read_timeout(Some(PATIENCE)).unwrap();
     let link = crate::adapter::stream::StreamLink::connected(link).unwrap();

@@ -111,3 +111,58 @@ pub(super) async fn framed(
     stream.read_exact(&mut answer).await?;
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const QUERIES: usize = 10_000;
+
+    /// A name server that answers everything, and tells the number and the port of each query.
+    async fn server(socket: UdpSocket) -> Vec<(u16, u16)> {
+        let mut seen = vec![];
+        while seen.len() < QUERIES {
+            let mut message = [0; 512];
+            let (len, from) = socket.recv_from(&mut message).await.unwrap();
+            seen.push((u16::from_be_bytes([message[0], message[1]]), from.port()));
+            message[2] |= 0x80;
+            socket.send_to(&message[..len], from).await.unwrap();
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn the_numbers_of_queries_and_the_ports_that_they_leave_from_tell_nothing_of_the_next() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        let server = tokio::spawn(server(socket));
+        let ports = Ports::default();
+        // The guest's own number is always the same.
+        let query = sim::dns::query("good.test", 1);
+        for _ in 0..QUERIES {
+            ask(at, None, &ports, &query).await.unwrap();
+        }
+        let seen = server.await.unwrap();
+        let distinct = |numbers: &[u16]| numbers.iter().collect::<BTreeSet<_>>().len();
+        // Of so many out of 65,536 chance leaves 9274 distinct, give or take 25; a counter all.
+        let numbers: Vec<u16> = seen.iter().map(|(number, _)| *number).collect();
+        let steps: Vec<u16> = numbers.windows(2).map(|two| two[1].wrapping_sub(two[0])).collect();
+        for drawn in [distinct(&numbers), distinct(&steps)] {
+            assert!((9100..9450).contains(&drawn), "{drawn} are distinct");
+        }
+        for bit in 0..16 {
+            let set = numbers.iter().filter(|number| *number >> bit & 1 == 1).count();
+            assert!(set.abs_diff(QUERIES / 2) < 250, "bit {bit} is set {set} times");
+        }
+        // No port serves more than a few queries, and the next does not follow from the last.
+        let leaves: Vec<u16> = seen.iter().map(|(_, port)| *port).collect();
+        let mut uses = BTreeMap::new();
+        leaves.chunks(16).for_each(|few| *uses.entry(few[0]).or_insert(0) += 1);
+        assert!(leaves.chunks(16).all(|few| distinct(few) <= 2));
+        assert!(uses.len() > QUERIES / 16 * 8 / 10, "{} ports", uses.len());
+        let firsts: Vec<u16> = leaves.chunks(16).map(|few| few[0]).collect();
+        let followers = firsts.windows(2).filter(|two| two[1].wrapping_sub(two[0]) <= 2).count();
+        assert!(followers < firsts.len() / 10, "{followers} ports are the last one's next");
+    }
+}
