@@ -229,10 +229,11 @@ print("an alert first", answer(b"\x15\x03\x01\x00\x02\x02\x28"))
     let said = ring.attack(script);
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines[0].starts_with("handshake TLSv1"), "{said}");
-    for line in &lines[1..4] {
-        assert!(line.ends_with("alert") || line.ends_with("reset") || line.ends_with("closed"));
-    }
     assert_eq!(lines.len(), 5, "{said}");
+    for line in &lines[1..] {
+        let is_ended = ["alert", "reset", "closed"].iter().any(|end| line.ends_with(end));
+        assert!(is_ended, "{line}: {said}");
+    }
     ring.is_fine();
 }
 

@@ -4,11 +4,12 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use super::{Flaw, GOOD, Site, command, config, events, has, run, told};
+use super::{Flaw, GOOD, Site, VALUE, command, config, events, has, run, told};
 use crate::guest::{ConfigFile, Guest, Setup};
 use crate::needs;
 use crate::process::{Finished, Process};
 use crate::servers::Family;
+use crate::waiting::until;
 
 /// A client of Python's own, without a library of its own for what it says.
 fn python(site: &Site, script: &str) -> Finished {
@@ -157,7 +158,8 @@ fn what_is_not_http_passes_and_the_server_may_speak_first() {
         return;
     }
     let site = Site::new(&["bytes"]);
-    let file = ConfigFile::new(&config(&site, json!({})));
+    let secret = json!({"env_var": "OTHER", "value": VALUE, "allowed_hosts": ["elsewhere.test"]});
+    let file = ConfigFile::new(&config(&site, json!({"secrets": {"secrets": [secret]}})));
     let script = format!(
         "exec openssl s_client -quiet -verify_return_error -alpn bytes -servername {GOOD} \
          -connect {GOOD}:{}",
@@ -168,9 +170,16 @@ fn what_is_not_http_passes_and_the_server_may_speak_first() {
     let mut input = process.take_input();
     std::io::Write::write_all(&mut input, b"said back\n").unwrap();
     process.wait_for("said back\n");
-    // A placeholder for whom it is not is found there, too.
-    std::io::Write::write_all(&mut input, b"EVIL\n").unwrap();
-    process.wait_for("EVIL\n");
+    // A placeholder for whom it is not is found there, too, however it is cut: what makes it one
+    // goes no further, and the connection ends.
+    std::io::Write::write_all(&mut input, b"first $MSB_O").unwrap();
+    process.wait_for("first $MSB_O");
+    std::io::Write::write_all(&mut input, b"THER and more\n").unwrap();
+    let finished = process.finish();
+    assert!(has(&site.heard(), b"first $MSB_O"), "{finished:?}");
+    assert!(!has(&site.heard(), b"THER") && !has(&site.heard(), b"and more"), "{finished:?}");
+    let events = events(&finished);
+    assert_eq!((events.len(), &events[0]["secret"]), (1, &json!("OTHER")), "{finished:?}");
 }
 
 #[test]
@@ -311,7 +320,8 @@ name, port = sys.argv[1], int(sys.argv[2])
 context = ssl.create_default_context()
 for _ in range(20):
     raw = socket.create_connection((name, port), timeout=20)
-    tls = context.wrap_socket(raw, server_hostname=name)
+    # An end without close_notify is an error.
+    tls = context.wrap_socket(raw, server_hostname=name, suppress_ragged_eofs=False)
     tls.sendall(f"GET / HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode())
     while tls.recv(65536):
         pass
@@ -325,6 +335,78 @@ for _ in range(20):
 "#,
     );
     assert_eq!(finished.output, "in order\n".repeat(20), "{finished:?}");
+}
+
+/// Asks a server whose answer is as long as its connection, or which has none, with `context`;
+/// and says how it ended.
+const ENDINGS: &str = r#"
+import socket, ssl, sys
+name, port = sys.argv[1], int(sys.argv[2])
+def connect(protocol):
+    context = ssl.create_default_context()
+    context.set_alpn_protocols([protocol])
+    raw = socket.create_connection((name, port), timeout=20)
+    tls = context.wrap_socket(raw, server_hostname=name, suppress_ragged_eofs=False)
+    assert tls.selected_alpn_protocol() == protocol
+    return tls
+def rest(tls):
+    said = b""
+    try:
+        while piece := tls.recv(65536): said += piece
+        return said, "in order"
+    except TimeoutError:
+        return said, "never"
+    except OSError:
+        return said, "broken off"
+"#;
+
+#[test]
+fn an_end_that_nobody_announced_is_none_of_a_body_that_ends_with_its_connection() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    let site = Site::new(&["http/1.0"]);
+    let client = r#"
+for path in ("/", "/drop"):
+    tls = connect("http/1.0")
+    tls.sendall(f"GET {path} HTTP/1.0\r\nHost: {name}:{port}\r\n\r\n".encode())
+    said, end = rest(tls)
+    print(said.startswith(b"HTTP/1.1 200 OK"), end)
+"#;
+    let finished = python(&site, &format!("{ENDINGS}{client}"));
+    // Over HTTP/1.1 the body has chunks: that it was cut is that the last is missing, too.
+    assert_eq!(finished.output, "True in order\nTrue broken off\n", "{finished:?}");
+}
+
+#[test]
+fn an_end_of_bytes_that_nobody_announced_is_none_to_either_side() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    let site = Site::new(&["bytes"]);
+    let client = r#"
+for last in (b"END\n", b"DROP\n"):
+    tls = connect("bytes")
+    tls.sendall(last)
+    print(*rest(tls))
+for is_announced in (True, False):
+    tls = connect("bytes")
+    tls.sendall(b"mine\n")
+    heard = b""
+    while not heard.endswith(b"mine\n"): heard += tls.recv(100)
+    if is_announced:
+        tls.unwrap()
+    else:
+        # The end of TCP only.
+        raw = socket.socket(fileno=tls.detach())
+        raw.shutdown(socket.SHUT_WR)
+        while raw.recv(100): pass
+"#;
+    let finished = python(&site, &format!("{ENDINGS}{client}"));
+    let expected = "b'hello\\nEND\\n' in order\nb'hello\\nDROP\\n' broken off\n";
+    assert_eq!(finished.output, expected, "{finished:?}");
+    until("the ends of the guest's", || site.endings().len() == 2);
+    assert_eq!(site.endings(), [true, false], "{finished:?}");
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub(crate) enum Flaw {
 pub(crate) struct Site {
     pub(crate) port: u16,
     heard: Arc<Mutex<Vec<u8>>>,
+    endings: Arc<Mutex<Vec<bool>>>,
     /// Lets the next event of `/events` go.
     more: mpsc::UnboundedSender<()>,
     authority: PathBuf,
@@ -56,6 +57,7 @@ pub(crate) struct Site {
 #[derive(Clone)]
 struct Desk {
     heard: Arc<Mutex<Vec<u8>>>,
+    endings: Arc<Mutex<Vec<bool>>>,
     more: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<()>>>,
 }
 
@@ -107,7 +109,8 @@ impl Site {
         let heard = Arc::<Mutex<Vec<u8>>>::default();
         let handshakes = Arc::<AtomicUsize>::default();
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
-        let desk = Desk { heard: Arc::clone(&heard), more: queue };
+        let endings = Arc::<Mutex<Vec<bool>>>::default();
+        let desk = Desk { heard: Arc::clone(&heard), endings: Arc::clone(&endings), more: queue };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
@@ -132,7 +135,7 @@ impl Site {
         let name = format!("sluicegate-{}-{port}-authority.pem", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, authority).unwrap();
-        Self { port, heard, more, authority: path, handshakes, _runtime: runtime }
+        Self { port, heard, endings, more, authority: path, handshakes, _runtime: runtime }
     }
 
     /// The address of `path` under `name`.
@@ -153,6 +156,11 @@ impl Site {
     /// How many handshakes it has ended, or connections it has had in the clear.
     pub(crate) fn handshakes(&self) -> usize {
         self.handshakes.load(Ordering::Relaxed)
+    }
+
+    /// Of each connection of bytes that its client ended, whether it was in order.
+    pub(crate) fn endings(&self) -> Vec<bool> {
+        self.endings.lock().unwrap().clone()
     }
 
     /// Lets the next event go.
@@ -258,16 +266,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let heard = Arc::clone(&desk.heard);
-    let mut stream = Heard { stream, heard };
-    if protocol.as_deref() == Some(b"bytes") {
-        // Speaks first, then says back what it hears.
-        let _ = stream.write_all(b"hello\n").await;
-        let mut bytes = [0; 1000];
-        while let Ok(len @ 1..) = stream.read(&mut bytes).await {
-            let _ = stream.write_all(&bytes[..len]).await;
-        }
-        let _ = stream.shutdown().await;
-        return;
+    let stream = Heard { stream, heard };
+    match protocol.as_deref() {
+        Some(b"bytes") => return say_back(stream, &desk).await,
+        Some(b"http/1.0") => return answer_until_the_end(stream).await,
+        _ => {}
     }
     let io = TokioIo::new(stream);
     let service = service_fn(move |request| {
@@ -281,6 +284,44 @@ where
     } else {
         let builder = hyper::server::conn::http1::Builder::new();
         let _ = builder.serve_connection(io, service).with_upgrades().await;
+    }
+}
+
+/// Speaks first, then says back what it hears, until the client ends or tells it to.
+async fn say_back<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, desk: &Desk) {
+    let _ = stream.write_all(b"hello\n").await;
+    let mut bytes = [0; 1000];
+    loop {
+        let said = match stream.read(&mut bytes).await {
+            Ok(len @ 1..) => &bytes[..len],
+            ended => {
+                desk.endings.lock().unwrap().push(ended.is_ok());
+                break;
+            }
+        };
+        let _ = stream.write_all(said).await;
+        let _ = stream.flush().await;
+        match said {
+            b"END\n" => break,
+            // Without a word of TLS.
+            b"DROP\n" => return,
+            _ => {}
+        }
+    }
+    let _ = stream.shutdown().await;
+}
+
+/// HTTP/1.0, whose answer is as long as its connection; one to `/drop` ends as if it were cut.
+async fn answer_until_the_end<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let Ok(byte) = stream.read_u8().await else { return };
+        head.push(byte);
+    }
+    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nbegun").await;
+    let _ = stream.flush().await;
+    if !head.starts_with(b"GET /drop ") {
+        let _ = stream.shutdown().await;
     }
 }
 
