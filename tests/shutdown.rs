@@ -179,9 +179,12 @@ fn a_network_ends_at_once_and_leaves_nothing_whatever_is_in_flight() {
         let idle = guest.tasks();
         let others = outside.engage(&guest, protocol);
         let busy = guest.tasks();
+        let metrics = guest.network(|network| network.metrics_handle());
+        assert!(metrics.flow_counts().iter().any(|(_, count)| *count > 0), "{protocol}");
         assert!(busy >= idle + 4, "{protocol}: {busy} tasks, and {idle} at first");
         let (ended, took) = timed(|| guest.network(|network| network.shutdown()));
         ended.unwrap();
+        assert!(metrics.flow_counts().iter().all(|(_, count)| *count == 0), "{protocol}");
         println!("{protocol}: {took:?}");
         fastest = fastest.min(took);
         assert!(
@@ -189,7 +192,7 @@ fn a_network_ends_at_once_and_leaves_nothing_whatever_is_in_flight() {
             "{protocol}: {} tasks of {busy} are left",
             guest.tasks()
         );
-        drop((others, guest));
+        drop((others, guest, metrics));
         let counts = || (held::threads(own), held::descriptors(own));
         let is_as_before = within(TASKS_MAX, || counts() == before);
         assert!(is_as_before, "{protocol}: threads and descriptors {:?}, {before:?}", counts());

@@ -191,6 +191,13 @@ struct Loop<'a> {
     link_is_ready: bool,
 }
 
+/// However it ends, with it go its flows.
+impl Drop for Loop<'_> {
+    fn drop(&mut self) {
+        self.published.publish(self.engine.counters(), [0; 3]);
+    }
+}
+
 impl Loop<'_> {
     async fn run(mut self, seat: &mut Seat) -> Result<(), Error> {
         if let FrontEnd::Link { link, .. } = &self.front {
@@ -209,7 +216,7 @@ impl Loop<'_> {
             self.flows.serve(&mut self.engine, now);
             let until = self.flows.perform_all(&mut self.engine, now);
             self.send()?;
-            self.published.publish(self.engine.counters(), self.engine.flow_counts());
+            self.publish();
             let timeout = self.timeout(until);
             let events = seat.wait(&mut self.poll, timeout).await?;
             if matches!(self.front, FrontEnd::Worker(_)) {
@@ -226,6 +233,15 @@ impl Loop<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Lets others see what there is, and was.
+    fn publish(&self) {
+        self.published.publish(self.engine.counters(), self.engine.flow_counts());
+        if let FrontEnd::Link { link, .. } = &self.front {
+            let dropped = link.dropped_frames();
+            self.published.adapter_drops.link_full.store(dropped, Ordering::Relaxed);
+        }
     }
 
     /// Takes frames from a link that is ours to serve.

@@ -73,6 +73,8 @@ pub(crate) struct Times {
 pub(crate) struct AdapterDrops {
     /// From the guest: the ring had no room in time.
     pub(crate) ring_full: AtomicU64,
+    /// To the guest: its link had no room.
+    pub(crate) link_full: AtomicU64,
     /// From the guest: without a whole virtio header, or with nothing behind it.
     pub(crate) short: AtomicU64,
     /// From the guest: longer than any link's frame. To the guest: longer than its buffers.
@@ -241,6 +243,7 @@ impl MetricsHandle {
             ("incident_authority", read(&p.incidents.authority)),
             ("incident_server", read(&p.incidents.server)),
             ("adapter_ring_full", read(&p.adapter_drops.ring_full)),
+            ("adapter_link_full", read(&p.adapter_drops.link_full)),
             ("adapter_short", read(&p.adapter_drops.short)),
             ("adapter_too_long", read(&p.adapter_drops.too_long)),
             ("driver_turns", read(&p.driver_turns)),

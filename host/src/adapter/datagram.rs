@@ -10,8 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketAddrUnix, recvfrom};
@@ -33,7 +31,8 @@ pub struct DatagramLink {
     peer: Option<SockAddr>,
     /// A frame that was read from the ring, and what of it the peer has yet to take.
     unsent: Option<(Record, Cut)>,
-    dropped: Arc<AtomicU64>,
+    /// Frames that nobody took, or that were longer than any.
+    dropped: u64,
     _path: SocketPath,
 }
 
@@ -56,14 +55,7 @@ impl DatagramLink {
         // What the system gives is enough.
         let _ = SockRef::from(&socket).set_send_buffer_size(QUEUE_BYTES);
         let _ = SockRef::from(&socket).set_recv_buffer_size(QUEUE_BYTES);
-        Ok(Self { socket, peer: None, unsent: None, dropped: Arc::default(), _path: path })
-    }
-
-    /// The count of frames that nobody took, or that were longer than any, kept up while the driver
-    /// owns the link.
-    #[must_use]
-    pub fn dropped_frames(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.dropped)
+        Ok(Self { socket, peer: None, unsent: None, dropped: 0, _path: path })
     }
 
     fn send_piece(&mut self, piece: &Piece<'_>) -> io::Result<Sent> {
@@ -124,7 +116,7 @@ impl GuestLink for DatagramLink {
                         self.peer = SockAddr::unix(path).ok().or_else(|| self.peer.take());
                     }
                     if len > FRAME_BYTES_MAX {
-                        self.dropped.fetch_add(1, Ordering::Relaxed);
+                        self.dropped += 1;
                     } else if len >= ETHERNET_HEADER_BYTES {
                         from_guest.commit(len, Offload::NONE);
                     }
@@ -147,7 +139,7 @@ impl GuestLink for DatagramLink {
             match self.send_rest(to_guest.bytes(&record), &mut cut)? {
                 Sent::Whole => {}
                 Sent::Dropped => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.dropped += 1;
                 }
                 Sent::NotNow => {
                     self.unsent = Some((record, cut));
@@ -158,10 +150,16 @@ impl GuestLink for DatagramLink {
         }
         Ok(false)
     }
+
+    fn dropped_frames(&self) -> u64 {
+        self.dropped
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::rings::HeapRing;
     use sluicegate_core::{FrameRing, limits};
@@ -185,7 +183,7 @@ mod tests {
         let lens: Vec<usize> =
             std::iter::from_fn(|| frames.read()).map(|record| record.len()).collect();
         assert_eq!(lens, [FRAME_BYTES_MAX]);
-        assert_eq!(link.dropped_frames().load(Ordering::Relaxed), 1);
+        assert_eq!(link.dropped_frames(), 1);
         assert_eq!(link.peer.as_ref().and_then(SockAddr::as_pathname), Some(theirs.as_path()));
         std::fs::remove_file(&theirs).unwrap();
     }

@@ -34,4 +34,9 @@ pub trait GuestLink: Send {
     /// # Errors
     /// Only what ends the link: the network ends with it.
     fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool>;
+
+    /// Frames to the guest that have been lost here so far, as the link had no room for them.
+    fn dropped_frames(&self) -> u64 {
+        0
+    }
 }

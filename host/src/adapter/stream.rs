@@ -394,6 +394,10 @@ impl GuestLink for StreamLink {
             }
         }
     }
+
+    fn dropped_frames(&self) -> u64 {
+        self.counts.dropped.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]

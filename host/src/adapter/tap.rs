@@ -17,8 +17,6 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -58,7 +56,8 @@ pub struct Tap {
     /// A frame of the ring to the guest that was read there, and what of it the kernel has yet to
     /// take.
     unsent: Option<(Record, Cut)>,
-    dropped: Arc<AtomicU64>,
+    /// Frames to the guest that the kernel would not take.
+    dropped: u64,
 }
 
 /// What crosses an interface unfinished.
@@ -110,7 +109,7 @@ impl Tap {
             frame_bytes_max: ETHERNET_HEADER_BYTES + usize::from(mtu) + 1,
             offload: TapOffload::Off,
             unsent: None,
-            dropped: Arc::default(),
+            dropped: 0,
         }
     }
 
@@ -123,13 +122,6 @@ impl Tap {
         let taken = kinds.into_iter().find(|(flags, _)| set_offload(&self.device, *flags).is_ok());
         self.offload = taken.map_or(TapOffload::Off, |(_, offload)| offload);
         self.offload
-    }
-
-    /// The count of frames to the guest that the kernel would not take, kept up while the driver
-    /// owns the link.
-    #[must_use]
-    pub fn dropped_frames(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.dropped)
     }
 
     /// Bytes that a frame from the guest may have.
@@ -245,7 +237,7 @@ impl GuestLink for Tap {
             match self.send_rest(to_guest.bytes(&record), record.offload, &mut cut)? {
                 Written::Whole => {}
                 Written::Dropped => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.dropped += 1;
                 }
                 Written::NotNow => {
                     self.unsent = Some((record, cut));
@@ -255,6 +247,10 @@ impl GuestLink for Tap {
             to_guest.release();
         }
         Ok(false)
+    }
+
+    fn dropped_frames(&self) -> u64 {
+        self.dropped
     }
 }
 

@@ -15,7 +15,6 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, ExitCode, Stdio};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -109,7 +108,6 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
         Inside::start(&interface, (&command, &[]), &withheld, nothing.as_fd(), Stdio::piped())?;
     let mut tap = inside.take_tap().ok_or("the process inside sent no interface")?;
     LinkArgs::default().prepare(&mut tap);
-    let dropped = tap.dropped_frames();
     let online = Online::start(Described { network, control: None, withheld }, tap, channel().0)?;
     let (capture, writer) = live.record()?;
     let published = online.published_port().ok_or("no port was published")?;
@@ -129,7 +127,7 @@ fn show(args: &DemoArgs) -> Result<(), Failure> {
         say(&format!("  {flow}"))?;
     }
     denials(events)?;
-    table(&counters, dropped.load(Ordering::Relaxed))?;
+    table(&counters)?;
     say(&format!("\nThe guest's first frames are in {}", capture.display()))?;
     Ok(say(&format!("\nAll of it took {:.1} s.", began.elapsed().as_secs_f64()))?)
 }
@@ -310,10 +308,9 @@ fn gigabits(bytes: u64, micros: u64) -> String {
 }
 
 /// The counters that counted something.
-fn table(counters: &[(&'static str, u64)], dropped: u64) -> io::Result<()> {
+fn table(counters: &[(&'static str, u64)]) -> io::Result<()> {
     say("\nCounters (those at 0 left out):")?;
-    let link = [("link_frames_dropped", dropped)];
-    for (name, value) in counters.iter().chain(&link).filter(|(_, value)| *value > 0) {
+    for (name, value) in counters.iter().filter(|(_, value)| *value > 0) {
         say(&format!("  {name:<32} {value:>14}"))?;
     }
     Ok(())

@@ -122,4 +122,8 @@ impl<L: GuestLink> GuestLink for Watched<L> {
     fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool> {
         self.link.send(to_guest)
     }
+
+    fn dropped_frames(&self) -> u64 {
+        self.link.dropped_frames()
+    }
 }

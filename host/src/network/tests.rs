@@ -386,3 +386,42 @@ fn one_dies_and_its_neighbour_goes_on(start: impl Fn(&mut SmoltcpNetwork, &Runti
     exchange(&machine);
     good.shutdown().unwrap();
 }
+
+/// A guest's link that has lost frames.
+struct Lossy(UnixStream);
+
+impl crate::adapter::GuestLink for Lossy {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.0)
+    }
+
+    fn receive(
+        &mut self,
+        _: &mut crate::rings::RingProducer,
+        _: sluicegate_core::FrameBudget,
+    ) -> std::io::Result<bool> {
+        Ok(false)
+    }
+
+    fn send(&mut self, _: &mut crate::rings::RingConsumer) -> std::io::Result<bool> {
+        Ok(false)
+    }
+
+    fn dropped_frames(&self) -> u64 {
+        7
+    }
+}
+
+#[test]
+fn what_a_link_has_lost_is_counted() {
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let (mut network, control, runtime) = network(config(Permission::Allow));
+    network.attach_link(Box::new(Lossy(theirs))).unwrap();
+    network.try_start(runtime.handle().clone()).unwrap();
+    // A turn is over.
+    control.flows().unwrap();
+    control.flows().unwrap();
+    let counters = network.metrics_handle().counters();
+    assert!(counters.contains(&("adapter_link_full", 7)), "{counters:?}");
+    network.shutdown().unwrap();
+}

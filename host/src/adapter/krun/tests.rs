@@ -79,7 +79,7 @@ impl Link {
     }
 
     fn drops(&self) -> [u64; 3] {
-        let AdapterDrops { ring_full, short, too_long } = &self.published.adapter_drops;
+        let AdapterDrops { ring_full, short, too_long, .. } = &self.published.adapter_drops;
         [ring_full, short, too_long].map(|counter| counter.load(Ordering::Relaxed))
     }
 
