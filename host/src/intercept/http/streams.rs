@@ -27,6 +27,7 @@ use super::interim::Interim;
 use super::page::Manner;
 use super::upstream::Server;
 use super::{Exchange, drive, forward};
+use crate::intercept::authority;
 use crate::intercept::body::{Body, Fault};
 use crate::intercept::pipe::Broken;
 
@@ -243,7 +244,10 @@ async fn carry(
         }
         Ok(())
     };
-    let send = async |request, mut interim: Interim| {
+    let send = async |request: Request<Body>, mut interim: Interim| {
+        let (mut parts, body) = request.into_parts();
+        authority::complete(&exchange.call, &mut parts);
+        let request = Request::from_parts(parts, body);
         let tell = |said| {
             if let Some(said) = interim.pass(said) {
                 // It can't be told if it is gone, which is seen elsewhere.

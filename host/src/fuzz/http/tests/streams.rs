@@ -34,7 +34,7 @@ fn to(path: &str, head_len: usize) -> Request<()> {
 
 /// A server that answers each stream with what `answer` does.
 async fn answer_each<F>(
-    mut builder: server::Builder,
+    builder: server::Builder,
     end: DuplexStream,
     answer: impl Fn(Request<RecvStream>, server::SendResponse<Bytes>) -> F,
 ) where
@@ -218,4 +218,94 @@ fn extended_connect_is_offered_if_the_server_has_it() {
             assert_eq!(sender.is_extended_connect_protocol_enabled(), has_it);
         });
     }
+}
+
+#[test]
+fn a_body_that_is_cut_without_an_error_is_not_whole() {
+    runtime().block_on(async {
+        let (guest, server) = begin_h2(&AS_THEY_ARE);
+        let heard = Arc::<std::sync::Mutex<Vec<bool>>>::default();
+        let hears = Arc::clone(&heard);
+        tokio::spawn(answer_each(server::Builder::new(), server, move |request, mut respond| {
+            let hears = Arc::clone(&hears);
+            async move {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                stream.send_data(b"a part"[..].into(), false).unwrap();
+                sleep(PAUSE).await;
+                if request.uri().path() == "/download" {
+                    stream.send_reset(Reason::NO_ERROR);
+                    return;
+                }
+                let is_whole = is_whole(request.into_body()).await;
+                hears.lock().unwrap().push(is_whole);
+            }
+        }));
+        let mut sender = greet(guest).await;
+        let download = sender.send_request(to("/download", 0), true).unwrap().0;
+        assert!(!is_whole(download.await.unwrap().into_body()).await);
+        let (upload, mut stream) = sender.send_request(to("/upload", 0), false).unwrap();
+        stream.send_data(b"a part"[..].into(), false).unwrap();
+        let upload = upload.await.unwrap();
+        stream.send_reset(Reason::NO_ERROR);
+        sleep(2 * PAUSE).await;
+        drop(upload);
+        assert_eq!(*heard.lock().unwrap(), [false], "nor is what the guest has cut");
+    });
+}
+
+/// Reads a body; whether it comes to its end.
+async fn is_whole(mut body: RecvStream) -> bool {
+    while let Some(data) = body.data().await {
+        if data.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn a_request_that_says_whom_it_is_for_in_its_field_only_says_so_in_both() {
+    runtime().block_on(async {
+        let (guest, server) = begin_h2(&AS_THEY_ARE);
+        let answer = |request: Request<RecvStream>, mut respond: server::SendResponse<Bytes>| {
+            let response = Response::builder().header("x", request.uri().to_string());
+            respond.send_response(response.body(()).unwrap(), true).unwrap();
+            std::future::ready(())
+        };
+        tokio::spawn(answer_each(server::Builder::new(), server, answer));
+        let mut sender = greet(guest).await;
+        let request = Request::builder().uri("/a?b").header("host", "evil.test").body(()).unwrap();
+        let response = sender.send_request(request, true).unwrap().0.await.unwrap();
+        assert_eq!(response.headers()["x"], "https://evil.test/a?b");
+    });
+}
+
+/// Frames of HTTP/2: settings with one stream at a time, and those of the guest acknowledged; the
+/// answer to the first stream, and the server's end behind all that it was asked; and the answer to
+/// the second.
+const ONE_STREAM: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x01\0\0\0\x04\x01\0\0\0\0";
+const FIRST_AND_END: &[u8] =
+    b"\0\0\x01\x01\x05\0\0\0\x01\x88\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0";
+const SECOND: &[u8] = b"\0\0\x01\x01\x05\0\0\0\x03\x88";
+
+#[test]
+fn a_server_that_is_going_away_may_still_answer() {
+    runtime().block_on(async {
+        let (guest, server) = begin_h2(&AS_THEY_ARE);
+        let (mut from_gateway, mut to_gateway) = split(server);
+        tokio::spawn(
+            async move { tokio::io::copy(&mut from_gateway, &mut tokio::io::sink()).await },
+        );
+        to_gateway.write_all(ONE_STREAM).await.unwrap();
+        let mut sender = greet(guest).await;
+        sleep(PAUSE).await;
+        let mut ask = || sender.send_request(to("/", 0), true).unwrap().0;
+        let (first, second) = (ask(), ask());
+        sleep(PAUSE).await;
+        to_gateway.write_all(FIRST_AND_END).await.unwrap();
+        assert_eq!(first.await.unwrap().status(), 200);
+        sleep(PAUSE).await;
+        to_gateway.write_all(SECOND).await.unwrap();
+        assert_eq!(second.await.unwrap().status(), 200);
+    });
 }
