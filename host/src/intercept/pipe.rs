@@ -1,9 +1,10 @@
 //! The bytes of one connection between the driver's thread and a task.
 //!
 //! Two bounded queues in memory, and how it ended: a task that shuts its end down has finished in
-//! order, whatever else it still has to do or to hear, and is heard to the end for a while; one that
-//! ends without that, or fails after it, makes the guest's connection end with a reset. Neither side waits for the other's thread:
-//! what there is no room for, or not yet, is tried again when the driver is woken.
+//! order, whatever else it still has to do or to hear, and is heard to the end for a while; one
+//! that ends without that, or fails after it, makes the guest's connection end with a reset.
+//! Neither side waits for the other's thread: what there is no room for, or not yet, is tried again
+//! when the driver is woken.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -352,7 +353,8 @@ mod tests {
             }
             assert_eq!(pipe.read(&mut [0; 8]), Read::Some(2));
             assert_eq!(pipe.read(&mut [0; 8]), Read::Finished);
-            tokio::time::sleep(2 * LINGERING_MAX).await;
+            let ever = timeout(2 * LINGERING_MAX, std::future::pending::<()>());
+            ever.await.unwrap_err();
             assert_eq!(pipe.write(b"and on"), Write::Broken);
         });
     }
