@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
-use hyper::Version;
 use hyper::header::HOST;
 use hyper::http::request::Parts;
-use hyper::http::uri::Authority;
+use hyper::http::uri::{Authority, Scheme};
+use hyper::{Method, Uri, Version};
+use sluicegate_core::Beginning;
 
 use super::Call;
 
@@ -60,6 +61,22 @@ pub(super) fn check(call: &Call, request: &Parts) -> Result<(), Wrong> {
         return Err(Wrong::Unclear);
     }
     host.iter().chain(target).try_for_each(|said| same(call, said))
+}
+
+/// Lets the target of a request over HTTP/2 say whom it is for, where only its field does (RFC 9113
+/// 8.3.1). It was checked.
+pub(super) fn complete(call: &Call, request: &mut Parts) {
+    if request.method == Method::CONNECT || request.uri.authority().is_some() {
+        return;
+    }
+    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()?.parse().ok());
+    let mut parts = request.uri.clone().into_parts();
+    let is_tls = call.begins == Beginning::Tls;
+    parts.scheme = Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = host;
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.uri = uri;
+    }
 }
 
 fn same(call: &Call, said: &Authority) -> Result<(), Wrong> {

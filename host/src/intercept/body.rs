@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http_body_util::Full;
 use hyper::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -175,20 +175,16 @@ impl Streaming {
                     self.stream.flow_control().release_capacity(data.len())?;
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(ended_by(error)),
+                // Behind a whole body h2 tells of none (RFC 9113 8.1).
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => self.is_data_over = true,
             }
         }
         match ready!(self.stream.poll_trailers(context)) {
             Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-            Err(error) => Poll::Ready(ended_by(error)),
+            Err(error) => Poll::Ready(Some(Err(error.into()))),
         }
     }
-}
-
-/// A stream that is reset without an error was whole before (RFC 9113 8.1).
-fn ended_by(error: h2::Error) -> Option<Result<Frame<Bytes>, Fault>> {
-    (error.reason() != Some(Reason::NO_ERROR)).then(|| Err(error.into()))
 }
 
 impl Filtered {

@@ -32,14 +32,20 @@ pub(crate) fn interceptor(vault: Arc<Vault>) -> Arc<Interceptor> {
     made.0.expect("because it is enabled")
 }
 
-/// Takes what there is for connections of HTTP/2 that are wide, and for streams but for one.
+/// Takes what there is for connections of HTTP/2 that are wide, and for streams but for `left`.
 #[cfg(test)]
-pub(crate) fn fill(interceptor: &Interceptor) -> [SemaphorePermit<'_>; 2] {
+pub(crate) fn fill(interceptor: &Interceptor, left: usize) -> [SemaphorePermit<'_>; 2] {
     let Lasting { wide, streams, .. } = &interceptor.lasting;
-    [(wide, 0), (streams, 1)].map(|(all, left)| {
+    [(wide, 0), (streams, left)].map(|(all, left)| {
         let count = u32::try_from(all.available_permits() - left).unwrap();
         all.try_acquire_many(count).unwrap()
     })
+}
+
+/// How many more streams of HTTP/2 there may be.
+#[cfg(test)]
+pub(crate) fn streams_left(interceptor: &Interceptor) -> usize {
+    interceptor.lasting.streams.available_permits()
 }
 
 /// A call for the server `name`, at an address that it leads to.

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
@@ -68,7 +69,8 @@ pub(super) async fn run(
     guest: TaskEnd,
 ) -> Result<(), Broken> {
     if call.begins != Beginning::Tls {
-        let server = dial(&interceptor, &call).await?;
+        let (server, early) = dial(&interceptor, &call).await?;
+        let server = sniff::Heard::behind(early.into(), server);
         return sniff::serve(Arc::new(Exchange::new(interceptor, call, false)), guest, server)
             .await;
     }
@@ -79,7 +81,10 @@ pub(super) async fn run(
         let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
         return http::deny(&interceptor, &call, guest).await;
     }
-    let upstream = dial(&interceptor, &call).await?;
+    let (upstream, early) = dial(&interceptor, &call).await?;
+    if !early.is_empty() {
+        return Err(Broken); // a server of TLS does not speak first
+    }
     let checked = interceptor.trust.of(&call.identity());
     let is_verified = checked.is_verified;
     let mut config = checked.config;
@@ -212,14 +217,13 @@ async fn accept_guest(
     })?)
 }
 
-/// Connects to the server, or where that fails to the other address.
-async fn dial(interceptor: &Interceptor, call: &Call) -> Result<TcpStream, Broken> {
+/// Connects to the server, or where that fails to the other address; returns what it said already,
+/// which may come with the answer of a proxy.
+async fn dial(interceptor: &Interceptor, call: &Call) -> Result<(TcpStream, Bytes), Broken> {
     if let Some((proxy, target)) =
         interceptor.lasting.proxy.as_ref().zip(call.through_proxy.as_ref())
     {
-        let (stream, early) = proxy.dial(target).await?;
-        // A server of TLS does not speak first.
-        return if early.is_empty() { Ok(stream) } else { Err(Broken) };
+        return Ok(proxy.dial(target).await?);
     }
     let (first, fallback) = call.to;
     let stream = match connect(first).await {
@@ -227,7 +231,7 @@ async fn dial(interceptor: &Interceptor, call: &Call) -> Result<TcpStream, Broke
         Err(error) => connect(fallback.ok_or(error)?).await?,
     };
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok((stream, Bytes::new()))
 }
 
 async fn connect(to: std::net::SocketAddr) -> io::Result<TcpStream> {
@@ -235,4 +239,60 @@ async fn connect(to: std::net::SocketAddr) -> io::Result<TcpStream> {
     let stream = connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))?;
     socket2::SockRef::from(&stream).set_keepalive(true)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{HttpConfig, ProxyConfig, ProxyProtocol, TlsConfig};
+    use crate::intercept::{Forge, Read, Reporter, fuzz};
+    use crate::service::proxy::Proxy;
+
+    #[tokio::test]
+    async fn what_a_server_says_with_the_answer_of_a_proxy_is_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::new(ProxyConfig {
+            protocol: ProxyProtocol::HttpConnect,
+            address: listener.local_addr().unwrap(),
+            user_id: None,
+            credentials: None,
+            no_proxy: vec![],
+            send_names: false,
+        });
+        let proxy = Arc::new(proxy.unwrap());
+        let reporter =
+            Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
+        let vault = Arc::new(crate::service::secrets::Vault::new(Default::default()).unwrap());
+        let tls = TlsConfig { enabled: true, ..TlsConfig::default() };
+        let forge = Forge::new((vault, Some(Arc::clone(&proxy))), reporter);
+        let interceptor = forge.make(&tls, &HttpConfig::default()).unwrap().0.unwrap();
+        let call = fuzz::call("good.test");
+        let through_proxy = proxy.target(call.destination, None);
+        let call = Call { through_proxy, begins: Beginning::Clear, ..call };
+        let handle = tokio::runtime::Handle::current();
+        let mut pipe = interceptor.begin(call, &handle, Waker::noop().clone()).unwrap();
+        let (mut asked, _) = listener.accept().await.unwrap();
+        let mut heard = vec![];
+        while !heard.ends_with(b"\r\n\r\n") {
+            heard.push(asked.read_u8().await.unwrap());
+        }
+        asked.write_all(b"HTTP/1.1 200 OK\r\n\r\nearly").await.unwrap();
+        // So that there is an end, whatever was heard.
+        drop(asked);
+        let mut space = [0; 64];
+        let len = loop {
+            match pipe.read(&mut space) {
+                Read::Nothing => tokio::task::yield_now().await,
+                Read::Some(len) => break len,
+                end @ (Read::Finished | Read::Broken) => panic!("{end:?}"),
+            }
+        };
+        assert_eq!(space[..len], *b"early");
+    }
 }

@@ -17,6 +17,7 @@ mod narrow;
 mod page;
 mod streams;
 mod tunnel;
+mod upstream;
 
 use std::convert::Infallible;
 use std::fmt::Display;

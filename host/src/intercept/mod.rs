@@ -51,7 +51,7 @@ pub(crate) use report::Reporter;
 /// Connections of one network that end here at a time, and of HTTP/2 as many that are wide and as
 /// many streams (`http/streams`): a network holds so many times what one of them may.
 const SESSIONS_MAX: usize = 512;
-const WIDE_MAX: usize = 64;
+const WIDE_MAX: usize = 32;
 const STREAMS_MAX: usize = 1024;
 /// Bytes of requests that a network holds back until they are whole, and were looked at.
 const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -1,22 +1,28 @@
 //! The bytes of one connection between the driver's thread and a task.
 //!
 //! Two bounded queues in memory, and how it ended: a task that shuts its end down has finished in
-//! order, whatever else it still has to do or to hear; one that ends without that, or fails after
-//! it, makes the guest's connection end with a reset. Neither side waits for the other's thread:
-//! what there is no room for, or not yet, is tried again when the driver is woken.
+//! order, whatever else it still has to do or to hear, and is heard to the end for a while; one
+//! that ends without that, or fails after it, makes the guest's connection end with a reset.
+//! Neither side waits for the other's thread: what there is no room for, or not yet, is tried again
+//! when the driver is woken.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy, duplex, sink};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 /// Bytes that may be under way each way.
 const PIPE_BYTES: usize = 64 * 1024;
+/// What a guest still says to whom has finished, and hears no more, is taken for so long: a reset
+/// would take from it what it was told and has not read yet (RFC 9112 9.6).
+const LINGERING_MAX: Duration = Duration::from_secs(2);
 
 /// A task did not come to its end in order; its connection is reset.
 pub(super) struct Broken;
@@ -31,7 +37,11 @@ pub(crate) struct End {
 pub(super) struct TaskEnd {
     stream: DuplexStream,
     is_broken: Arc<AtomicBool>,
+    left: Left,
 }
+
+/// What is left of a task's end once nobody has it any more, if it has finished.
+type Left = Arc<Mutex<Option<DuplexStream>>>;
 
 /// The driver's end of a task; when it goes, the task ends.
 pub(crate) struct Pipe {
@@ -112,9 +122,19 @@ impl Pipe {
         let (end, stream) = End::pair(waker.clone());
         // Until the task shuts its end down: it may be dropped with its runtime.
         let is_broken = Arc::new(AtomicBool::new(true));
-        let session = serve(TaskEnd { stream, is_broken: Arc::clone(&is_broken) });
+        let left = Left::default();
+        let session =
+            serve(TaskEnd { stream, is_broken: Arc::clone(&is_broken), left: Arc::clone(&left) });
         let session = Some(Box::pin(session));
-        let task = runtime.spawn(Ended { session, is_broken: Arc::clone(&is_broken), waker });
+        let ended = Ended { session, is_broken: Arc::clone(&is_broken), waker };
+        let has_failed = Arc::clone(&is_broken);
+        let task = runtime.spawn(async move {
+            ended.await;
+            let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(mut left) = left.filter(|_| !has_failed.load(Ordering::Acquire)) {
+                let _ = timeout(LINGERING_MAX, copy(&mut left, &mut sink())).await;
+            }
+        });
         Self { end, is_broken, task: task.abort_handle(), is_done: false }
     }
 
@@ -178,6 +198,16 @@ impl<F: Future<Output = Result<(), Broken>>> Future for Ended<F> {
                 }
                 Poll::Ready(())
             }
+        }
+    }
+}
+
+impl Drop for TaskEnd {
+    fn drop(&mut self) {
+        if !self.is_broken.load(Ordering::Acquire) {
+            let (nobody, _) = duplex(1);
+            let stream = std::mem::replace(&mut self.stream, nobody);
+            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
         }
     }
 }
@@ -257,7 +287,8 @@ mod tests {
     /// A pipe whose task says "bye", shuts its end down, and ends as the test says, once it does;
     /// when the driver is called; and what the task heard.
     fn farewell() -> (Runtime, Pipe, Receiver<()>, oneshot::Sender<bool>, Receiver<Vec<u8>>) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
         let runtime = runtime.unwrap();
         let ((bell, calls), (end, ends)) = (channel(), oneshot::channel());
         let (tell, heard) = channel();
@@ -302,6 +333,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_guest_says_to_one_that_has_finished_is_taken_for_a_while() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut pipe =
+                Pipe::new(runtime.handle(), Waker::noop().clone(), |mut guest| async move {
+                    guest.write_all(b"no").await?;
+                    guest.shutdown().await?;
+                    Ok(())
+                });
+            let mut taken = 0;
+            while taken < 16 * PIPE_BYTES {
+                match pipe.write(&[0; 1024]) {
+                    Write::Some(len) => taken += len,
+                    Write::Full => tokio::task::yield_now().await,
+                    Write::Broken => panic!("{taken} bytes were taken"),
+                }
+            }
+            assert_eq!(pipe.read(&mut [0; 8]), Read::Some(2));
+            assert_eq!(pipe.read(&mut [0; 8]), Read::Finished);
+            let ever = timeout(2 * LINGERING_MAX, std::future::pending::<()>());
+            ever.await.unwrap_err();
+            assert_eq!(pipe.write(b"and on"), Write::Broken);
+        });
+    }
+
+    #[test]
     fn one_that_fails_behind_its_end_calls_the_driver_and_is_broken() {
         let (_runtime, mut pipe, calls, end, _heard) = farewell();
         assert_eq!(read_all(&mut pipe, &calls).1, Read::Finished);
@@ -315,7 +373,8 @@ mod tests {
     #[test]
     fn one_that_ends_without_shutting_down_is_broken_however_it_ends() {
         for outcome in [Ok(()), Err(Broken)] {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
             let runtime = runtime.unwrap();
             let (bell, calls) = channel();
             let waker = Waker::from(Arc::new(Bell(bell)));

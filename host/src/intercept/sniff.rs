@@ -125,7 +125,7 @@ where
         }
     };
     let guest = Heard::from_guest(&exchange, heard, guest);
-    let server = Heard { heard: replied, at: 0, stream: server, frames: None };
+    let server = Heard::behind(replied, server);
     match kind {
         Kind::Http1 => http::h1(exchange, guest, server).await,
         Kind::Http2 => http::h2(exchange, guest, server).await,
@@ -134,7 +134,7 @@ where
 }
 
 /// A stream of which something was read already.
-struct Heard<S> {
+pub(super) struct Heard<S> {
     heard: Vec<u8>,
     at: usize,
     stream: S,
@@ -143,10 +143,15 @@ struct Heard<S> {
 }
 
 impl<S> Heard<S> {
+    /// `stream`, of which `heard` was read.
+    pub(super) fn behind(heard: Vec<u8>, stream: S) -> Self {
+        Self { heard, at: 0, stream, frames: None }
+    }
+
     /// The guest's stream, of which `heard` was read.
     fn from_guest(exchange: &Exchange, heard: Vec<u8>, stream: S) -> Self {
         let frames = exchange.is_welcomed().then(Acknowledged::new);
-        let mut it = Self { heard: vec![], at: 0, stream, frames };
+        let mut it = Self { frames, ..Self::behind(vec![], stream) };
         it.hear(heard);
         it
     }

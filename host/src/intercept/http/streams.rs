@@ -25,7 +25,9 @@ use tokio::sync::oneshot;
 
 use super::interim::Interim;
 use super::page::Manner;
+use super::upstream::Server;
 use super::{Exchange, drive, forward};
+use crate::intercept::authority;
 use crate::intercept::body::{Body, Fault};
 use crate::intercept::pipe::Broken;
 
@@ -34,11 +36,18 @@ use crate::intercept::pipe::Broken;
 const STREAMS_MAX: u32 = 100;
 /// Streams that are opened before the server has said how many may be.
 const FIRST_STREAMS_MAX: usize = 100;
-/// Bytes of a stream and of a connection that may be under way, either way (RFC 9113 5.2); and of a
-/// connection where its network has as many that are wide as it may: what each begins with (6.9.2).
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const WIDE_WINDOW: u32 = 2 * 1024 * 1024;
-const NARROW_WINDOW: u32 = 64 * 1024 - 1;
+/// Bytes of a stream that may be under way, either way (RFC 9113 5.2); and from the server of a
+/// connection that is wide, which is far away.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const WIDE_STREAM_WINDOW: u32 = 1024 * 1024;
+/// And of a connection. All of its streams may be ones that nobody reads, or several that are wide,
+/// before others wait for them; what a network holds its streams limit.
+const WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
+const _: () = assert!(WIDE_STREAM_WINDOW <= WINDOW / 8);
+/// What data that was not read yet may cost beside its bytes, in windows of a stream: h2 counts 256
+/// bytes for a frame that has fewer, so one stream that nobody reads may come in frames of 29 bytes
+/// and more. Beyond, h2 ends the connection.
+const FRAMING_WINDOWS: u32 = 8;
 /// Bytes of a stream that wait to be written, to the guest or to its server, but for the piece that
 /// exceeds them: what one connection of TCP takes in a turn, and no more.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
@@ -60,29 +69,22 @@ where
     let lasting = &exchange.interceptor.lasting;
     // For as long as the connection is.
     let wide = Arc::clone(&lasting.wide).try_acquire_owned();
-    let window = if wide.is_ok() { WIDE_WINDOW } else { NARROW_WINDOW };
+    let window = if wide.is_ok() { WIDE_STREAM_WINDOW } else { STREAM_WINDOW };
     let streams = Arc::clone(&lasting.streams);
     let (sender, connection) = client::Builder::new()
         .enable_push(false)
         .initial_max_send_streams(FIRST_STREAMS_MAX)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(window)
+        .initial_window_size(window)
+        .initial_connection_window_size(WINDOW)
+        .data_frame_budget((FRAMING_WINDOWS * window) as usize)
         .max_header_list_size(HEAD_LIST_BYTES_MAX)
         .max_local_error_reset_streams(Some(ERRORS_MAX))
         .max_send_buffer_size(WAITING_BYTES_MAX)
         .handshake(upstream)
         .await?;
-    let guest = Guest::new(guest, window, move |request, mut respond| {
-        let permit = Arc::clone(&streams).try_acquire_owned();
-        let (exchange, sender) = (Arc::clone(&exchange), sender.clone());
-        async move {
-            if permit.is_ok() {
-                return carry(exchange, sender, request, respond).await;
-            }
-            // Whoever has sent it may do so again (RFC 9113 8.7).
-            respond.send_reset(Reason::REFUSED_STREAM);
-            Onward::Open
-        }
+    let (server, connection) = Server::new(sender.clone(), connection, streams)?;
+    let guest = Guest::new(guest, Some(server), move |request, respond| {
+        carry(Arc::clone(&exchange), sender.clone(), request, respond)
     });
     drive(guest, connection, |mut guest| guest.shut_down()).await
 }
@@ -95,7 +97,7 @@ pub(super) async fn tell<G>(
 where
     G: AsyncRead + AsyncWrite + Unpin,
 {
-    let guest = Guest::new(guest, NARROW_WINDOW, move |request, respond| {
+    let guest = Guest::new(guest, None, move |request, respond| {
         let response = answer(Manner::of(&request));
         async move {
             let respond = Mutex::new(respond);
@@ -117,6 +119,8 @@ struct Guest<G, C, F> {
     carry: C,
     /// In the connection's own task: what they say together is written together.
     streams: FuturesUnordered<F>,
+    /// `None`: there is none.
+    server: Option<Server>,
 }
 
 /// Whether there is a point in streams that are still to begin.
@@ -137,18 +141,18 @@ where
     G: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Onward>,
 {
-    fn new(guest: G, window: u32, carry: C) -> Self {
+    fn new(guest: G, server: Option<Server>, carry: C) -> Self {
         let handshake = server::Builder::new()
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(window)
+            .initial_connection_window_size(WINDOW)
+            .data_frame_budget((FRAMING_WINDOWS * STREAM_WINDOW) as usize)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_LIST_BYTES_MAX)
             .max_local_error_reset_streams(Some(ERRORS_MAX))
             .max_send_buffer_size(WAITING_BYTES_MAX)
-            .enable_connect_protocol()
             .handshake(guest);
         let phase = Phase::Greeting(handshake);
-        Self { phase, is_ending: false, carry, streams: FuturesUnordered::new() }
+        Self { phase, is_ending: false, carry, streams: FuturesUnordered::new(), server }
     }
 
     /// Goes on with all streams. True: there is to be none from now on.
@@ -158,6 +162,16 @@ where
             is_gone |= ended == Onward::Gone;
         }
         is_gone && !self.is_ending
+    }
+
+    /// Looks at what the server has done. True: there is something for the guest.
+    fn settle(&mut self, context: &mut Context<'_>) -> bool {
+        match (&mut self.phase, &mut self.server) {
+            (Phase::Open(connection), Some(server)) => {
+                server.settle(context, connection, self.streams.len())
+            }
+            (Phase::Greeting(_) | Phase::Open(_), _) => false,
+        }
     }
 
     fn shut_down(&mut self) {
@@ -191,10 +205,16 @@ where
                 }
                 Phase::Open(connection) => match connection.poll_accept(context)? {
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
-                    Poll::Ready(Some((request, respond))) => {
-                        this.streams.push((this.carry)(request, respond));
+                    Poll::Ready(Some((request, mut respond))) => {
+                        if this.server.as_mut().is_none_or(Server::takes_one) {
+                            this.streams.push((this.carry)(request, respond));
+                        } else {
+                            // Whoever has sent it may do so again (RFC 9113 8.7).
+                            respond.send_reset(Reason::REFUSED_STREAM);
+                        }
                     }
                     Poll::Pending if this.go_on(context) => this.shut_down(),
+                    Poll::Pending if this.settle(context) => {}
                     Poll::Pending => return Poll::Pending,
                 },
             }
@@ -224,7 +244,10 @@ async fn carry(
         }
         Ok(())
     };
-    let send = async |request, mut interim: Interim| {
+    let send = async |request: Request<Body>, mut interim: Interim| {
+        let (mut parts, body) = request.into_parts();
+        authority::complete(&exchange.call, &mut parts);
+        let request = Request::from_parts(parts, body);
         let tell = |said| {
             if let Some(said) = interim.pass(said) {
                 // It can't be told if it is gone, which is seen elsewhere.
@@ -266,8 +289,9 @@ async fn ask(
     let is_whole = body.is_end_stream();
     let mut sender = sender.ready().await.map_err(Gone)?;
     let (mut response, stream) = sender.send_request(Request::from_parts(parts, ()), is_whole)?;
-    // As many streams may be open as the server says.
-    poll_fn(|context| sender.poll_ready(context)).await.map_err(Gone)?;
+    // As many streams may be open as the server says. Whether it answers this one though it takes
+    // no more is told by the stream (RFC 9113 6.8).
+    let _ = poll_fn(|context| sender.poll_ready(context)).await;
     if !is_whole {
         // Whoever waits for it waits for this, too.
         let _ = begin.send((body, stream));

@@ -3,7 +3,10 @@
 //! Time is virtual: it passes when nobody has anything left to do.
 
 use std::pin::pin;
+use std::sync::atomic::AtomicUsize;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::sleep;
 
@@ -228,4 +231,34 @@ async fn others_go_on_while_a_long_body_is_looked_at() {
     }
     assert_eq!(len, text.len());
     assert!(most <= 6, "{most} turns, one behind the other");
+}
+
+#[tokio::test]
+async fn a_long_body_that_is_looked_at_lets_every_other_go_on() {
+    const LEN: usize = 64 * 1024;
+    let exchange =
+        Exchange::new(fuzz::interceptor(vault(None, VALUE)), fuzz::call("good.test"), true);
+    let scope = exchange.scope();
+    let turns = AtomicUsize::new(0);
+    let mut all = FuturesUnordered::new();
+    for _ in 0..64 {
+        all.push(async {
+            let permit = exchange.try_hold(LEN).unwrap();
+            let whole = Whole { bytes: vec![b'x'; LEN].into(), trailers: None, permit };
+            let mut headers = HeaderMap::new();
+            let filter = scope.body(&headers).unwrap_or_else(|_| panic!("it is looked at"));
+            let mut passing = pin!(whole.pass(&exchange, &scope, &mut headers, filter));
+            let passed = poll_fn(|context| {
+                turns.fetch_add(1, Ordering::Relaxed);
+                passing.as_mut().poll(context)
+            });
+            passed.await.is_ok()
+        });
+    }
+    poll_fn(|context| Poll::Ready(all.poll_next_unpin(context).is_ready())).await;
+    assert!((1..4).contains(&turns.load(Ordering::Relaxed)), "{turns:?} turns in one");
+    while let Some(is_passed) = all.next().await {
+        assert!(is_passed);
+    }
+    assert!(turns.load(Ordering::Relaxed) >= 2 * 64, "each has several");
 }
