@@ -296,7 +296,7 @@ async fn redact(
         return unreadable();
     }
     let (mut parts, body) = response.into_parts();
-    let Ok(filter) = scope.response(&parts.headers) else { return unreadable() };
+    let Ok(filter) = scope.response(&parts.headers, manner.is_grpc) else { return unreadable() };
     if is_head || body.is_end_stream() {
         return Ok(Response::from_parts(parts, body));
     }

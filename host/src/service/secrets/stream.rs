@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::codec::Codec;
 use super::pattern::{Found, Patterns};
-use super::{Scope, Stand, Violation};
+use super::{Scope, Violation};
 
 /// Bytes of a byte that is escaped twice: each of the three of `%24` as `\u` and four digits.
 const ESCAPED_BYTES_MAX: usize = 18;
@@ -55,7 +55,7 @@ impl StreamScan {
     /// # Errors
     /// A placeholder ends in them that must not pass; they must not, either.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
-        if !self.scope.has(Stand::Forbidden) {
+        if !self.scope.forbids() {
             return Ok(());
         }
         let reach = self.scope.snapshot.placeholders.len_max() * ESCAPED_BYTES_MAX;
@@ -143,7 +143,7 @@ impl Scope {
     }
 
     fn may_pass(&self, index: usize) -> bool {
-        self.stand(index) != Stand::Forbidden
+        !self.stand(index).is_forbidden()
     }
 
     /// Whether a placeholder that must not pass is the beginning of one that may: what might be

@@ -109,6 +109,11 @@ impl Values {
         self.forms.is_empty()
     }
 
+    /// Bytes that one takes at most, however it is written, roughly.
+    pub(super) fn reach(&self) -> usize {
+        self.reach
+    }
+
     /// How many of `bytes`, of a stream that goes on, no value lies across the end of.
     pub(super) fn settled(&self, bytes: &[u8]) -> usize {
         let far = bytes.len().saturating_sub(self.reach - 1);
