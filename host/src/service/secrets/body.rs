@@ -10,6 +10,7 @@ use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 
 use super::codec::Codec;
+use super::digest;
 use super::head::InPlace;
 use super::mask::Masker;
 use super::messages::{self, Compressed, Messages, Part};
@@ -62,6 +63,15 @@ struct Stage {
 impl Stage {
     fn changes(&self) -> bool {
         !matches!(self.change, Change::Nothing)
+    }
+
+    fn has_changed(&self) -> bool {
+        match &self.change {
+            Change::Nothing => false,
+            Change::ToValues(rewriter) => rewriter.has_changed(),
+            Change::ToPlaceholders(redactor, _) => redactor.has_changed(),
+            Change::Masked(masker, _) => masker.has_changed(),
+        }
     }
 
     fn push(&mut self, mut bytes: Bytes) -> Result<Bytes, Violation> {
@@ -285,6 +295,17 @@ impl BodyFilter {
         self.stage().is_some_and(Stage::changes)
     }
 
+    /// Whether anything was replaced so far. Where nothing is by the end, what passed may differ from
+    /// what came in how it is encoded only.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.stage().is_some_and(Stage::has_changed)
+    }
+
+    /// Whether what passes is encoded anew.
+    pub(crate) fn encodes(&self) -> bool {
+        matches!(&self.0, Kind::Encoded(encoded) if encoded.stage().changes())
+    }
+
     /// Takes as many bytes off `bytes`, which came next, as are looked at in one turn. Returns what
     /// may pass now of the body.
     ///
@@ -320,7 +341,12 @@ impl BodyFilter {
         trailers: &mut HeaderMap,
     ) -> Result<(), Violation> {
         match self.stage().map(|stage| &stage.change) {
-            Some(Change::ToPlaceholders(..) | Change::Masked(..)) => scope.redact(trailers),
+            Some(Change::ToPlaceholders(..) | Change::Masked(..)) => {
+                if self.encodes() {
+                    digest::forget(trailers);
+                }
+                scope.redact(trailers)
+            }
             Some(Change::Nothing | Change::ToValues(_)) | None => scope.trailers(trailers),
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct Masker {
     held: Zeroizing<Vec<u8>>,
     inside: Track,
     outside: Track,
+    /// A value was there.
+    has_found: bool,
 }
 
 /// What has left: as much of it as a value may begin in that goes on.
@@ -55,7 +57,12 @@ impl Masker {
     pub(super) fn new(kind: Kind) -> Self {
         let messages = Messages::new(kind);
         let (inside, outside) = (Track::default(), Track::default());
-        Self { messages, held: Zeroizing::default(), inside, outside }
+        Self { messages, held: Zeroizing::default(), inside, outside, has_found: false }
+    }
+
+    /// Whether anything of the body was replaced so far.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_found
     }
 
     /// What can go on with `bytes`; `None`: what is left.
@@ -91,8 +98,10 @@ impl Masker {
         let mut out = all.get(..all.len() - waiting).unwrap_or(&[]).to_vec();
         let places = texts.iter().cloned().flatten();
         cover(&mut out, (&found, self.inside.left.len()), places, snapshot);
+        self.has_found |= !found.is_empty();
         let mut found = values.find_all(&beside, self.outside.is_escaped);
         found.retain(|found| found.start < beside.len() - waiting);
+        self.has_found |= !found.is_empty();
         let before = self.outside.left.len();
         if found.iter().any(|found| has_header(found, before, &texts, out.len())) {
             return Err(Violation::unreadable());

@@ -15,6 +15,7 @@
 
 mod body;
 mod codec;
+pub(crate) mod digest;
 mod head;
 mod mask;
 mod messages;

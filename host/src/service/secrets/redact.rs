@@ -20,11 +20,18 @@ pub(super) struct Redactor {
     held: Zeroizing<Vec<u8>>,
     /// Its first byte stands behind an odd number of backslashes.
     is_escaped: bool,
+    /// A value was there.
+    has_found: bool,
 }
 
 impl Redactor {
     pub(super) fn new() -> Self {
-        Self { held: Zeroizing::default(), is_escaped: false }
+        Self { held: Zeroizing::default(), is_escaped: false, has_found: false }
+    }
+
+    /// Whether anything of the body was replaced so far.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_found
     }
 
     /// What can go on with `bytes`; `None`: what is left.
@@ -51,6 +58,7 @@ impl Redactor {
         self.is_escaped = !is_last && is_escaped_behind(settled, self.is_escaped);
         self.held = Zeroizing::new(held.to_vec());
         if !found.is_empty() {
+            self.has_found = true;
             return Ok(snapshot.covered(settled, &found, false)?.into());
         }
         if let Some(held) = all.get_mut(end..) {
@@ -65,13 +73,16 @@ impl Scope {
     /// Takes values out of the fields of a response, of an interim one, or of trailers.
     ///
     /// # Errors
-    /// They get longer than any.
+    /// They get longer than any, or a value is in a name, which is no place for a placeholder.
     pub(crate) fn redact(&self, headers: &mut HeaderMap) -> Result<(), Violation> {
         if !self.redacts() {
             return Ok(());
         }
         let newer = self.snapshot.newer();
         let snapshot = newer.as_ref().unwrap_or(&self.snapshot);
+        if headers.keys().any(|name| snapshot.values.is_in_name(name.as_str())) {
+            return Err(Violation::unreadable());
+        }
         let too_long = || Violation::too_long("response");
         let mut growth_left = GROWTH_BYTES_MAX;
         for (name, value) in headers.iter_mut() {

@@ -9,6 +9,7 @@ use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue};
 
 mod back;
+mod changes;
 mod echo;
 mod hidden;
 mod messages;

@@ -177,3 +177,18 @@ fn what_can_not_be_read_or_must_not_pass_does_not() {
         assert!(through(evil.body(&grpc()).unwrap(), &body, &mut Dice(10)).is_err());
     }
 }
+
+#[test]
+fn a_turn_is_short_however_many_messages_are_in_it() {
+    use crate::service::secrets::stream::LOOKED_BYTES;
+    let evil = vault(config()).current().scope(&peer("evil.test"));
+    let mut filter = evil.body(&grpc()).unwrap();
+    let mut body = Bytes::from(message(b"x").repeat(10_000));
+    while !body.is_empty() {
+        LOOKED_BYTES.set(0);
+        let (before, _) = (body.len(), filter.push(&mut body).unwrap());
+        let (taken, looked) = (before - body.len(), LOOKED_BYTES.get());
+        // Each twice: where it begins, and across the cut before it.
+        assert!(looked <= 2 * taken + 1024, "{looked} of {taken}");
+    }
+}
