@@ -140,7 +140,8 @@ fn taken(
 }
 
 const PLAIN: &str = "text/plain";
-const TYPES: [&str; 3] = [PLAIN, "application/json", "application/x-www-form-urlencoded"];
+const GRPC: &str = "application/grpc";
+const TYPES: [&str; 4] = [PLAIN, "application/json", "application/x-www-form-urlencoded", GRPC];
 
 /// The fields of a body of `kind`, and whether it is encoded.
 fn fields(kind: u8) -> (HeaderMap, bool) {
@@ -203,11 +204,8 @@ fn response((cuts, kind): (u8, u8), plain: &[u8]) {
     }
     let sent = if is_encoded { gzip(plain) } else { plain.to_vec() };
     assert!(scope.redact(&mut fields).is_ok(), "a head is readable");
-    // What was stored says what it is, and whoever asks may have made a call of it.
-    if cuts & 1 != 0 && !is_encoded {
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    }
-    let may_be_messages = fields[CONTENT_TYPE] == "application/grpc" && cuts & 2 != 0;
+    // What was stored says what it is; whoever asks may have made a call of it.
+    let may_be_messages = fields[CONTENT_TYPE] == GRPC && cuts & 1 != 0 && !is_encoded;
     let filter = |kept| self::scope(0, kept).response(&fields, may_be_messages);
     if may_be_messages {
         return messages(filter, cuts, &sent);
