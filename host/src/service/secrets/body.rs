@@ -48,7 +48,7 @@ enum Change {
     /// Values become placeholders, as these secrets say.
     ToPlaceholders(Redactor, Arc<Snapshot>),
     /// The same in messages, which keep their lengths.
-    Masked(Masker, Arc<Snapshot>),
+    Masked(Box<Masker>, Arc<Snapshot>),
 }
 
 /// What becomes of a body's own bytes.
@@ -259,7 +259,7 @@ impl Scope {
     ) -> Result<BodyFilter, Violation> {
         let snapshot = Arc::clone(&self.snapshot);
         let change = match messages::kind(headers).filter(|_| may_be_messages) {
-            Some(kind) => Change::Masked(Masker::new(kind), snapshot),
+            Some(kind) => Change::Masked(Box::new(Masker::new(kind)), snapshot),
             None => Change::ToPlaceholders(Redactor::new(), snapshot),
         };
         let stage = Stage { scope: Arc::clone(self), scan: None, change, messages: None };
