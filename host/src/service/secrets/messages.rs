@@ -12,7 +12,8 @@ use hyper::{HeaderMap, Method, Request, Version};
 
 /// Bytes before a message.
 const HEADER_BYTES: usize = 5;
-/// The flag of gRPC-Web's trailers, which stand behind the messages as one of them (its "PROTOCOL-WEB").
+/// The flag of gRPC-Web's trailers, which stand behind the messages as one of them (its
+/// "PROTOCOL-WEB").
 const TRAILERS: u8 = 0x80;
 
 /// The kinds of such bodies.

@@ -15,6 +15,7 @@
 
 mod body;
 mod codec;
+mod coding;
 pub(crate) mod digest;
 mod head;
 mod mask;
@@ -261,8 +262,8 @@ pub(crate) struct Held<'v> {
 }
 
 impl Held<'_> {
-    /// What `config` will be; the snapshot there is, if nothing changes. A secret without a value and without a source keeps the value that
-    /// the secret of that variable has.
+    /// What `config` will be; the snapshot there is, if nothing changes. A secret without a value
+    /// and without a source keeps the value that the secret of that variable has.
     ///
     /// # Errors
     /// A field that is out of its range, or a value that is not to be had.
