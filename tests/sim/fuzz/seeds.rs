@@ -262,10 +262,22 @@ fn secrets() -> Vec<Vec<u8>> {
         "s\nsk-live/+ \"quoted\nanother-value-entire\nsk-live%2F%2B+%22\r\nYW5vdGhlci12YWx1",
         "sk-live%2F%2B+%22quoted%22+%C3%BC YW5vdGhlci12YWx1ZS1lbnRpcmVseQ== sk-live\\/\\u002b",
     ];
+    // A message, and what only looks like one; two that have a value together.
+    let messages = [
+        "\0\0\0\0\u{f}a $MSB_KEYS b c.\0\0\0\0\u{16}another-value-entirely",
+        "\0\0\0\0\u{3}sk-live/+ \"quoted\" \u{fc}",
+        "\0\0\0\0\u{3}another-value-entirely",
+        "\0\0\0\0\u{7}another\0\0\0\0\u{f}-value-entirely",
+    ];
     let stories = (0..16u8).flat_map(|who| texts.iter().map(move |text| (who, text)));
-    stories
-        .map(|(who, text)| [&[who * 17, who * 5 + 1, who][..], text.as_bytes()].concat())
-        .collect()
+    let stories =
+        stories.map(|(who, text)| [&[who * 17, who * 5 + 1, who][..], text.as_bytes()].concat());
+    // In a response and in a request of gRPC, cut in some ways.
+    let kinds = (0..8u8).flat_map(|cuts| [13, 14].map(|kind| (cuts, kind)));
+    let calls = kinds.flat_map(|(cuts, kind)| {
+        messages.map(|text| [&[cuts, cuts, kind][..], text.as_bytes()].concat())
+    });
+    stories.chain(calls).collect()
 }
 
 /// What a guest says of HTTP, and its server; each `|` is an end of line.

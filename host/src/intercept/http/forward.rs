@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
@@ -24,7 +24,7 @@ use super::page::Manner;
 use super::tunnel::Tunnels;
 use super::{Exchange, expect, narrow, page, tunnel};
 use crate::events::Incident;
-use crate::service::secrets::{BodyFilter, Scope, Violation};
+use crate::service::secrets::{BodyFilter, Scope, Violation, digest};
 
 /// A body that is no longer than this is held until it is whole.
 const HELD_BODY_BYTES_MAX: u64 = 256 * 1024;
@@ -204,12 +204,25 @@ async fn look(
         None if filter.is_pass() => body,
         None => {
             if filter.may_change_length() {
-                parts.headers.remove(CONTENT_LENGTH);
+                lengthen(parts);
+            }
+            if filter.encodes() {
+                digest::forget(&mut parts.headers);
             }
             Body::filtered(body, filter, Arc::clone(&scope), teller(exchange, found))
         }
     };
     Ok((scope, body))
+}
+
+/// Lets the body of a request end where it ends, however long it gets.
+fn lengthen(parts: &mut Parts) {
+    let had_length = parts.headers.remove(CONTENT_LENGTH).is_some();
+    if had_length && parts.version < Version::HTTP_2 {
+        // Without it no body of HTTP/1.0 is sent, nor any of a GET (RFC 9112 6.1 and 6.3).
+        parts.version = Version::HTTP_11;
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// Tells of a violation that ends a body on its way.
@@ -242,6 +255,7 @@ impl Whole {
         mut filter: BodyFilter,
     ) -> Result<Body, Stopped> {
         let Self { bytes: mut rest, mut trailers, mut permit } = self;
+        let as_it_came = rest.clone();
         if let Some(trailers) = &mut trailers {
             filter.trailers(scope, trailers).map_err(Stopped::Violation)?;
         }
@@ -255,6 +269,12 @@ impl Whole {
             }
         }
         bytes.extend_from_slice(&filter.finish().map_err(Stopped::Violation)?);
+        if !filter.has_changed() {
+            // Encoded as it was, so that what is said of its bytes holds.
+            bytes = as_it_came.into();
+        } else if filter.encodes() {
+            digest::forget(headers);
+        }
         hold_more(exchange, &mut permit, bytes.len())?;
         if headers.contains_key(CONTENT_LENGTH) {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
@@ -312,7 +332,7 @@ async fn redact(
         return unreadable();
     }
     let (mut parts, body) = response.into_parts();
-    let Ok(filter) = scope.response(&parts.headers) else { return unreadable() };
+    let Ok(filter) = scope.response(&parts.headers, manner.is_grpc) else { return unreadable() };
     if is_head || body.is_end_stream() {
         return Ok(Response::from_parts(parts, body));
     }
@@ -329,6 +349,9 @@ async fn redact(
         };
     }
     parts.headers.remove(CONTENT_LENGTH);
+    if filter.encodes() {
+        digest::forget(&mut parts.headers);
+    }
     let body = Body::filtered(body, filter, Arc::clone(scope), |_| ());
     Ok(Response::from_parts(parts, body))
 }

@@ -7,18 +7,19 @@ use serde_json::json;
 
 use super::super::body::Body;
 use crate::config::{DenyResponseFormat, HttpConfig};
-use crate::service::secrets::are_messages;
+use crate::service::secrets::messages_are_asked_for;
 
 /// How whoever asks understands an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
     version: Version,
-    is_grpc: bool,
+    /// It takes messages of gRPC.
+    pub(super) is_grpc: bool,
 }
 
 impl Manner {
     pub(super) fn of<B>(request: &Request<B>) -> Self {
-        Self { version: request.version(), is_grpc: are_messages(request.headers()) }
+        Self { version: request.version(), is_grpc: messages_are_asked_for(request) }
     }
 }
 

@@ -7,14 +7,15 @@ use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 
-use super::codec::Codec;
+use super::coding::{Coding, codec, coding};
+use super::digest;
 use super::head::InPlace;
+use super::mask::Masker;
 use super::messages::{self, Compressed, Messages, Part};
 use super::redact::Redactor;
 use super::stream::{Rewriter, StreamScan, TooLong};
-use super::{Scope, Secret, Stand, Violation, ViolationAction};
+use super::{Scope, Secret, Snapshot, Stand, Violation};
 
 /// An encoded body may be this many times longer than it is on the way, beside the first MiB: more
 /// than texts are, and less than what is made to keep somebody busy.
@@ -43,8 +44,10 @@ enum Change {
     Nothing,
     /// Placeholders become values.
     ToValues(Rewriter),
-    /// Values become placeholders.
-    ToPlaceholders(Redactor),
+    /// Values become placeholders, as these secrets say.
+    ToPlaceholders(Redactor, Arc<Snapshot>),
+    /// The same in messages, which keep their lengths.
+    Masked(Box<Masker>, Arc<Snapshot>),
 }
 
 /// What becomes of a body's own bytes.
@@ -52,7 +55,7 @@ struct Stage {
     scope: Arc<Scope>,
     scan: Option<StreamScan>,
     change: Change,
-    /// Where in its messages it is; `None`: it is all one.
+    /// Where in its messages a request is; `None`: it is all one.
     messages: Option<Messages>,
 }
 
@@ -61,44 +64,61 @@ impl Stage {
         !matches!(self.change, Change::Nothing)
     }
 
-    fn push(&mut self, mut bytes: Bytes) -> Result<Bytes, Violation> {
-        let Some(mut messages) = self.messages.take() else { return self.go_on(bytes) };
-        let mut out = BytesMut::with_capacity(bytes.len());
-        while let Some(part) = messages.next(&mut bytes).map_err(|Compressed| unreadable())? {
-            match part {
-                Part::Header(bytes) => {
-                    self.scan.as_mut().map_or(Ok(()), |scan| scan.push(&bytes))?;
-                    out.extend_from_slice(&bytes);
-                }
-                Part::Message(bytes, is_last) => {
-                    out.extend_from_slice(&self.go_on(bytes)?);
-                    if is_last {
-                        out.extend_from_slice(&self.finish()?);
-                    }
-                }
-            }
+    fn has_changed(&self) -> bool {
+        match &self.change {
+            Change::Nothing => false,
+            Change::ToValues(rewriter) => rewriter.has_changed(),
+            Change::ToPlaceholders(redactor, _) => redactor.has_changed(),
+            Change::Masked(masker, _) => masker.has_changed(),
         }
-        self.messages = Some(messages);
-        Ok(out.freeze())
     }
 
-    fn go_on(&mut self, bytes: Bytes) -> Result<Bytes, Violation> {
+    fn push(&mut self, mut bytes: Bytes) -> Result<Bytes, Violation> {
         self.grow_old();
         if let Some(scan) = &mut self.scan {
             scan.push(&bytes)?;
         }
-        self.rewrite(Some(bytes))
+        let Some(mut messages) = self.messages.take() else { return self.rewrite(Some(bytes)) };
+        let mut out = BytesMut::with_capacity(bytes.len());
+        let mut has_ended = false;
+        while let Some(part) =
+            messages.next(&mut bytes).map_err(|Compressed| Violation::unreadable())?
+        {
+            has_ended = matches!(part, Part::Message(_, true));
+            match part {
+                Part::Header(bytes) => out.extend_from_slice(&bytes),
+                Part::Message(bytes, _) => out.extend_from_slice(&self.rewrite(Some(bytes))?),
+            }
+            if has_ended {
+                out.extend_from_slice(&self.rewrite(None)?);
+            }
+        }
+        self.messages = Some(messages);
+        // What the header of the next would show, which no placeholder goes on with.
+        if has_ended && let Some(scan) = &mut self.scan {
+            scan.finish()?;
+        }
+        Ok(out.freeze())
     }
 
-    /// Puts no more values into a request that has outlived them.
+    /// Puts no more values into a request that has outlived them, and takes those out of a response
+    /// that are there by now.
     fn grow_old(&mut self) {
-        if matches!(self.change, Change::ToValues(_))
-            && let Some(scope) = self.scope.of_old()
-        {
-            if let Some(scan) = &mut self.scan {
-                scan.judge_by(Arc::clone(&scope));
+        match &mut self.change {
+            Change::Nothing => {}
+            Change::ToValues(_) => {
+                if let Some(scope) = self.scope.of_old() {
+                    if let Some(scan) = &mut self.scan {
+                        scan.judge_by(Arc::clone(&scope));
+                    }
+                    self.scope = scope;
+                }
             }
-            self.scope = scope;
+            Change::ToPlaceholders(_, snapshot) | Change::Masked(_, snapshot) => {
+                if let Some(newer) = snapshot.newer() {
+                    *snapshot = newer;
+                }
+            }
         }
     }
 
@@ -115,60 +135,14 @@ impl Stage {
         let scope = &self.scope;
         let passed = match &mut self.change {
             Change::Nothing => return Ok(bytes.unwrap_or_default()),
-            Change::ToPlaceholders(redactor) => redactor.go_on(bytes, scope),
+            Change::Masked(masker, snapshot) => return masker.go_on(bytes, snapshot),
+            Change::ToPlaceholders(redactor, snapshot) => redactor.go_on(bytes, snapshot),
             Change::ToValues(rewriter) => {
                 let replace = InPlace { scope, is_enabled: |secret: &Secret| secret.in_body };
                 rewriter.go_on(bytes, &scope.snapshot.placeholders, &replace)
             }
         };
-        passed.map_err(|TooLong| unreadable())
-    }
-}
-
-/// A content encoding (RFC 9110 8.4.1) that is looked into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Gzip,
-    Deflate,
-}
-
-/// The coding of a body with `headers`; `Err`: one that is not known here, or several, or one more
-/// for the transfer.
-fn coding(headers: &HeaderMap) -> Result<Option<Coding>, ()> {
-    let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(transfer) = transfers.next() {
-        let is_chunked = transfer.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-        if !is_chunked || transfers.next().is_some() {
-            return Err(());
-        }
-    }
-    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
-    let Some(value) = codings.next() else { return Ok(None) };
-    if codings.next().is_some() {
-        return Err(());
-    }
-    match value.as_bytes().trim_ascii().to_ascii_lowercase().as_slice() {
-        b"" | b"identity" => Ok(None),
-        b"gzip" | b"x-gzip" => Ok(Some(Coding::Gzip)),
-        b"deflate" => Ok(Some(Coding::Deflate)),
-        _ => Err(()),
-    }
-}
-
-/// How texts are written in a body with `headers`.
-fn codec(headers: &HeaderMap) -> Codec {
-    if messages::are_in(headers) {
-        return Codec::Raw;
-    }
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or(&[]);
-    let kind = kind.trim_ascii().to_ascii_lowercase();
-    if kind == b"application/x-www-form-urlencoded" {
-        Codec::Form
-    } else if kind.ends_with(b"/json") || kind.ends_with(b"+json") {
-        Codec::Json
-    } else {
-        Codec::Raw
+        passed.map_err(|TooLong| Violation::unreadable())
     }
 }
 
@@ -178,10 +152,10 @@ impl Scope {
     /// # Errors
     /// Its encoding can't be looked into.
     pub(crate) fn body(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
-        let messages = messages::are_in(headers).then(Messages::default);
+        let messages = messages::kind(headers).map(Messages::new);
         let scope = self.of_body(messages.is_some());
         let rewrites = scope.rewrites_body();
-        if !rewrites && !scope.has(Stand::Forbidden) {
+        if !rewrites && !scope.forbids() {
             return Ok(BodyFilter(Kind::Pass));
         }
         let change = if rewrites {
@@ -200,8 +174,8 @@ impl Scope {
 
     /// Whether the body of a request with `headers` is looked at, and can be.
     pub(crate) fn looks_at_body(self: &Arc<Self>, headers: &HeaderMap) -> bool {
-        let scope = self.of_body(messages::are_in(headers));
-        (scope.rewrites_body() || scope.has(Stand::Forbidden)) && coding(headers).is_ok()
+        let scope = self.of_body(messages::kind(headers).is_some());
+        (scope.rewrites_body() || scope.forbids()) && coding(headers).is_ok()
     }
 
     /// The same for a body, which may be one of messages.
@@ -225,25 +199,24 @@ impl Scope {
         }))
     }
 
-    /// What puts placeholders into the body of a response with `headers`.
+    /// What puts placeholders into the body of a response with `headers`, which may be one of
+    /// messages if the request [asked for such](messages::are_asked_for).
     ///
     /// # Errors
     /// Its encoding can't be looked into.
-    pub(crate) fn response(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
-        let are_messages = messages::are_in(headers);
-        let stage = Stage {
-            scope: Arc::clone(self),
-            scan: None,
-            change: Change::ToPlaceholders(Redactor::new(are_messages)),
-            messages: are_messages.then(Messages::default),
+    pub(crate) fn response(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        may_be_messages: bool,
+    ) -> Result<BodyFilter, Violation> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let change = match messages::kind(headers).filter(|_| may_be_messages) {
+            Some(kind) => Change::Masked(Box::new(Masker::new(kind)), snapshot),
+            None => Change::ToPlaceholders(Redactor::new(), snapshot),
         };
+        let stage = Stage { scope: Arc::clone(self), scan: None, change, messages: None };
         BodyFilter::new(headers, stage)
     }
-}
-
-/// What can't be looked into may hide anything.
-fn unreadable() -> Violation {
-    Violation { env_var: None, place: "encoded body", action: ViolationAction::BlockAndLog }
 }
 
 impl BodyFilter {
@@ -252,7 +225,7 @@ impl BodyFilter {
         match coding(headers) {
             Ok(None) => Ok(Self(Kind::Plain(stage))),
             Ok(Some(coding)) => Ok(Self(Kind::Encoded(Encoded::new(coding, stage)))),
-            Err(()) => Err(unreadable()),
+            Err(()) => Err(Violation::unreadable()),
         }
     }
 
@@ -272,6 +245,17 @@ impl BodyFilter {
     /// Whether what passes may be longer or shorter than what came.
     pub(crate) fn may_change_length(&self) -> bool {
         self.stage().is_some_and(Stage::changes)
+    }
+
+    /// Whether anything was replaced so far. Where nothing is by the end, what passed may differ
+    /// from what came in how it is encoded only.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.stage().is_some_and(Stage::has_changed)
+    }
+
+    /// Whether what passes is encoded anew.
+    pub(crate) fn encodes(&self) -> bool {
+        matches!(&self.0, Kind::Encoded(encoded) if encoded.stage().changes())
     }
 
     /// Takes as many bytes off `bytes`, which came next, as are looked at in one turn. Returns what
@@ -309,7 +293,12 @@ impl BodyFilter {
         trailers: &mut HeaderMap,
     ) -> Result<(), Violation> {
         match self.stage().map(|stage| &stage.change) {
-            Some(Change::ToPlaceholders(_)) => scope.redact(trailers),
+            Some(Change::ToPlaceholders(..) | Change::Masked(..)) => {
+                if self.encodes() {
+                    digest::forget(trailers);
+                }
+                scope.redact(trailers)
+            }
             Some(Change::Nothing | Change::ToValues(_)) | None => scope.trailers(trailers),
         }
     }
@@ -430,7 +419,7 @@ impl Encoded {
 
     /// `done`, or what stands behind its failure.
     fn checked<T>(&mut self, done: io::Result<T>) -> Result<T, Violation> {
-        done.map_err(|_| self.sink().violation.take().unwrap_or_else(unreadable))
+        done.map_err(|_| self.sink().violation.take().unwrap_or_else(Violation::unreadable))
     }
 
     fn push(&mut self, bytes: &mut Bytes) -> Result<Bytes, Violation> {
@@ -461,10 +450,14 @@ impl Encoded {
         };
         self.checked(written)?;
         let limit = FREE_BYTES + self.encoded * RATIO_MAX;
-        if self.sink().decoded > limit { Err(unreadable()) } else { Ok(()) }
+        if self.sink().decoded > limit { Err(Violation::unreadable()) } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<Bytes, Violation> {
+        if self.encoded == 0 {
+            // No client takes nothing at all for something that is broken.
+            return Ok(Bytes::new());
+        }
         // What ends before its end was not looked at to its end.
         let ended = match &mut self.decoder {
             Decoder::Gzip(gzip) => gzip.try_finish(),

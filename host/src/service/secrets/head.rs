@@ -130,11 +130,11 @@ impl Scope {
 
     /// Looks at the field `name` for placeholders that must not pass.
     pub(super) fn look_at_field(&self, name: &HeaderName, value: &[u8]) -> Result<(), Violation> {
-        if !self.has(Stand::Forbidden) {
+        if !self.forbids() {
             return Ok(());
         }
         let mut in_name = self.snapshot.placeholders.all_in_name(name.as_str().as_bytes());
-        if let Some(index) = in_name.find(|index| self.stand(*index) == Stand::Forbidden) {
+        if let Some(index) = in_name.find(|index| self.stand(*index).is_forbidden()) {
             return Err(self.violation(index, "header name"));
         }
         self.look_at(Piece::all(value), "header")?;

@@ -15,7 +15,10 @@
 
 mod body;
 mod codec;
+mod coding;
+pub(crate) mod digest;
 mod head;
+mod mask;
 mod messages;
 mod pattern;
 mod redact;
@@ -26,7 +29,7 @@ mod values;
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
@@ -38,7 +41,7 @@ use crate::config::{HostPattern, SecretValue};
 
 pub(crate) use crate::config::ViolationAction;
 pub(crate) use body::BodyFilter;
-pub(crate) use messages::are_in as are_messages;
+pub(crate) use messages::are_asked_for as messages_are_asked_for;
 use pattern::Patterns;
 pub(crate) use stream::StreamScan;
 use values::Values;
@@ -46,7 +49,12 @@ use values::Values;
 /// Values shorter than this are not looked for in responses: they would be found everywhere.
 const REDACTED_BYTES_MIN: usize = 8;
 
+/// Secrets that are kept when others have taken their place, for what may still come back of them:
+/// as many as there may be, so that all of them may be changed at once.
+const EARLIER_MAX: usize = 64;
+
 /// One secret.
+#[derive(PartialEq, Eq)]
 struct Secret {
     env_var: String,
     value: Zeroizing<Vec<u8>>,
@@ -66,26 +74,66 @@ struct Secret {
 pub(crate) struct Snapshot {
     /// As they were configured; changed for the next snapshot.
     config: SecretsConfig,
-    secrets: Vec<Secret>,
+    secrets: Vec<Arc<Secret>>,
+    /// Those that were changed or removed, the last of them first: servers still have their values.
+    earlier: Vec<Arc<Secret>>,
     /// The placeholders, in the order of the secrets.
     placeholders: Patterns,
-    /// What is looked for in responses.
+    /// What is looked for in responses: of the secrets, and of the earlier ones behind them.
     values: Values,
-    /// Others have taken their place.
+    /// Others have taken their place, and are there.
     is_old: AtomicBool,
+    current: Weak<Current>,
+}
+
+/// Where the secrets are as they are now.
+type Current = RwLock<Arc<Snapshot>>;
+
+fn read(current: &Current) -> Arc<Snapshot> {
+    Arc::clone(&current.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Snapshot {
-    fn new(config: SecretsConfig) -> Self {
-        let secrets: Vec<Secret> =
-            config.secrets.iter().map(|secret| Secret::new(secret, &config)).collect();
+    /// What `config` says, behind the snapshot `before`.
+    fn new(config: SecretsConfig, before: Option<&Self>, current: Weak<Current>) -> Self {
+        let old = before.map_or(&[][..], |before| &before.secrets);
+        let secrets = config.secrets.iter().map(|secret| {
+            let secret = Secret::new(secret, &config);
+            let same = old.iter().find(|old| ***old == secret);
+            same.map_or_else(|| Arc::new(secret), Arc::clone)
+        });
+        let secrets: Vec<_> = secrets.collect();
+        let mut earlier: Vec<Arc<Secret>> = vec![];
+        for old in old.iter().chain(before.iter().flat_map(|before| &before.earlier)) {
+            let is_known = secrets.iter().chain(&earlier).any(|known| known == old);
+            if !is_known && earlier.len() < EARLIER_MAX {
+                earlier.push(Arc::clone(old));
+            }
+        }
         let texts = secrets.iter().map(|secret| secret.placeholder.clone().into_bytes());
         let placeholders = Patterns::new(texts.collect());
-        let redacted = secrets.iter().enumerate().filter(|(_, secret)| {
+        let redacted = secrets.iter().chain(&earlier).enumerate().filter(|(_, secret)| {
             config.redact_responses && secret.value.len() >= REDACTED_BYTES_MIN
         });
         let values = Values::new(redacted.map(|(index, secret)| (index, secret.value.as_slice())));
-        Self { config, secrets, placeholders, values, is_old: AtomicBool::new(false) }
+        let is_old = AtomicBool::new(false);
+        Self { config, secrets, earlier, placeholders, values, is_old, current }
+    }
+
+    /// The secrets as they are now; `None`: these are they, or there are none any more.
+    fn newer(&self) -> Option<Arc<Self>> {
+        let is_old = self.is_old.load(Ordering::Acquire);
+        is_old.then(|| self.current.upgrade()).flatten().map(|current| read(&current))
+    }
+
+    /// Whose value was found that is looked for as `index`.
+    fn owner(&self, index: usize) -> Option<&Secret> {
+        self.secrets.iter().chain(&self.earlier).nth(index).map(|secret| &**secret)
+    }
+
+    /// Whether a request that may have `secret` may have it still.
+    fn still_gives(&self, secret: &Arc<Secret>) -> bool {
+        self.secrets.iter().any(|now| Arc::ptr_eq(now, secret) || now.gives_what(secret))
     }
 }
 
@@ -93,7 +141,7 @@ impl Snapshot {
 impl Snapshot {
     /// What the secrets are, in their order.
     pub(crate) fn values_for_test(&self) -> Vec<String> {
-        let text = |secret: &Secret| String::from_utf8_lossy(&secret.value).into_owned();
+        let text = |secret: &Arc<Secret>| String::from_utf8_lossy(&secret.value).into_owned();
         self.secrets.iter().map(text).collect()
     }
 }
@@ -122,6 +170,15 @@ impl Secret {
         }
     }
 
+    /// Whether it puts what `other` does in the place of the same, for the same.
+    fn gives_what(&self, other: &Self) -> bool {
+        let terms = |secret: &Self| (secret.in_body, secret.requires_tls);
+        self.placeholder == other.placeholder
+            && terms(self) == terms(other)
+            && self.allowed == other.allowed
+            && self.value == other.value
+    }
+
     fn stand(&self, peer: &Peer<'_>) -> Stand {
         let is = |pattern: &HostPattern| match pattern {
             HostPattern::Any => true,
@@ -140,7 +197,7 @@ impl Secret {
 
 /// The secrets of a network, which may change while it runs.
 pub(crate) struct Vault {
-    current: RwLock<Arc<Snapshot>>,
+    current: Arc<Current>,
     /// Held by who changes them.
     changes: Mutex<()>,
 }
@@ -151,19 +208,22 @@ impl Vault {
     /// # Errors
     /// A field that is out of its range, or a value that is not to be had.
     pub(crate) fn new(config: SecretsConfig) -> Result<Self, ConfigError> {
-        let snapshot = Snapshot::new(config.resolve()?);
-        Ok(Self { current: RwLock::new(Arc::new(snapshot)), changes: Mutex::default() })
+        let config = config.resolve()?;
+        let current = Arc::new_cyclic(|current| {
+            RwLock::new(Arc::new(Snapshot::new(config, None, Weak::clone(current))))
+        });
+        Ok(Self { current, changes: Mutex::default() })
     }
 
     /// The secrets as they are now.
     pub(crate) fn current(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        read(&self.current)
     }
 
     /// What the guest's environment has of them: variable and placeholder.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         let current = self.current();
-        let pair = |secret: &Secret| (secret.env_var.clone(), secret.placeholder.clone());
+        let pair = |secret: &Arc<Secret>| (secret.env_var.clone(), secret.placeholder.clone());
         current.secrets.iter().map(pair).collect()
     }
 
@@ -176,6 +236,9 @@ impl Vault {
     /// Lets `snapshot` hold; whoever made it [holds](Self::hold) the secrets.
     pub(crate) fn set(&self, snapshot: Arc<Snapshot>) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current, &snapshot) {
+            return;
+        }
         let old = core::mem::replace(&mut *current, snapshot);
         old.is_old.store(true, Ordering::Release);
     }
@@ -199,8 +262,8 @@ pub(crate) struct Held<'v> {
 }
 
 impl Held<'_> {
-    /// What `config` will be. A secret without a value and without a source keeps the value that
-    /// the secret of that variable has.
+    /// What `config` will be; the snapshot there is, if nothing changes. A secret without a value
+    /// and without a source keeps the value that the secret of that variable has.
     ///
     /// # Errors
     /// A field that is out of its range, or a value that is not to be had.
@@ -213,13 +276,19 @@ impl Held<'_> {
                 secret.value = known.map_or(SecretValue::default(), |known| known.value.clone());
             }
         }
-        Ok(Arc::new(Snapshot::new(config.resolve()?)))
+        let config = config.resolve()?;
+        if config == current.config {
+            return Ok(current);
+        }
+        let place = Arc::downgrade(&self.vault.current);
+        Ok(Arc::new(Snapshot::new(config, Some(&current), place)))
     }
 }
 
 /// Changes the secrets of a network while it runs. Requests whose heads leave afterwards have the
 /// new ones, also on connections that are open already; and of one whose body is under way the rest
-/// has none any more: a placeholder there is a violation.
+/// has none any more of those that changed: such a placeholder there is a violation. In responses
+/// the values that were are looked for beside those that are, the last 64 of them.
 #[derive(Clone)]
 pub struct SecretsHandle(pub(crate) Arc<Vault>);
 
@@ -294,6 +363,15 @@ enum Stand {
     Passed,
     /// Neither.
     Forbidden,
+    /// It might have had the value, which has changed since: it may have neither any more.
+    Outlived,
+}
+
+impl Stand {
+    /// Whether a placeholder must not pass.
+    fn is_forbidden(self) -> bool {
+        matches!(self, Self::Forbidden | Self::Outlived)
+    }
 }
 
 /// A placeholder, or what could hide one, was on its way to somebody who may not have its secret.
@@ -308,6 +386,11 @@ pub(crate) struct Violation {
 }
 
 impl Violation {
+    /// What can't be looked into may hide anything.
+    pub(crate) fn unreadable() -> Self {
+        Self { env_var: None, place: "encoded body", action: ViolationAction::BlockAndLog }
+    }
+
     /// What would be too long with its values.
     pub(crate) fn too_long(place: &'static str) -> Self {
         Self { env_var: None, place, action: ViolationAction::BlockAndLog }
@@ -319,25 +402,30 @@ pub(crate) struct Scope {
     snapshot: Arc<Snapshot>,
     /// In the order of the secrets.
     stands: Vec<Stand>,
+    /// The peer may have a secret, or might have had one: what it says is looked at.
+    redacts: bool,
 }
 
 impl Snapshot {
     /// What a request to `peer` may carry.
     pub(crate) fn scope(self: &Arc<Self>, peer: &Peer<'_>) -> Arc<Scope> {
         let stands = self.secrets.iter().map(|secret| secret.stand(peer)).collect();
-        Arc::new(Scope { snapshot: Arc::clone(self), stands })
+        let mut all = self.secrets.iter().chain(&self.earlier);
+        let redacts =
+            !self.values.is_empty() && all.any(|secret| secret.stand(peer) == Stand::Allowed);
+        Arc::new(Scope { snapshot: Arc::clone(self), stands, redacts })
     }
 }
 
 impl Scope {
     /// Whether there is nothing to look for.
     pub(crate) fn is_empty(&self) -> bool {
-        self.stands.is_empty()
+        self.stands.is_empty() && !self.redacts
     }
 
     /// Whether responses are looked at.
     pub(crate) fn redacts(&self) -> bool {
-        !self.snapshot.values.is_empty() && self.stands.contains(&Stand::Allowed)
+        self.redacts
     }
 
     /// What a stream that is not HTTP is looked at with.
@@ -348,46 +436,55 @@ impl Scope {
     /// The same for a body in which no length may change: whose value is longer or shorter than its
     /// placeholder has no place there.
     fn of_fixed_lengths(self: &Arc<Self>) -> Arc<Self> {
-        let stand = |(secret, stand): (&Secret, &Stand)| {
+        self.with_stands(|secret, stand| {
             let changes = secret.in_body && secret.value.len() != secret.placeholder.len();
-            if *stand == Stand::Allowed && changes { Stand::Forbidden } else { *stand }
-        };
-        let stands = self.snapshot.secrets.iter().zip(&self.stands).map(stand).collect();
-        Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands })
+            if stand == Stand::Allowed && changes { Stand::Forbidden } else { stand }
+        })
     }
 
-    /// The same once other secrets have taken the place of these: nobody may have them any more.
+    /// The same once secrets have changed: nobody may have those any more; `None`: none of them
+    /// has.
     fn of_old(self: &Arc<Self>) -> Option<Arc<Self>> {
         if !self.snapshot.is_old.load(Ordering::Acquire) {
             return None;
         }
-        let stand = |(secret, stand): (&Secret, &Stand)| {
-            if *stand == Stand::Allowed && secret.in_body { Stand::Forbidden } else { *stand }
-        };
-        let stands = self.snapshot.secrets.iter().zip(&self.stands).map(stand).collect();
-        Some(Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands }))
+        let now = self.snapshot.newer();
+        let new = self.with_stands(|secret, stand| {
+            let is_given = || now.as_ref().is_some_and(|now| now.still_gives(secret));
+            let is_over = stand == Stand::Allowed && secret.in_body && !is_given();
+            if is_over { Stand::Outlived } else { stand }
+        });
+        (new.stands != self.stands).then_some(new)
+    }
+
+    fn with_stands(&self, stand: impl Fn(&Arc<Secret>, Stand) -> Stand) -> Arc<Self> {
+        let stands = self.snapshot.secrets.iter().zip(&self.stands);
+        let stands = stands.map(|(secret, old)| stand(secret, *old)).collect();
+        Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands, redacts: self.redacts })
     }
 
     fn stand(&self, index: usize) -> Stand {
         self.stands.get(index).copied().unwrap_or(Stand::Forbidden)
     }
 
-    fn has(&self, stand: Stand) -> bool {
-        self.stands.contains(&stand)
+    /// Whether there is a placeholder that must not pass.
+    fn forbids(&self) -> bool {
+        self.stands.iter().any(|stand| stand.is_forbidden())
     }
 
     fn secret(&self, index: usize) -> Option<&Secret> {
-        self.snapshot.secrets.get(index)
+        self.snapshot.secrets.get(index).map(|secret| &**secret)
     }
 
     /// The violation of secret `index`'s placeholder in `place`.
     fn violation(&self, index: usize, place: &'static str) -> Violation {
         let secret = self.secret(index);
-        Violation {
-            env_var: secret.map(|secret| secret.env_var.clone()),
-            place,
-            action: secret.map_or(ViolationAction::BlockAndLog, |secret| secret.action),
+        let mut action = secret.map_or(ViolationAction::BlockAndLog, |secret| secret.action);
+        // Whoever changed the secret is to blame for it, so that ends no guest.
+        if self.stand(index) == Stand::Outlived && action == ViolationAction::BlockAndTerminate {
+            action = ViolationAction::BlockAndLog;
         }
+        Violation { env_var: secret.map(|secret| secret.env_var.clone()), place, action }
     }
 
     /// Looks at trailers, which never carry a value.

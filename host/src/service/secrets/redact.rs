@@ -1,5 +1,5 @@
 //! What comes back: a value is the placeholder again, in the fields of a response, its trailers and
-//! its body.
+//! its body (one of messages: `mask`).
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -9,29 +9,38 @@ use zeroize::{Zeroize, Zeroizing};
 use super::head::{binary, is_binary};
 use super::pattern::Found;
 use super::stream::{GROWTH_BYTES_MAX, TooLong, is_escaped_behind};
-use super::{Scope, Secret, Violation};
+use super::{Scope, Secret, Snapshot, Violation};
 
 /// The status of a call as a message, in a field (gRPC's "PROTOCOL-HTTP2", under Responses).
 const STATUS_DETAILS: &str = "grpc-status-details-bin";
 
 /// Takes values out of a body that streams by.
 pub(super) struct Redactor {
-    /// What takes the place of a value is as long as that.
-    keeps_lengths: bool,
     /// The end of what came, in which a value may begin that is not whole yet.
     held: Zeroizing<Vec<u8>>,
     /// Its first byte stands behind an odd number of backslashes.
     is_escaped: bool,
+    /// A value was there.
+    has_found: bool,
 }
 
 impl Redactor {
-    pub(super) fn new(keeps_lengths: bool) -> Self {
-        Self { keeps_lengths, held: Zeroizing::default(), is_escaped: false }
+    pub(super) fn new() -> Self {
+        Self { held: Zeroizing::default(), is_escaped: false, has_found: false }
     }
 
-    /// What can go on with `bytes`; `None`: what is left, and what follows is another text.
-    pub(super) fn go_on(&mut self, bytes: Option<Bytes>, scope: &Scope) -> Result<Bytes, TooLong> {
-        let values = &scope.snapshot.values;
+    /// Whether anything of the body was replaced so far.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_found
+    }
+
+    /// What can go on with `bytes`; `None`: what is left.
+    pub(super) fn go_on(
+        &mut self,
+        bytes: Option<Bytes>,
+        snapshot: &Snapshot,
+    ) -> Result<Bytes, TooLong> {
+        let values = &snapshot.values;
         let is_last = bytes.is_none();
         let bytes = bytes.unwrap_or_default();
         // As long as it gets, so that it does not move and leave a copy.
@@ -49,7 +58,8 @@ impl Redactor {
         self.is_escaped = !is_last && is_escaped_behind(settled, self.is_escaped);
         self.held = Zeroizing::new(held.to_vec());
         if !found.is_empty() {
-            return Ok(scope.covered(settled, &found, self.keeps_lengths)?.into());
+            self.has_found = true;
+            return Ok(snapshot.covered(settled, &found, false)?.into());
         }
         if let Some(held) = all.get_mut(end..) {
             held.zeroize();
@@ -63,15 +73,20 @@ impl Scope {
     /// Takes values out of the fields of a response, of an interim one, or of trailers.
     ///
     /// # Errors
-    /// They get longer than any.
+    /// They get longer than any, or a value is in a name, which is no place for a placeholder.
     pub(crate) fn redact(&self, headers: &mut HeaderMap) -> Result<(), Violation> {
         if !self.redacts() {
             return Ok(());
         }
+        let newer = self.snapshot.newer();
+        let snapshot = newer.as_ref().unwrap_or(&self.snapshot);
+        if headers.keys().any(|name| snapshot.values.is_in_name(name.as_str())) {
+            return Err(Violation::unreadable());
+        }
         let too_long = || Violation::too_long("response");
         let mut growth_left = GROWTH_BYTES_MAX;
         for (name, value) in headers.iter_mut() {
-            let new = self.redacted(name, value.as_bytes()).map_err(|TooLong| too_long())?;
+            let new = snapshot.redacted(name, value.as_bytes()).map_err(|TooLong| too_long())?;
             if let Some(new) = new {
                 let growth = new.len().saturating_sub(value.len());
                 growth_left = growth_left.checked_sub(growth).ok_or_else(too_long)?;
@@ -82,7 +97,9 @@ impl Scope {
         }
         Ok(())
     }
+}
 
+impl Snapshot {
     /// The value of the field `name` without values; `None`: as it is.
     fn redacted(
         &self,
@@ -105,11 +122,21 @@ impl Scope {
         bytes: &[u8],
         keeps_lengths: bool,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, TooLong> {
-        let found = self.snapshot.values.find_all(bytes, false);
+        let found = self.values.find_all(bytes, false);
         if found.is_empty() {
             return Ok(None);
         }
         self.covered(bytes, &found, keeps_lengths).map(|new| Some(Zeroizing::new(new)))
+    }
+
+    /// What stands in the place of what was `found`.
+    fn cover(&self, found: &Found) -> impl Iterator<Item = u8> + '_ {
+        self.owner(found.index).map_or("", |secret: &Secret| &secret.placeholder).bytes()
+    }
+
+    /// The same, as long as that.
+    pub(super) fn mask(&self, found: &Found) -> impl Iterator<Item = u8> + '_ {
+        self.cover(found).chain(core::iter::repeat(b'*')).take(found.end - found.start)
     }
 
     /// `bytes` with placeholders where values were `found`.
@@ -123,13 +150,10 @@ impl Scope {
         let mut from = 0;
         for found in found {
             out.extend_from_slice(bytes.get(from..found.start).unwrap_or(&[]));
-            let secret = self.secret(found.index);
-            let placeholder = secret.map_or("", |secret: &Secret| &secret.placeholder).bytes();
             if keeps_lengths {
-                let filled = placeholder.chain(core::iter::repeat(b'*'));
-                out.extend(filled.take(found.end - found.start));
+                out.extend(self.mask(found));
             } else {
-                out.extend(placeholder);
+                out.extend(self.cover(found));
             }
             from = found.end;
             if out.len() > bytes.len() + GROWTH_BYTES_MAX {

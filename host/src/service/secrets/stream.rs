@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::codec::Codec;
 use super::pattern::{Found, Patterns};
-use super::{Scope, Stand, Violation};
+use super::{Scope, Violation};
 
 /// Bytes of a byte that is escaped twice: each of the three of `%24` as `\u` and four digits.
 const ESCAPED_BYTES_MAX: usize = 18;
@@ -55,7 +55,7 @@ impl StreamScan {
     /// # Errors
     /// A placeholder ends in them that must not pass; they must not, either.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
-        if !self.scope.has(Stand::Forbidden) {
+        if !self.scope.forbids() {
             return Ok(());
         }
         let reach = self.scope.snapshot.placeholders.len_max() * ESCAPED_BYTES_MAX;
@@ -124,6 +124,8 @@ impl<'b> Piece<'b> {
 impl Scope {
     /// Looks for placeholders in `piece` that must not pass, however they are hidden.
     pub(super) fn look_at(&self, piece: Piece<'_>, place: &'static str) -> Result<(), Violation> {
+        #[cfg(test)]
+        LOOKED_BYTES.set(LOOKED_BYTES.get() + piece.bytes.len());
         self.look_at_plain(piece.bytes, piece.whole, place)?;
         for codec in HIDDEN {
             if !codec.is_escaped(piece.bytes) {
@@ -143,7 +145,7 @@ impl Scope {
     }
 
     fn may_pass(&self, index: usize) -> bool {
-        self.stand(index) != Stand::Forbidden
+        !self.stand(index).is_forbidden()
     }
 
     /// Whether a placeholder that must not pass is the beginning of one that may: what might be
@@ -193,11 +195,17 @@ pub(super) struct Rewriter {
     codec: Codec,
     /// What may still become a placeholder.
     held: Vec<u8>,
+    has_changed: bool,
 }
 
 impl Rewriter {
     pub(super) fn new(codec: Codec) -> Self {
-        Self { codec, held: Vec::new() }
+        Self { codec, held: Vec::new(), has_changed: false }
+    }
+
+    /// Whether anything of the stream was replaced so far.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed
     }
 
     fn push(
@@ -237,6 +245,8 @@ impl Rewriter {
         is_last: bool,
     ) -> Result<Bytes, TooLong> {
         let (out, held) = rewrite(&self.held, self.codec, (patterns, is_last), replace)?;
+        let gone = self.held.len() - held.len();
+        self.has_changed |= self.held.get(..gone) != Some(&*out);
         self.held = held;
         Ok(out.into())
     }
@@ -283,4 +293,10 @@ pub(super) fn rewrite(
     };
     out.extend_from_slice(bytes.get(written..end).unwrap_or(&[]));
     Ok((out, bytes.get(end..).unwrap_or(&[]).to_vec()))
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// Bytes that were looked at.
+    pub(super) static LOOKED_BYTES: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
 }

@@ -9,6 +9,7 @@ use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue};
 
 mod back;
+mod changes;
 mod echo;
 mod hidden;
 mod messages;
@@ -327,17 +328,17 @@ fn a_value_that_comes_back_is_a_placeholder_again() {
         let bytes = HeaderValue::from_bytes(format!("k={VALUE}").as_bytes()).unwrap();
         fields.insert("set-cookie", bytes);
         good.redact(&mut fields).unwrap();
-        let filter = good.response(&fields).unwrap();
+        let filter = good.response(&fields, false).unwrap();
         assert_eq!(fields["set-cookie"], "k=$MSB_KEY");
         let out = through(filter, text.as_bytes(), &mut Dice(seed)).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), expected, "seed {seed}");
         let fields = headers(&[(CONTENT_ENCODING, "gzip")]);
-        let filter = good.response(&fields).unwrap();
+        let filter = good.response(&fields, false).unwrap();
         let out = through(filter, &gzip(text.as_bytes()), &mut Dice(seed)).unwrap();
         assert_eq!(gunzip(&out), expected);
     }
     assert!(good.redacts() && !scope_of("evil.test").redacts());
-    assert!(good.response(&headers(&[(CONTENT_ENCODING, "br")])).is_err());
+    assert!(good.response(&headers(&[(CONTENT_ENCODING, "br")]), false).is_err());
     let off = SecretsConfig { redact_responses: false, ..config() };
     assert!(!vault(off).current().scope(&peer("good.test")).redacts());
 }
@@ -390,7 +391,7 @@ fn whatever_is_sent_no_placeholder_passes_and_no_other_byte_changes() {
         if let Ok(out) = cut {
             assert!(!has(&out) || !has(&text), "it has become the value: seed {seed}");
         }
-        let filter = good.response(&HeaderMap::new()).unwrap();
+        let filter = good.response(&HeaderMap::new(), false).unwrap();
         let back = through(filter, &text, dice).unwrap();
         let value = VALUE.as_bytes();
         assert!(!back.windows(value.len()).any(|window| window == value), "seed {seed}");

@@ -35,13 +35,20 @@ struct Form {
     shares: (bool, bool),
 }
 
-/// The values that are looked for.
-pub(super) struct Values {
+/// Some forms, and how they are found.
+struct Forms {
     /// In the order of their texts.
     forms: Vec<Form>,
     /// By the last two bytes of a window: how far on the next is that may be the beginning of one.
     shifts: Zeroizing<Vec<u8>>,
     window: usize,
+}
+
+/// The values that are looked for.
+pub(super) struct Values {
+    forms: Forms,
+    /// The same in small letters: the case of a name is nobody's.
+    in_names: Forms,
     /// Bytes that one takes at most, however it is written, roughly.
     reach: usize,
     /// Bytes of the longest form, and of what has some of its value beside it.
@@ -75,23 +82,12 @@ fn base64_forms(secret: usize, value: &[u8]) -> impl Iterator<Item = Form> {
     })
 }
 
-impl Values {
-    /// Values of two bytes and more, each with the number of its secret.
-    pub(super) fn new<'v>(values: impl Iterator<Item = (usize, &'v [u8])>) -> Self {
-        let (mut forms, mut are_lines, mut have_blanks) = (vec![], true, false);
-        for (secret, value) in values {
-            have_blanks |= value.contains(&b' ');
-            are_lines &= !value.iter().any(|byte| ends_line(*byte));
-            let text = Zeroizing::new(value.to_vec());
-            forms.push(Form { text, secret, shares: (false, false) });
-            forms.extend(base64_forms(secret, value));
-        }
+impl Forms {
+    fn new(mut forms: Vec<Form>) -> Self {
         forms.sort_by(|a, b| a.text.cmp(&b.text));
         forms.dedup_by(|a, b| a.text == b.text);
-        let lens = forms.iter().map(|form| form.text.len());
-        let window = lens.clone().min().unwrap_or(0).min(WINDOW_BYTES_MAX);
-        let longest = lens.max().unwrap_or(0) + 2;
-        let reach = (longest * ESCAPE_BYTES_MAX).next_multiple_of(HELD_BYTES_STEP);
+        let shortest = forms.iter().map(|form| form.text.len()).min();
+        let window = shortest.unwrap_or(0).min(WINDOW_BYTES_MAX);
         let furthest = u8::try_from(window.saturating_sub(1)).unwrap_or(u8::MAX);
         let mut shifts = Zeroizing::new(vec![furthest; 1 << 16]);
         for form in &forms {
@@ -102,59 +98,12 @@ impl Values {
                 }
             }
         }
-        Self { forms, shifts, window, reach, longest, are_lines, have_blanks }
+        Self { forms, shifts, window }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.forms.is_empty()
-    }
-
-    /// How many of `bytes`, of a stream that goes on, no value lies across the end of.
-    pub(super) fn settled(&self, bytes: &[u8]) -> usize {
-        let far = bytes.len().saturating_sub(self.reach - 1);
-        let near = bytes.get(far..).unwrap_or(&[]);
-        let line = near.iter().rposition(|byte| self.are_lines && ends_line(*byte));
-        line.map_or(far, |at| far + at + 1)
-    }
-
-    /// Where in `bytes` values stand: one behind the other, none within another. `is_escaped`: the
-    /// first byte stands behind an odd number of backslashes.
-    ///
-    /// # Cost
-    /// Linear, whatever is found.
-    pub(super) fn find_all(&self, bytes: &[u8], is_escaped: bool) -> Vec<Found> {
-        let mut all = vec![];
-        self.find_plain(bytes, |found| all.push(found));
-        for codec in self.codecs() {
-            // An escaped byte is no beginning of an escape.
-            let skipped = usize::from(is_escaped && codec == Codec::Json);
-            let rest = bytes.get(skipped..).unwrap_or(&[]);
-            codec.decode_near(rest, self.longest, |begin, decoded| {
-                let begin = skipped + begin;
-                self.find_plain(&decoded.bytes, |found| {
-                    let (start, end) = decoded.span(found.start, found.end);
-                    all.push(Found { start: begin + start, end: begin + end, ..found });
-                });
-            });
-        }
-        all.sort_unstable_by_key(|found| (found.start, std::cmp::Reverse(found.end)));
-        all.dedup_by(|next, kept| {
-            let overlaps = next.start < kept.end;
-            if overlaps {
-                kept.end = kept.end.max(next.end);
-            }
-            overlaps
-        });
-        all
-    }
-
-    /// The ways in which values may be hidden: a form's differs only in what is a blank.
-    fn codecs(&self) -> impl Iterator<Item = Codec> {
-        HIDDEN.into_iter().filter(|codec| *codec != Codec::Form || self.have_blanks)
-    }
-
-    fn find_plain(&self, bytes: &[u8], mut tell: impl FnMut(Found)) {
-        if self.is_empty() {
+    /// Tells of each that stands in `bytes`.
+    fn find(&self, bytes: &[u8], mut tell: impl FnMut(Found)) {
+        if self.forms.is_empty() {
             return;
         }
         let mut at = 0;
@@ -184,6 +133,94 @@ impl Values {
         let start = at - usize::from(before && at > 0);
         let end = at + form.text.len() + usize::from(behind);
         Some((form, start..end.min(bytes.len())))
+    }
+}
+
+impl Values {
+    /// Values of two bytes and more, each with the number of its secret.
+    pub(super) fn new<'v>(values: impl Iterator<Item = (usize, &'v [u8])>) -> Self {
+        let (mut forms, mut are_lines, mut have_blanks) = (vec![], true, false);
+        for (secret, value) in values {
+            have_blanks |= value.contains(&b' ');
+            are_lines &= !value.iter().any(|byte| ends_line(*byte));
+            let text = Zeroizing::new(value.to_vec());
+            forms.push(Form { text, secret, shares: (false, false) });
+            forms.extend(base64_forms(secret, value));
+        }
+        let small = |form: &Form| {
+            let text = Zeroizing::new(form.text.to_ascii_lowercase());
+            Form { text, ..*form }
+        };
+        let in_names = Forms::new(forms.iter().map(small).collect());
+        let longest = forms.iter().map(|form| form.text.len()).max().unwrap_or(0) + 2;
+        let reach = (longest * ESCAPE_BYTES_MAX).next_multiple_of(HELD_BYTES_STEP);
+        let forms = Forms::new(forms);
+        Self { forms, in_names, reach, longest, are_lines, have_blanks }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.forms.forms.is_empty()
+    }
+
+    /// Bytes that one takes at most, however it is written, roughly.
+    pub(super) fn reach(&self) -> usize {
+        self.reach
+    }
+
+    /// How many of `bytes`, of a stream that goes on, no value lies across the end of.
+    pub(super) fn settled(&self, bytes: &[u8]) -> usize {
+        let far = bytes.len().saturating_sub(self.reach - 1);
+        let near = bytes.get(far..).unwrap_or(&[]);
+        let line = near.iter().rposition(|byte| self.are_lines && ends_line(*byte));
+        line.map_or(far, |at| far + at + 1)
+    }
+
+    /// Where in `bytes` values stand: one behind the other, none within another. `is_escaped`: the
+    /// first byte stands behind an odd number of backslashes.
+    ///
+    /// # Cost
+    /// Linear, whatever is found.
+    pub(super) fn find_all(&self, bytes: &[u8], is_escaped: bool) -> Vec<Found> {
+        let mut all = vec![];
+        self.forms.find(bytes, |found| all.push(found));
+        for codec in self.codecs() {
+            // An escaped byte is no beginning of an escape.
+            let skipped = usize::from(is_escaped && codec == Codec::Json);
+            let rest = bytes.get(skipped..).unwrap_or(&[]);
+            codec.decode_near(rest, self.longest, |begin, decoded| {
+                let begin = skipped + begin;
+                self.forms.find(&decoded.bytes, |found| {
+                    let (start, end) = decoded.span(found.start, found.end);
+                    all.push(Found { start: begin + start, end: begin + end, ..found });
+                });
+            });
+        }
+        all.sort_unstable_by_key(|found| (found.start, std::cmp::Reverse(found.end)));
+        all.dedup_by(|next, kept| {
+            let overlaps = next.start < kept.end;
+            if overlaps {
+                kept.end = kept.end.max(next.end);
+            }
+            overlaps
+        });
+        all
+    }
+
+    /// Whether a value stands in `name`, that of a field, in letters of any case.
+    pub(super) fn is_in_name(&self, name: &str) -> bool {
+        let is_in = |text: &[u8]| {
+            let mut is_found = false;
+            self.in_names.find(&text.to_ascii_lowercase(), |_| is_found = true);
+            is_found
+        };
+        let name = name.as_bytes();
+        let mut hidden = self.codecs().filter(|codec| codec.is_escaped(name));
+        is_in(name) || hidden.any(|codec| is_in(&codec.plain(name)))
+    }
+
+    /// The ways in which values may be hidden: a form's differs only in what is a blank.
+    fn codecs(&self) -> impl Iterator<Item = Codec> {
+        HIDDEN.into_iter().filter(|codec| *codec != Codec::Form || self.have_blanks)
     }
 }
 

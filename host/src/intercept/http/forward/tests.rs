@@ -163,6 +163,71 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     assert!(heard.starts_with("HTTP/1.1 504"), "{heard}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_has_lost_its_length_is_sent_whatever_the_version_and_the_method() {
+    for line in ["POST / HTTP/1.0", "GET / HTTP/1.1", "POST / HTTP/1.1"] {
+        let mut between = Between::new();
+        // Longer than what is held.
+        let head = format!("{line}|Host: good.test|Content-Length: 300000||");
+        say(&mut between.guest, &format!("{head}1 $MSB_KEY ")).await;
+        let heard = hear(&mut between.server, VALUE).await.to_ascii_lowercase();
+        assert!(heard.contains(" http/1.1\r\n"), "{line}: {heard}");
+        assert!(heard.contains("transfer-encoding: chunked\r\n"), "{line}: {heard}");
+        assert!(!heard.contains("content-length"), "{line}: {heard}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_in_the_name_of_a_field_does_not_come_back() {
+    for (name, expected) in [("SK-live%2F%2B0123456789abcdef", "502"), ("X-Sk-Live", "200")] {
+        let response = format!("HTTP/1.1 200 OK|{name}: 1|Content-Length: 0||");
+        let heard = Between::new().answered(&response, "\r\n\r\n").await;
+        assert_eq!(&heard[9..12], expected, "{heard}");
+        assert!(!heard.to_ascii_lowercase().contains("0123456789abcdef"), "{heard}");
+    }
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// What the guest hears of a response with `fields` and `body`: its head, and what is behind it.
+async fn heard_of(fields: &str, body: &[u8]) -> (String, Vec<u8>) {
+    let mut between = Between::new();
+    between.asked("Connection: close\r\n", "").await;
+    let fields = format!("HTTP/1.1 200 OK|ETag: \"a\"|Content-Digest: sha-256=:x:|{fields}||");
+    say(&mut between.server, &fields).await;
+    between.server.write_all(body).await.unwrap();
+    let mut heard = vec![];
+    timeout(NOTHING_COMES, between.guest.read_to_end(&mut heard)).await.unwrap().unwrap();
+    let end = memchr::memmem::find(&heard, b"\r\n\r\n").unwrap() + 4;
+    (String::from_utf8(heard[..end].to_vec()).unwrap().to_ascii_lowercase(), heard[end..].to_vec())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_the_bytes_of_a_response_is_said_of_those_that_come() {
+    let says = |head: &str| (head.contains("content-digest:"), head.contains("etag: \"a\""));
+    let honest = gzip("nothing of interest");
+    let length = |body: &[u8]| format!("Content-Length: {}|Content-Encoding: gzip", body.len());
+    let (head, body) = heard_of(&length(&honest), &honest).await;
+    assert_eq!((says(&head), body), ((true, true), honest.clone()), "as it came");
+    let echo = gzip(VALUE);
+    let (head, body) = heard_of(&length(&echo), &echo).await;
+    assert!(body != echo && says(&head) == (false, false), "{head}");
+    assert!(head.contains("etag: w/\"a\""), "{head}");
+    // What streams is encoded anew before anybody knows.
+    let chunked = "Transfer-Encoding: chunked|Content-Encoding: gzip";
+    let chunk = [format!("{:x}\r\n", honest.len()).as_bytes(), &honest, b"\r\n0\r\n\r\n"].concat();
+    let (head, _) = heard_of(chunked, &chunk).await;
+    assert!(says(&head) == (false, false) && head.contains("etag: w/\"a\""), "{head}");
+    // What is not encoded is as it was but for values.
+    let (head, body) = heard_of("Content-Length: 3", b"abc").await;
+    assert_eq!((says(&head), &*body), ((true, true), &b"abc"[..]));
+}
+
 /// An exchange with a server that may have `value` in the place of `placeholder`.
 fn exchange(placeholder: &str, value: &str) -> (Arc<Interceptor>, Arc<Exchange>) {
     let interceptor = fuzz::interceptor(vault(Some(placeholder), value));

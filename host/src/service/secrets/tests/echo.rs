@@ -15,7 +15,7 @@ fn with_value(value: &str) -> Arc<Scope> {
 
 /// What passes of each of `pieces` of a response before the next comes, and at its end.
 fn taken(scope: &Arc<Scope>, kind: &'static str, pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let mut filter = scope.response(&headers(&[(CONTENT_TYPE, kind)])).unwrap();
+    let mut filter = scope.response(&headers(&[(CONTENT_TYPE, kind)]), true).unwrap();
     let mut taken: Vec<_> =
         pieces.iter().map(|piece| pushed(&mut filter, piece).unwrap()).collect();
     taken.push(filter.finish().unwrap().to_vec());
@@ -95,7 +95,7 @@ fn a_value_is_found_in_each_way_in_which_servers_write() {
             assert_eq!(field(&scope, said.as_bytes()), "https://x/?a=$MSB_KEY&b", "{written}");
             let text = format!("before {written} behind {written}, \\ {written}");
             for seed in 1..40 {
-                let filter = scope.response(&HeaderMap::new()).unwrap();
+                let filter = scope.response(&HeaderMap::new(), false).unwrap();
                 let out = through(filter, text.as_bytes(), &mut Dice(seed)).unwrap();
                 let out = String::from_utf8(out).unwrap();
                 assert_eq!(out, "before $MSB_KEY behind $MSB_KEY, \\ $MSB_KEY", "{written}");
@@ -116,7 +116,7 @@ fn a_value_in_base64_goes_with_each_digit_that_has_some_of_it() {
             for coded in [coded.as_str(), &BASE64_URL_SAFE_NO_PAD.encode(&plain)] {
                 let text = format!("authorization: Basic {coded}\n\"{coded}\"");
                 for seed in 1..20 {
-                    let filter = scope.response(&HeaderMap::new()).unwrap();
+                    let filter = scope.response(&HeaderMap::new(), false).unwrap();
                     let out = through(filter, text.as_bytes(), &mut Dice(seed)).unwrap();
                     let out = String::from_utf8(out).unwrap();
                     assert_eq!(out.matches("$MSB_KEY").count(), 2, "{out}");

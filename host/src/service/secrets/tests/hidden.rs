@@ -117,3 +117,21 @@ fn a_turn_is_short_however_much_a_body_grows() {
         assert!(turns >= text.len() / (320 * 1024), "{coding}: {turns}");
     }
 }
+
+#[test]
+fn an_encoded_body_of_nothing_is_nothing() {
+    for coding in ["gzip", "deflate"] {
+        let fields = headers(&[(CONTENT_ENCODING, coding)]);
+        for name in ["good.test", "evil.test"] {
+            let scope = scope_of(name);
+            let [request, response] = [scope.body(&fields), scope.response(&fields, false)];
+            for filter in [request, response] {
+                assert_eq!(filter.unwrap().finish().unwrap(), Bytes::new(), "{coding} {name}");
+            }
+        }
+        // What has begun and has no end is broken, as it was.
+        let mut filter = scope_of("evil.test").body(&fields).unwrap();
+        let begun = pushed(&mut filter, &[0x1f]);
+        assert!(begun.and_then(|_| filter.finish()).is_err(), "{coding}");
+    }
+}
