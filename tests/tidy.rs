@@ -2,7 +2,7 @@
 //!
 //! Clippy and rustfmt know functions and expressions; this knows files and floors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Lines of a file, its tests left out.
@@ -391,7 +391,12 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
     let mut named = BTreeSet::new();
     let states = ["pass", "not applicable", "not done"];
     let mut counts = [0; 3];
-    for row in table.lines().filter(|line| line.starts_with("| ")) {
+    let (mut section, mut sections) = ("", BTreeMap::<&str, [u32; 3]>::new());
+    for row in table.lines() {
+        section = row.strip_prefix("## ").unwrap_or(section);
+        if !row.starts_with("| ") {
+            continue;
+        }
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let &[_, clause, _, state, shown, _] = &cells[..] else { continue };
         // The other table's rows are of scripts.
@@ -403,6 +408,7 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
             continue;
         };
         counts[index] += 1;
+        sections.entry(section).or_default()[index] += 1;
         let names: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
         let says = if state == "pass" { !names.is_empty() } else { !shown.is_empty() };
         if !says {
@@ -430,6 +436,12 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
     let readme = std::fs::read_to_string(root.join("README.md")).expect("it is there");
     if !(table.contains(&sum) && readme.contains(&sum)) {
         wrong.push(format!("its sum, which README.md has as well, should be: {sum}"));
+    }
+    for (section, [passed, foreign, open]) in sections {
+        let row = format!("| {section} | {passed} | {foreign} | {open} |");
+        if !readme.contains(&row) {
+            wrong.push(format!("README.md has not: {row}"));
+        }
     }
     for must in 1..=69 {
         let rows = table.matches(&format!("\n| MUST-{must} |")).count();
@@ -504,7 +516,7 @@ fn older_versions(lock: &str) -> BTreeSet<String> {
     let field = |line: &str, name: &str| {
         Some(line.strip_prefix(name)?.strip_prefix(" = \"")?.trim_end_matches('"').to_owned())
     };
-    let mut versions: std::collections::BTreeMap<String, Vec<String>> = Default::default();
+    let mut versions: BTreeMap<String, Vec<String>> = Default::default();
     let mut name = String::new();
     for line in lock.lines() {
         if let Some(found) = field(line, "name") {
@@ -611,7 +623,7 @@ fn every_package_is_of_the_registry_and_under_a_licence_that_deny_toml_allows() 
         let crate_name = line.trim().strip_prefix("{ crate = \"")?.split('"').next()?;
         line.contains("allow = [").then(|| (crate_name.to_owned(), licences(line, "allow = [")))
     });
-    let exceptions: std::collections::BTreeMap<_, _> = exceptions.collect();
+    let exceptions: BTreeMap<_, _> = exceptions.collect();
     let mut excepted = BTreeSet::new();
     let mut wrong = vec![];
     for folder in ["."].iter().chain(WORKSPACES) {

@@ -1,8 +1,8 @@
 //! The engine under frames and events in any order, beside connections that mean well.
 //!
 //! Those connections have ports that no other frame has, so each byte of theirs is known: what
-//! arrives, at either end, is the beginning of what was said at the other, an end comes after all of
-//! it, and what nobody has ended is whole when the story is over.
+//! arrives, at either end, is the beginning of what was said at the other, an end comes after all
+//! of it, and what nobody has ended is whole when the story is over.
 
 use core::net::SocketAddr;
 
