@@ -669,6 +669,9 @@ fn every_workspace_is_known() {
         }
     }
     assert_eq!(found, known);
+    let run = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+    let beside = format!("beside=\"{}\"", WORKSPACES.join(" "));
+    assert!(run.contains(&beside), ".ci/run has not: {beside}");
 }
 
 #[test]

@@ -398,7 +398,7 @@ impl Story<'_, '_> {
         let streams = self.world.peers.streams.values();
         let with = streams.filter_map(|stream| match stream.to {
             Outside::Remote(with) => Some(with),
-            _ => None,
+            Outside::HostLoopback(_) | Outside::Names(_) => None,
         });
         with.collect()
     }
