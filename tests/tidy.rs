@@ -392,11 +392,8 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
     let states = ["pass", "not applicable", "not done"];
     let mut counts = [0; 3];
     let (mut section, mut sections) = ("", BTreeMap::<&str, [u32; 3]>::new());
-    for row in table.lines() {
+    for row in table.lines().filter(|line| !line.starts_with("|--")) {
         section = row.strip_prefix("## ").unwrap_or(section);
-        if !row.starts_with("| ") {
-            continue;
-        }
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let &[_, clause, _, state, shown, _] = &cells[..] else { continue };
         // The other table's rows are of scripts.
@@ -603,7 +600,8 @@ fn packages(folder: &str) -> Vec<serde_json::Value> {
     let run = |more: &[&str]| {
         let mut cargo = std::process::Command::new(env!("CARGO"));
         cargo.args(["metadata", "--locked", "--format-version=1", "--manifest-path"]);
-        cargo.arg(root().join(folder).join("Cargo.toml")).args(more).output().unwrap()
+        cargo.arg(root().join(folder).join("Cargo.toml")).args(more);
+        cargo.output().expect("because cargo runs this")
     };
     // What was never built here has to be fetched first.
     let found = Some(run(&["--offline"])).filter(|found| found.status.success());
