@@ -2,7 +2,7 @@
 //!
 //! Clippy and rustfmt know functions and expressions; this knows files and floors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Lines of a file, its tests left out.
@@ -49,9 +49,44 @@ const UNSAFE: &[&str] = &[
     "host/src/cli/signals.rs",
     "host/src/cli/vm/probe.rs",
     "host/src/memory.rs",
-    "host/src/netns.rs",
     "tests/allocation.rs",
     "tests/real/krun/tests/allocation.rs",
+];
+
+/// The classes of faults that others had: none of them goes without somebody who looks here.
+const CLASSES: &[&str] = &[
+    "reassembly writes or reads out of bounds",
+    "helpers for single protocols rewrite payloads",
+    "a header is read before its length is checked",
+    "urgent pointers",
+    "a control interface that anybody reaches",
+    "a frame of any length is believed",
+    "numbers that can be guessed",
+    "blind resets",
+    "a panic ends the VMM",
+    "sockets leak by many short flows",
+    "a lost wake, a flow that is stuck",
+    "one network starves or ends its neighbours",
+    "a network that is off lets out",
+    "metadata and loopback are reached",
+    "policy fails open",
+    "names are a way out",
+    "a server name late in a long hello is not seen",
+    "a secret gets out, or its placeholder silently through",
+    "a request passes as something else",
+    "streams that nobody reads fill memory",
+    "authorities: stale, not yet valid, replaced",
+    "a tenant passes for another, or its configuration counts there",
+];
+
+/// Workspaces beside the one at the root, each with a lock file of its own.
+const WORKSPACES: &[&str] = &[
+    "fuzz",
+    "core/examples/firmware",
+    "tests/real/grpc",
+    "tests/real/http2",
+    "tests/real/quic",
+    "tests/real/krun/upstream",
 ];
 
 /// Where a test may sleep, since it waits for what has no event.
@@ -233,7 +268,8 @@ fn every_file_says_first_what_it_is() {
 #[test]
 fn unsafe_stands_where_it_may_and_says_why_it_is_sound() {
     let mut wrong = vec![];
-    for source in all() {
+    let sources = all();
+    for source in &sources {
         let lines: Vec<&str> = source.text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
             let code = strip(line);
@@ -258,6 +294,20 @@ fn unsafe_stands_where_it_may_and_says_why_it_is_sound() {
             }
         }
     }
+    let has = |allowed: &&&str| {
+        let is_unsafe = |line: &str| {
+            let code = strip(line);
+            code.contains("unsafe ") || code.contains("unsafe(")
+        };
+        let mut below = sources.iter().filter(|source| source.path.starts_with(**allowed));
+        below.any(|source| source.text.lines().any(is_unsafe))
+    };
+    wrong.extend(
+        UNSAFE
+            .iter()
+            .filter(|allowed| !has(allowed))
+            .map(|allowed| format!("{allowed}: unsafe may stand here, and none does")),
+    );
     assert_none(&wrong);
 }
 
@@ -304,6 +354,16 @@ fn every_test_that_is_named_for_a_fault_of_others_exists() {
     let sources: String = all().iter().map(|source| source.text.as_str()).collect();
     let mut wrong = vec![];
     let mut named = 0;
+    let mut classes = vec![];
+    let end = table.find("\n# What is simulated").expect("because it is there");
+    for row in table[..end].lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        classes.push(cells[1]);
+        if !cells[3].contains('`') {
+            wrong.push(format!("tests/README.md names no test for: {}", cells[1]));
+        }
+    }
+    assert_eq!(classes, CLASSES);
     for cell in rows.filter_map(|row| row.split('|').nth(3)) {
         for name in cell.split('`').skip(1).step_by(2) {
             named += 1;
@@ -331,7 +391,9 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
     let mut named = BTreeSet::new();
     let states = ["pass", "not applicable", "not done"];
     let mut counts = [0; 3];
-    for row in table.lines().filter(|line| line.starts_with("| ")) {
+    let (mut section, mut sections) = ("", BTreeMap::<&str, [u32; 3]>::new());
+    for row in table.lines().filter(|line| !line.starts_with("|--")) {
+        section = row.strip_prefix("## ").unwrap_or(section);
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let &[_, clause, _, state, shown, _] = &cells[..] else { continue };
         // The other table's rows are of scripts.
@@ -343,6 +405,7 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
             continue;
         };
         counts[index] += 1;
+        sections.entry(section).or_default()[index] += 1;
         let names: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
         let says = if state == "pass" { !names.is_empty() } else { !shown.is_empty() };
         if !says {
@@ -370,6 +433,12 @@ fn the_table_of_clauses_names_what_exists_and_adds_up() {
     let readme = std::fs::read_to_string(root.join("README.md")).expect("it is there");
     if !(table.contains(&sum) && readme.contains(&sum)) {
         wrong.push(format!("its sum, which README.md has as well, should be: {sum}"));
+    }
+    for (section, [passed, foreign, open]) in sections {
+        let row = format!("| {section} | {passed} | {foreign} | {open} |");
+        if !readme.contains(&row) {
+            wrong.push(format!("README.md has not: {row}"));
+        }
     }
     for must in 1..=69 {
         let rows = table.matches(&format!("\n| MUST-{must} |")).count();
@@ -444,7 +513,7 @@ fn older_versions(lock: &str) -> BTreeSet<String> {
     let field = |line: &str, name: &str| {
         Some(line.strip_prefix(name)?.strip_prefix(" = \"")?.trim_end_matches('"').to_owned())
     };
-    let mut versions: std::collections::BTreeMap<String, Vec<String>> = Default::default();
+    let mut versions: BTreeMap<String, Vec<String>> = Default::default();
     let mut name = String::new();
     for line in lock.lines() {
         if let Some(found) = field(line, "name") {
@@ -477,6 +546,141 @@ fn versions_beside_others_are_those_that_deny_toml_says_why() {
     };
     let known: BTreeSet<String> = deny.lines().filter_map(skip).collect();
     assert_eq!(known, older_versions(&read("Cargo.lock")));
+}
+
+/// Whether `expression`, of SPDX or as it was written before, is met by licences of `allowed`.
+fn is_allowed(expression: &str, allowed: &BTreeSet<String>) -> bool {
+    let text = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let mut words = text.split_whitespace().peekable();
+    let met = is_any_allowed(&mut words, allowed);
+    assert_eq!(words.next(), None, "{expression} is understood");
+    met
+}
+
+type Words<'w> = std::iter::Peekable<std::str::SplitWhitespace<'w>>;
+
+/// One of several, each of which may be several that must all be met.
+fn is_any_allowed(words: &mut Words<'_>, allowed: &BTreeSet<String>) -> bool {
+    let mut is_any = false;
+    loop {
+        let mut are_all = true;
+        loop {
+            are_all &= match words.next().expect("because a licence follows") {
+                "(" => {
+                    let met = is_any_allowed(words, allowed);
+                    assert_eq!(words.next(), Some(")"));
+                    met
+                }
+                name => {
+                    let with = words.next_if_eq(&"WITH").and_then(|_| words.next());
+                    let whole = with.map_or(name.to_owned(), |with| format!("{name} WITH {with}"));
+                    allowed.contains(&whole)
+                }
+            };
+            if words.next_if_eq(&"AND").is_none() {
+                break;
+            }
+        }
+        is_any |= are_all;
+        if words.next_if_eq(&"OR").is_none() {
+            return is_any;
+        }
+    }
+}
+
+/// The licences in the first list behind `start` in `text`.
+fn licences(text: &str, start: &str) -> BTreeSet<String> {
+    let list = text.split_once(start).expect("because it is there").1;
+    let list = list.split_once(']').expect("because it ends").0;
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// What cargo knows of the packages that the workspace in `folder` locks.
+fn packages(folder: &str) -> Vec<serde_json::Value> {
+    let run = |more: &[&str]| {
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        cargo.args(["metadata", "--locked", "--format-version=1", "--manifest-path"]);
+        cargo.arg(root().join(folder).join("Cargo.toml")).args(more);
+        cargo.output().expect("because cargo runs this")
+    };
+    // What was never built here has to be fetched first.
+    let found = Some(run(&["--offline"])).filter(|found| found.status.success());
+    let found = found.unwrap_or_else(|| run(&[]));
+    let errors = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.success(), "{folder}: {errors}");
+    let all: serde_json::Value = serde_json::from_slice(&found.stdout).expect("cargo's own JSON");
+    all["packages"].as_array().expect("because it lists them").clone()
+}
+
+#[test]
+fn every_package_is_of_the_registry_and_under_a_licence_that_deny_toml_allows() {
+    let deny = std::fs::read_to_string(root().join(".deny.toml")).unwrap();
+    let allowed = licences(&deny, "\nallow = [");
+    assert!(allowed.len() > 5, "{allowed:?}");
+    let exceptions = deny.lines().filter_map(|line| {
+        let crate_name = line.trim().strip_prefix("{ crate = \"")?.split('"').next()?;
+        line.contains("allow = [").then(|| (crate_name.to_owned(), licences(line, "allow = [")))
+    });
+    let exceptions: BTreeMap<_, _> = exceptions.collect();
+    let mut excepted = BTreeSet::new();
+    let mut wrong = vec![];
+    for folder in ["."].iter().chain(WORKSPACES) {
+        let mut foreign = 0;
+        for package in packages(folder) {
+            let name = package["name"].as_str().expect("because it has one");
+            let Some(source) = package["source"].as_str() else { continue };
+            foreign += 1;
+            if source != "registry+https://github.com/rust-lang/crates.io-index" {
+                wrong.push(format!("{folder}: {name} is from {source}"));
+            }
+            let licence = package["license"].as_str().unwrap_or("NONE");
+            let mut allowed = allowed.clone();
+            if let Some(more) = exceptions.get(name).filter(|_| !is_allowed(licence, &allowed)) {
+                allowed.extend(more.iter().cloned());
+                excepted.insert(name.to_owned());
+            }
+            if !is_allowed(licence, &allowed) {
+                wrong.push(format!("{folder}: {name} is under {licence}"));
+            }
+        }
+        assert!(foreign > 20, "{folder} has {foreign}");
+    }
+    assert_none(&wrong);
+    assert_eq!(excepted, exceptions.keys().cloned().collect(), "each exception is for somebody");
+}
+
+#[test]
+fn every_workspace_is_known() {
+    let mut known: BTreeSet<PathBuf> = WORKSPACES.iter().map(|one| root().join(one)).collect();
+    known.insert(root());
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        if folder.join("Cargo.lock").exists() {
+            found.insert(folder.clone());
+        }
+        for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                folders.push(path);
+            }
+        }
+    }
+    assert_eq!(found, known);
+    let run = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+    let beside = format!("beside=\"{}\"", WORKSPACES.join(" "));
+    assert!(run.contains(&beside), ".ci/run has not: {beside}");
+}
+
+#[test]
+fn the_reader_of_licences_reads_them() {
+    let allowed = BTreeSet::from(["A", "B", "C WITH d"].map(str::to_owned));
+    for met in ["A", "X OR A", "X/A", "(X OR A) AND B", "C WITH d AND A", "A AND X OR B"] {
+        assert!(is_allowed(met, &allowed), "{met}");
+    }
+    for foreign in ["X", "NONE", "A AND X", "C", "A WITH d", "(A OR X) AND X", "X AND (A OR B)"] {
+        assert!(!is_allowed(foreign, &allowed), "{foreign}");
+    }
 }
 
 #[test]

@@ -464,3 +464,58 @@ fn multicast_and_broadcast_frames_reach_nobody_but_neighbour_discovery() {
         assert_eq!(world.dropped(&frame), Some(Drop::DestinationAddress));
     }
 }
+
+#[test]
+fn who_joins_or_asks_for_groups_is_not_answered_and_harms_nothing() {
+    // RFC 3376 4, RFC 2236 2, RFC 1112 appendix I: reports and queries of IGMP; RFC 3810 5,
+    // RFC 2710 3: those of MLD, behind a router alert (RFC 2711, RFC 2113).
+    let igmp = [0x11, 0x12, 0x16, 0x17, 0x22, 0x30, 0xff];
+    let mld = [130, 131, 132, 143, 151, 152, 153];
+    // A count of records, or of sources, that lies; and no room for any.
+    let bodies: [&[u8]; 4] = [&[0, 0], &[0, 0, 0xff, 0xff], &[0; 20], &[0xff; 64]];
+    let groups = ["224.0.0.1", "224.0.0.22", "239.1.2.3", "ff02::1", "ff02::16", "ff0e::1:2"];
+    let mut room = Room::plain();
+    let mut world = room.world();
+    let mut frames = 0;
+    for group in groups.map(|group| group.parse::<IpAddr>().unwrap()) {
+        let (kinds, number) = if group.is_ipv4() { (igmp, 2) } else { (mld, protocol::ICMPV6) };
+        for (kind, body) in kinds.iter().flat_map(|kind| bodies.map(|body| (*kind, body))) {
+            let message = [&[kind, 0, 0, 0], body].concat();
+            let ends = (frame::guest(group), group);
+            for alert in [false, true] {
+                let mut frame = match ends {
+                    (IpAddr::V6(_), _) if alert => {
+                        let header = [number, 0, 5, 2, 0, 0, 1, 0];
+                        frame::packet(ends, 0, &[&header, &message[..]].concat())
+                    }
+                    _ => frame::packet(ends, number, &message),
+                };
+                if alert && group.is_ipv4() {
+                    frame::add_ipv4_options(&mut frame, &[0x94, 4, 0, 0]);
+                }
+                let to = match group {
+                    IpAddr::V4(group) => {
+                        let [_, b, c, d] = group.octets();
+                        [1, 0, 0x5e, b & 0x7f, c, d]
+                    }
+                    IpAddr::V6(group) => {
+                        let [.., a, b, c, d] = group.octets();
+                        [0x33, 0x33, a, b, c, d]
+                    }
+                };
+                frame[..6].copy_from_slice(&to);
+                frame[ETHERNET + if group.is_ipv4() { 8 } else { 7 }] = 1;
+                frame::mend(&mut frame);
+                for len in (ETHERNET..=frame.len()).rev() {
+                    assert!(world.dropped(&frame[..len]).is_some(), "{group}: {kind}, {len}");
+                    frames += 1;
+                }
+            }
+        }
+    }
+    assert!(frames > 10_000, "{frames} frames");
+    assert_silent(&world);
+    assert_eq!(world.inbox(), vec![], "nobody is told of it");
+    world.send(&frame::echo(frame::gateway(OUTSIDE_V4), 7, 1, b"still here"));
+    assert_eq!(world.inbox().len(), 1);
+}

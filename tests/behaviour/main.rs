@@ -19,6 +19,7 @@ mod hop_limit;
 mod http_denied;
 mod inspection;
 mod intercepted;
+mod loss;
 mod lowered;
 mod memory;
 mod names;

@@ -302,7 +302,7 @@ fn as_many_come_as_may_and_the_guests_own_flows_are_not_among_them() {
 fn first_port() -> u16 {
     let mut room = Room::plain();
     let mut world = room.world();
-    come(&mut world, PEERS[0]).unwrap();
+    come(&mut world, PEERS[0]).expect("because everybody may come");
     Server::called(&mut world).0.to.port()
 }
 

@@ -5,27 +5,24 @@
 //! random changes of them.
 
 mod classify;
+mod engine;
 mod fragments;
 mod offload;
 mod ring;
 mod seeds;
 
-use sluicegate_core::{Permission, Policy, QueryStep, Refusal, limits};
+use sluicegate_core::{Permission, Policy, QueryStep, limits};
 
-use crate::frame::{self, ETHERNET, OUTSIDE_V4, OUTSIDE_V6, OUTSIDES};
+use crate::frame::{self, OUTSIDE_V4, OUTSIDE_V6};
 use crate::guest::Script;
-use crate::{Answer, Dice, Did, Room, World, default_config};
+use crate::{Dice, Did, Room};
 
 pub use classify::classify;
+pub use engine::engine;
 pub use fragments::fragments;
 pub use offload::offload;
 pub use ring::ring;
 pub use seeds::{TARGETS, seeds};
-
-/// Things that happen in one story.
-const STEPS_MAX: usize = 400;
-/// Bytes of the longest frame that is made of a story's bytes.
-const FRAME_BYTES: usize = 2000;
 
 /// A story's bytes, as they are used up.
 struct Bytes<'d>(&'d [u8]);
@@ -47,109 +44,6 @@ impl Bytes<'_> {
         self.0 = rest;
         taken.to_vec()
     }
-}
-
-/// Frames that a guest may send, to be changed.
-fn good_frames() -> Vec<Vec<u8>> {
-    let link = default_config().link;
-    let mut all = vec![
-        frame::arp_request(link.guest_ipv4, link.gateway_ipv4),
-        frame::solicit(link.guest_ipv6, link.gateway_ipv6),
-    ];
-    for outside in OUTSIDES {
-        let to = core::net::SocketAddr::new(outside, 80);
-        let script = Script::new(to, 40_000);
-        all.push(frame::tcp(to, &script.syn()));
-        all.push(frame::tcp(to, &script.segment(frame::flag::ACK, b"word")));
-        all.push(frame::tcp(to, &script.segment(frame::flag::ACK | frame::flag::FIN, b"")));
-        all.push(frame::udp(4000, to, b"a datagram"));
-        all.push(frame::echo(outside, 7, 1, b"ping"));
-        all.extend(frame::fragments(&frame::udp(4000, to, &[7; 900]), 5, 400));
-    }
-    all
-}
-
-/// Frames of the guest, changed or made up, and what the outside does, in any order.
-///
-/// # Panics
-/// If the engine breaks a rule.
-pub fn engine(data: &[u8]) {
-    let frames = good_frames();
-    let mut room = Room::with(|config| {
-        config.tcp_receive_bytes = 8192;
-        config.tcp_send_bytes = 8192;
-    });
-    let mut world = room.world();
-    let mut story = Bytes(data);
-    for _ in 0..STEPS_MAX {
-        if step(&mut world, &mut story, &frames).is_none() {
-            break;
-        }
-        world.inbox.clear();
-        world.raw.clear();
-        world.peers.log.clear();
-        world.peers.ended.clear();
-    }
-    world.advance(24 * 3600 * 1000);
-    assert_eq!(world.wait().0, None, "all of it passes");
-}
-
-fn step(world: &mut World<'_>, story: &mut Bytes<'_>, frames: &[Vec<u8>]) -> Option<()> {
-    match story.one()? {
-        kind @ 0..160 => {
-            let mut frame = frames.get(usize::from(kind) % frames.len())?.clone();
-            let changes = story.one()?;
-            for _ in 0..changes % 8 {
-                let at = story.number()? % frame.len();
-                *frame.get_mut(at)? = story.one()?;
-            }
-            if changes & 8 != 0 {
-                frame.truncate(story.number()? % (frame.len() + 1));
-            }
-            // Most would die of their checksums.
-            let is_ip = frame.get(ETHERNET).is_some_and(|byte| matches!(byte, 0x45 | 0x60));
-            if changes & 16 != 0 && is_ip && frame.len() >= ETHERNET + 60 {
-                frame::mend(&mut frame);
-            }
-            world.dropped(&frame);
-        }
-        160..200 => {
-            let len = story.number()? % FRAME_BYTES;
-            let mut frame = frames.first()?.get(..12)?.to_vec();
-            frame.extend(story.take(len));
-            world.dropped(&frame);
-        }
-        200..220 => {
-            let ms = story.number()?;
-            world.advance(ms as u64);
-        }
-        220..230 => {
-            world.peers.answer = match story.one()? % 3 {
-                0 => Answer::Accept,
-                1 => Answer::Refuse(Refusal::Refused),
-                _ => Answer::Silence,
-            };
-        }
-        230..245 => {
-            let len = story.number()? % 5000;
-            for stream in world.peers.streams.values_mut() {
-                stream.to_give.extend(vec![7; len]);
-            }
-            world.run();
-        }
-        245..250 => {
-            world.peers.streams.values_mut().for_each(|stream| stream.finishes = true);
-            world.run();
-        }
-        250..253 => world.stalled = !world.stalled,
-        253.. => {
-            let live: Vec<u32> = world.peers.datagrams.keys().copied().collect();
-            for index in live {
-                world.fail_datagram(index, Refusal::Refused);
-            }
-        }
-    }
-    Some(())
 }
 
 /// A query of the guest, and an answer of an upstream: the first number is how long the query is.

@@ -229,6 +229,37 @@ fn is_born_elsewhere() -> bool {
 pub(crate) struct SandboxProbeArgs {
     /// A folder that may be written without a sandbox.
     folder: std::path::PathBuf,
+    /// Tries each system call that is refused, with nothing else given up.
+    #[arg(long)]
+    calls: bool,
+}
+
+/// The errno of `call`, made with arguments that it can do nothing with.
+fn errno_of(call: libc::c_long) -> i32 {
+    // SAFETY: no pointer, descriptor, length, flag or command is -1, so no call of those that are
+    // tried does anything, or reads or writes memory (`personality` tells what it is).
+    #[allow(unsafe_code, reason = "nothing makes a call by its number safely")]
+    let done = unsafe { libc::syscall(call, -1_i64, -1_i64, -1_i64, -1_i64, -1_i64, -1_i64) };
+    if done == -1 { std::io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 }
+}
+
+/// Gives up the calls alone, with every capability that there is, and makes each, before and after:
+/// a line each.
+fn probe_calls() -> Result<(), Failure> {
+    let calls: Vec<_> = CALLS.iter().copied().chain([libc::SYS_clone3]).collect();
+    let before: Vec<_> = calls.iter().map(|call| errno_of(*call)).collect();
+    set_no_new_privs(true)?;
+    give_up_calls()?;
+    for (call, before) in calls.into_iter().zip(before) {
+        let refused = if call == libc::SYS_clone3 { libc::ENOSYS } else { libc::EPERM };
+        let told = match (errno_of(call) == refused, before == refused) {
+            (true, false) => "refused",
+            (true, true) => "refused before",
+            (false, _) => "made",
+        };
+        println!("{call}: {told}");
+    }
+    Ok(())
 }
 
 /// Gives up what a guest's server gives up, and tries what is given up: a line each.
@@ -262,5 +293,5 @@ pub(crate) fn probe(args: &SandboxProbeArgs) -> std::process::ExitCode {
         told("run one from a thread", thread.join().unwrap_or(true));
         Ok(())
     };
-    super::failure::exit_code(try_all())
+    super::failure::exit_code(if args.calls { probe_calls() } else { try_all() })
 }

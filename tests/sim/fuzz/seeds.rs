@@ -57,16 +57,38 @@ fn frames(capture: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// Stories of `engine` in which the guest sends the frames of each capture.
+/// Stories of `engine` in which the guest sends the frames of each capture, and some in which its
+/// connections go on beside all else that happens.
 fn engine() -> Vec<Vec<u8>> {
     let raw = |frame: &&[u8]| {
         let behind = frame.get(12..).unwrap_or(&[]);
-        [&[160][..], &(behind.len() as u16).to_be_bytes(), behind].concat()
+        [&[130][..], &(behind.len() as u16).to_be_bytes(), behind].concat()
     };
-    let story = |capture: Vec<u8>| frames(&capture).iter().take(FRAMES_MAX).flat_map(raw).collect();
+    let story = |capture: Vec<u8>| {
+        let frames = frames(&capture);
+        let steps = frames.iter().take(FRAMES_MAX).flat_map(raw);
+        [0].into_iter().chain(steps).collect()
+    };
     let mut stories: Vec<Vec<u8>> = captures("").into_iter().map(story).collect();
-    stories.push((0..20).flat_map(|frame| [frame, 0]).collect());
-    stories.push(vec![2, 0, 3, 16, 230, 1, 0, 200, 4, 0, 3, 17, 0, 40, 9, 245, 253, 250, 4, 0]);
+    stories.push([0].into_iter().chain((0..20).flat_map(|frame| [frame, 0])).collect());
+    // Connections of the guest's and from outside, which speak both ways and finish.
+    let begin = [221, 224, 221, 224, 3, 0];
+    let speak = [227, 9, 0, 195, 4, 0, 165, 0, 50, 227, 0, 7, 195, 18, 52, 165, 3, 0];
+    let end = [235, 0, 207, 165, 9, 0];
+    for mode in 0..4 {
+        let calm = [&[mode][..], &begin, &speak, &speak, &end].concat();
+        stories.push(calm);
+        for odd in [
+            &[213, 165, 9, 0, 213][..], // the guest takes nothing for a while
+            &[243, 1, 165, 9, 0, 243, 0],
+            &[243, 2, 165, 1, 0, 243, 3],
+            &[248, 0, 251, 0],
+            &[238, 1, 238, 0, 217, 185, 1],
+            &[2, 0, 3, 16, 40, 8, 11, 3],
+        ] {
+            stories.push([&[mode][..], &begin, &speak, odd, &speak, odd, &end].concat());
+        }
+    }
     stories
 }
 
