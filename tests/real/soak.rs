@@ -1,5 +1,5 @@
-//! Very many short flows of both families: what the engine holds afterwards is what it held soon after the start.
-//! `SLUICEGATE_SOAK_S=600` lets it take ten minutes.
+//! Very many short flows of both families: what the engine holds afterwards is what it held soon
+//! after the start. `SLUICEGATE_SOAK_S=600` lets it take ten minutes.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -82,7 +82,8 @@ fn a_multitude_of_short_flows_leaves_nothing_behind() {
     let flows = || ends.iter().map(|(.., flows)| flows.load(Ordering::Relaxed)).sum::<u64>();
     let (mut warm, began) = (None, now());
     std::thread::scope(|scope| {
-        for (number, end) in (0..2 * THREADS).flat_map(|n| ends.iter().map(move |end| (n, end))) {
+        let each = (0..2 * THREADS).flat_map(|number| ends.iter().map(move |end| (number, end)));
+        for (number, end) in each {
             let (guest, is_over) = (&guest, &is_over);
             let (tcp, udp, flows) = end;
             scope.spawn(move || {
