@@ -87,7 +87,7 @@ fn outside(index: u32) -> (UdpSocket, Association) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = Outside::Remote(socket.local_addr().unwrap());
     let flow = FlowId { index, generation: 1 };
-    (socket, Association { flow, kind: DatagramKind::Udp, to })
+    (socket, Association { flow, kind: DatagramKind::Udp, to, is_relayed: false })
 }
 
 /// All that has arrived, without waiting: on loopback it has by the time that it is sent.
