@@ -217,7 +217,7 @@ impl Flows {
     }
 
     /// Begins a task for the datagrams of `flow` to `target`.
-    fn begin_relay(&mut self, flow: FlowId, target: Target) {
+    pub(super) fn begin_relay(&mut self, flow: FlowId, target: Target) {
         let Some(dialler) = &self.dialler else { return };
         // Its room bounds it.
         let (out, from_driver) = mpsc::unbounded_channel();
