@@ -92,6 +92,27 @@ const WORKSPACES: &[&str] = &[
 /// Where a test may sleep, since it waits for what has no event.
 const SLEEPS: &[&str] = &["tests/real/"];
 
+/// Where a line of log would be one for a packet: there is none but at TRACE.
+const PER_PACKET: &[&str] = &[
+    "core/src/",
+    "host/src/adapter/krun.rs",
+    "host/src/adapter/tap.rs",
+    "host/src/adapter/vnet.rs",
+    "host/src/capture.rs",
+    "host/src/driver.rs",
+    "host/src/flow/datagram.rs",
+    "host/src/flow/relay.rs",
+    "host/src/flow/row.rs",
+    "host/src/flow/tcp.rs",
+    "host/src/memory.rs",
+    "host/src/metrics.rs",
+    "host/src/rings.rs",
+];
+
+/// What a line of log may have above DEBUG beside its words: no name of anybody's, and no address.
+/// Those are for who asked for events.
+const LOGGED: &[&str] = &["count", "error", "guest_port", "length", "path", "reach"];
+
 /// Parts of names that say nothing.
 const EMPTY_WORDS: &[&str] = &["Manager", "Handler", "Util", "Shared", "Context"];
 
@@ -505,6 +526,116 @@ fn no_test_sleeps_in_place_of_an_event() {
         }
     }
     assert_none(&wrong);
+}
+
+/// The calls of `tracing` in `text`: the line, what is called, and what it is given: the names of
+/// its fields, and what its words have in braces.
+fn logs(text: &str) -> Vec<(usize, String, Vec<String>)> {
+    let mut found = vec![];
+    for (at, start) in text.match_indices("tracing::") {
+        let before = &text[..at];
+        if before.rsplit('\n').next().is_some_and(|line| line.contains("//")) {
+            continue;
+        }
+        let rest = &text[at + start.len()..];
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let given = rest[end..].strip_prefix("!(").map_or_else(Vec::new, given);
+        found.push((before.matches('\n').count() + 1, rest[..end].to_owned(), given));
+    }
+    found
+}
+
+/// The same of what is behind the parenthesis of one call.
+fn given(arguments: &str) -> Vec<String> {
+    #[derive(PartialEq)]
+    enum In {
+        Name,
+        Value,
+        Words,
+        Braces,
+    }
+    let (mut names, mut name, mut depth, mut place) = (vec![], String::new(), 0, In::Name);
+    let mut characters = arguments.chars();
+    while let Some(character) = characters.next() {
+        let is_end = depth == 0 && matches!(character, ',' | '=' | ')');
+        match (&place, character) {
+            (In::Words | In::Braces, '\\') => drop(characters.next()),
+            (In::Words, '{') => place = In::Braces,
+            (In::Braces, '}' | ':') => {
+                names.push(core::mem::take(&mut name));
+                place = In::Words;
+            }
+            (In::Words | In::Braces, '"') => place = In::Value,
+            (In::Name | In::Value, '"') => place = In::Words,
+            (In::Words, _) => {}
+            (In::Name, _) if is_end => {
+                names.push(core::mem::take(&mut name));
+                place = if character == '=' { In::Value } else { In::Name };
+            }
+            (In::Value, ',') if is_end => place = In::Name,
+            (In::Name | In::Value, '(') => depth += 1,
+            (In::Name | In::Value, ')') if depth > 0 => depth -= 1,
+            (In::Name | In::Braces, _) => name.push(character),
+            (In::Value, _) => {}
+        }
+        if character == ')' && depth == 0 && is_end && matches!(place, In::Name | In::Value) {
+            break;
+        }
+    }
+    let bare = |name: String| name.trim().trim_start_matches(['%', '?', '&']).to_owned();
+    names.into_iter().map(bare).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn no_line_of_log_is_for_a_packet_or_names_anybody() {
+    let mut wrong = vec![];
+    for source in ["core/src", "host/src"].iter().flat_map(|folder| sources(folder)) {
+        let own: Vec<&str> = source.lines().map(|(_, line)| line).collect();
+        let is_per_packet = PER_PACKET.iter().any(|path| source.path.starts_with(path));
+        for (line, called, given) in logs(&own.join("\n")) {
+            let place = format!("{}:{line}: tracing::{called}", source.path);
+            match called.as_str() {
+                "trace" => {}
+                _ if is_per_packet => wrong.push(format!("{place} where packets pass")),
+                "debug" => {}
+                "info" | "warn" | "error" => {
+                    let other = given.iter().filter(|word| !LOGGED.contains(&word.as_str()));
+                    wrong.extend(other.map(|word| format!("{place} has `{word}`")));
+                }
+                _ => {
+                    wrong.push(format!("{place}: a macro of a level, with its path, is read here"))
+                }
+            }
+        }
+    }
+    for path in PER_PACKET {
+        assert!(root().join(path).exists(), "{path} is elsewhere");
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn the_reader_of_logs_reads_them() {
+    let text = r#"
+// tracing::warn!(%name, "a comment");
+tracing::warn!(%error, host = %port.host, "words, {reach} and {peer:?}");
+tracing::debug!(
+    "a \"quoted\" name"
+);
+use tracing::info;
+tracing::error!(count, peer = call(a, b), ?name, "no words: (but {at})");
+"#;
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let expected = [
+        (3, "warn", words(&["error", "host", "reach", "peer"])),
+        (4, "debug", vec![]),
+        (7, "info", vec![]),
+        (8, "error", words(&["count", "peer", "name", "at"])),
+    ];
+    let read = logs(text);
+    let read: Vec<_> = read.iter().map(|(at, call, given)| (*at, &call[..], given)).collect();
+    let expected: Vec<_> = expected.iter().map(|(at, call, given)| (*at, *call, given)).collect();
+    assert_eq!(read, expected);
 }
 
 /// The crates that `Cargo.lock` has more than one version of: all versions but the newest, each as

@@ -140,7 +140,7 @@ impl Pages {
         let done = unsafe { madvise(at, end - start, advice) };
         if let Err(error) = done {
             // Costs memory, nothing else.
-            tracing::debug!(%error, "pages were not given back");
+            tracing::trace!(%error, "pages were not given back");
         }
     }
 }

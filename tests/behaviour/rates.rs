@@ -35,6 +35,26 @@ fn ops(per_s: u64) -> Rate {
     Rate { bandwidth: None, ops: Some(bucket) }
 }
 
+/// Those for the guest that `rate` lets pass within `us`, where there always is one more: frames
+/// of 1000 bytes.
+fn frames_to_guest(rate: Rate, us: u64) -> u64 {
+    let mut room = Room::with(|c| c.to_guest_rate = Some(rate)).with_rings(1 << 20);
+    let mut world = room.world();
+    world.send(&frame::udp(1000, at(OUTSIDE_V4, 9), b"begin"));
+    let index = world.datagram();
+    let mut frames = 0;
+    pass(&mut world, us, |world| {
+        let (now, flow) = (world.now(), world.peers.datagrams[&index].id);
+        while world.engine.can_deliver(now) {
+            world.engine.deliver(now, flow, &[7; PAYLOAD]);
+            while world.collect_one() {}
+        }
+        frames += world.inbox().len() as u64;
+    });
+    assert_eq!(world.counters().dropped(Drop::AnswerLost), 0);
+    frames
+}
+
 /// The guest sends all it can for `us`; returns the bytes that were taken.
 fn flood(world: &mut World<'_>, us: u64) -> u64 {
     let frame = frame::udp(1000, at(OUTSIDE_V4, 9), &[7; PAYLOAD]);
@@ -135,23 +155,23 @@ fn a_row_of_the_guests_is_paid_as_all_that_its_card_would_send() {
 fn the_guest_is_sent_datagrams_as_fast_as_it_may_within_two_percent() {
     for (mbit_per_s, us) in [(1, 60_000_000), (1000, 200_000), (5000, 50_000)] {
         let rate = bandwidth(mbit_per_s * 125_000);
-        let mut room = Room::with(|c| c.to_guest_rate = Some(rate)).with_rings(1 << 20);
-        let mut world = room.world();
-        world.send(&frame::udp(1000, at(OUTSIDE_V4, 9), b"begin"));
-        let index = world.datagram();
-        let mut frames = 0;
-        pass(&mut world, us, |world| {
-            let (now, flow) = (world.now(), world.peers.datagrams[&index].id);
-            while world.engine.can_deliver(now) {
-                world.engine.deliver(now, flow, &[7; PAYLOAD]);
-                while world.collect_one() {}
-            }
-            frames += world.inbox().len() as u64;
-        });
+        let frames = frames_to_guest(rate, us);
         let expected = mbit_per_s * us / 8 + rate.bandwidth.unwrap().size;
         assert!(is_near(frames * 1000, expected), "{mbit_per_s} Mbit/s: {frames} frames");
-        assert_eq!(world.counters().dropped(Drop::AnswerLost), 0);
     }
+}
+
+#[test]
+fn frames_to_the_guest_are_limited_as_bytes_are() {
+    for (per_s, us) in [(100, 10_000_000), (10_000, 1_000_000), (200_000, 200_000)] {
+        let rate = ops(per_s);
+        let frames = frames_to_guest(rate, us);
+        let expected = per_s * us / 1_000_000 + rate.ops.unwrap().size;
+        assert!(is_near(frames, expected), "{per_s} a second: {frames} frames, not {expected}");
+    }
+    let ops = Some(Bucket { size: 10, refill_ms: 100, one_time_burst: 500 });
+    let frames = frames_to_guest(Rate { bandwidth: None, ops }, 10_000_000);
+    assert!(frames.abs_diff(500 + 10 + 1000) <= 2, "{frames} frames");
 }
 
 #[test]

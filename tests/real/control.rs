@@ -2,9 +2,10 @@
 //! that read metrics.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
@@ -499,6 +500,36 @@ fn who_holds_the_socket_open_keeps_nobody_else_from_it_for_long() {
     drop(silent);
 }
 
+/// What is done over and over while changes are made, and how often it was.
+struct Load<'l> {
+    what: &'static str,
+    act: Box<dyn FnMut() -> std::io::Result<()> + Send + 'l>,
+    count: AtomicU32,
+}
+
+impl<'l> Load<'l> {
+    fn new(what: &'static str, act: impl FnMut() -> std::io::Result<()> + Send + 'l) -> Self {
+        Self { what, act: Box::new(act), count: AtomicU32::new(0) }
+    }
+}
+
+/// Datagrams that are echoed: on one flow, and now and then on a new one.
+fn asks<'g>(guest: &'g Guest, to: (IpAddr, u16)) -> impl FnMut() -> std::io::Result<()> + 'g {
+    let (mut socket, mut count) = (guest.datagrams(to), 0_u32);
+    move || {
+        count += 1;
+        if count.is_multiple_of(16) {
+            socket = guest.datagrams(to);
+        }
+        let asked = count.to_be_bytes();
+        socket.send(&asked)?;
+        let mut heard = [0; 4];
+        socket.recv(&mut heard)?;
+        assert_eq!(heard, asked);
+        Ok(())
+    }
+}
+
 #[test]
 fn a_hundred_changes_a_second_drop_nothing_that_stays_allowed() {
     if !needs::are_met(&["curl"]) {
@@ -506,35 +537,93 @@ fn a_hundred_changes_a_second_drop_nothing_that_stays_allowed() {
     }
     const BYTES: usize = 400_000_000;
     const CHANGES: u32 = 200;
+    const EACH_MIN: u32 = 100;
+    const GUEST_PORT: u16 = 7001;
     let port = servers::http(servers::listener(Family::V4));
-    let controlled = Controlled::new(only(&[port]));
-    let gateway = controlled.guest.gateway(Family::V4);
-    let mut curl = controlled.guest.command("curl");
+    let echo = servers::echo(servers::listener(Family::V4));
+    let datagrams = servers::datagrams(Family::V4);
+    let asked = datagrams.local_addr().unwrap().port();
+    servers::echo_datagrams(datagrams);
+    let config = |spare: u16| {
+        let mut config = only(&[port, echo, asked, spare]);
+        config["policy"]["default_ingress"] = json!("allow");
+        config["ports"] = json!([{ "host_port": 0, "guest_port": GUEST_PORT }]);
+        config
+    };
+    let controlled = Controlled::new(config(1));
+    let guest = &controlled.guest;
+    let inside = (guest.address(Family::V4), GUEST_PORT);
+    let listener = guest.namespace().inside(|| std::net::TcpListener::bind(inside).unwrap());
+    servers::echo(listener);
+    let ports = controlled.json(&["ports"]);
+    let published: SocketAddr = ports["ports"][0]["host"].as_str().unwrap().parse().unwrap();
+    let gateway = guest.gateway(Family::V4);
+    let mut curl = guest.command("curl");
     curl.args(["-sSf", "-m", "120", "-o", "/dev/null", "-w", "%{size_download}"]);
-    let load = Process::start(curl.arg(format!("http://{gateway}:{port}/{BYTES}")));
+    let download = Process::start(curl.arg(format!("http://{gateway}:{port}/{BYTES}")));
     until("bytes pass", || {
         let flows = controlled.flows();
         flows.iter().any(|flow| flow["to_guest_bytes"].as_u64() > Some(1_000_000))
     });
+    let mut loads = [
+        Load::new("connections", || echoes(&mut guest.try_connect((gateway, echo))?)),
+        Load::new("datagrams", asks(guest, (gateway, asked))),
+        Load::new("calls", || {
+            let mut stream = TcpStream::connect(published)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            echoes(&mut stream)
+        }),
+    ];
     // Each is a rule more or less, and holds before the next is sent.
     let mut socket = std::os::unix::net::UnixStream::connect(&controlled.socket).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let began = now();
-    for change in 0..CHANGES {
-        let spare = 20_000 + u16::try_from(change % 50).unwrap();
-        let text = only(&[port, spare]).to_string();
-        let head = format!("PUT /v1/config HTTP/1.1\r\nHost: l\r\nContent-Length: {}", text.len());
-        socket.write_all(format!("{head}\r\n\r\n{text}").as_bytes()).unwrap();
-        let mut answer = vec![0; 8192];
-        let len = socket.read(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer[..len]).into_owned();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.contains(&format!("etag: \"{}\"", change + 2)), "{answer}");
-    }
-    let a_second = f64::from(CHANGES) / began.elapsed().as_secs_f64();
-    println!("{a_second:.0} changes a second under load");
-    let loaded = load.finish();
+    let is_over = AtomicBool::new(false);
+    let (mut change, began) = (0, now());
+    std::thread::scope(|scope| {
+        let counts = loads.each_mut().map(|Load { what, act, count }| {
+            let (count, is_over) = (&*count, &is_over);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    act().unwrap_or_else(|error| panic!("{what}: {error}"));
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            count
+        });
+        let _over = Over(&is_over);
+        while change < CHANGES || counts.iter().any(|c| c.load(Ordering::Relaxed) < EACH_MIN) {
+            assert!(began.elapsed() < PATIENCE, "{change} changes, and {counts:?}");
+            put_on(&mut socket, &config(20_000 + u16::try_from(change % 50).unwrap()), change + 2);
+            change += 1;
+        }
+    });
+    let a_second = f64::from(change) / began.elapsed().as_secs_f64();
+    let counts = loads.each_ref().map(|load| (load.what, load.count.load(Ordering::Relaxed)));
+    println!("{a_second:.0} changes a second under load, {change} beside {counts:?}");
+    assert_eq!(controlled.json(&["ports"]), ports);
+    let loaded = download.finish();
     assert_eq!((loaded.code, loaded.output), (0, BYTES.to_string()), "{}", loaded.errors);
+}
+
+/// Ends what waits for it, however a test ends.
+struct Over<'o>(&'o AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets `config` hold, as change number `version`.
+fn put_on(socket: &mut std::os::unix::net::UnixStream, config: &Value, version: u32) {
+    let text = config.to_string();
+    let head = format!("PUT /v1/config HTTP/1.1\r\nHost: l\r\nContent-Length: {}", text.len());
+    socket.write_all(format!("{head}\r\n\r\n{text}").as_bytes()).unwrap();
+    let mut answer = vec![0; 8192];
+    let len = socket.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..len]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains(&format!("etag: \"{version}\"")), "{answer}");
 }
 
 /// What tshark reads in `file`: of each packet the columns `fields`.

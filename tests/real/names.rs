@@ -1,10 +1,12 @@
 //! Names among real programs: dig and curl inside, a name server from a package outside, and
 //! servers that misbehave as a test says.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
@@ -480,6 +482,45 @@ fn a_silent_server_is_overtaken_and_then_asked_last() {
         assert!(text.contains("11.0.0.2") && took < AT_ONCE, "{took:?} {text}");
     }
     assert_eq!(told.try_iter().count(), 1, "the second query goes to who answers");
+}
+
+#[test]
+fn one_question_more_than_can_be_asked_at_a_time_is_refused_at_once_and_others_are_served() {
+    if !needs::are_met(&[]) {
+        return;
+    }
+    const AT_A_TIME: usize = 512;
+    let outside = Outside::new();
+    let heard = Arc::<Mutex<BTreeSet<Vec<u8>>>>::default();
+    let hears = Arc::clone(&heard);
+    scripted(&outside.neighbour, SERVER, move |query| {
+        hears.lock().unwrap().insert(query[12..question_end(query)].to_vec());
+        if query[13] == b'k' { vec![address(query, 2)] } else { vec![] }
+    });
+    let mut config = asking(&[SERVER]);
+    config["dns"]["query_timeout_ms"] = json!(60_000);
+    let guest = outside.guest(Some(config));
+    let socket = guest.datagrams((guest.gateway(Family::V4), 53));
+    let code = |number: u16, name: &str| {
+        socket.send(&query(number, name, A)).unwrap();
+        let mut answer = [0; 512];
+        socket.recv(&mut answer).unwrap();
+        assert_eq!(answer[..2], number.to_be_bytes(), "{name}");
+        answer[3] & 15
+    };
+    assert_eq!(code(1000, "known.test"), 0);
+    for number in 0..AT_A_TIME {
+        let name = format!("silent-{number}.test");
+        socket.send(&query(u16::try_from(number).unwrap(), &name, A)).unwrap();
+        // A turn takes so many, and no more.
+        until("it is asked", || heard.lock().unwrap().len() == number + 2);
+    }
+    const SERVER_FAILURE: u8 = 2;
+    let (refused, took) = timed(|| code(1001, "kept-out.test"));
+    assert_eq!(refused, SERVER_FAILURE);
+    assert!(took < AT_ONCE, "{took:?}");
+    assert_eq!(code(1002, "known.test"), 0, "what is known is told");
+    assert_eq!(heard.lock().unwrap().len(), AT_A_TIME + 1);
 }
 
 #[test]

@@ -277,6 +277,39 @@ fn what_is_excepted_goes_without_it_and_datagrams_do_not_leave_beside_it() {
 }
 
 #[test]
+fn datagrams_to_a_name_that_is_excepted_go_without_it() {
+    if !needs::are_met(&["dig"]) {
+        return;
+    }
+    let outside = Outside::new();
+    names::scripted(&outside.neighbour, names::SERVER, |query| {
+        vec![names::address(query, if query[13] == b'd' { 2 } else { 3 })]
+    });
+    outside.neighbour.ip("address add 11.0.0.3/24 dev link0");
+    let (at, _told) = refusing(&outside.host);
+    let guest = outside.guest(Some(open_config(json!({
+        "dns": { "nameservers": [names::SERVER] },
+        "outbound_proxy": {
+            "protocol": "socks5", "address": at.to_string(), "no_proxy": ["*.inside.test"],
+        },
+    }))));
+    for (name, address, is_excepted) in
+        [("direct.inside.test", "11.0.0.2", true), ("proxied.test", "11.0.0.3", false)]
+    {
+        assert_eq!(names::ask(&guest, &format!("{name} +short")).trim(), address);
+        let server = outside.neighbour.inside(|| UdpSocket::bind((address, 0)).unwrap());
+        let to = server.local_addr().unwrap();
+        servers::echo_datagrams(server);
+        let socket = guest.datagrams(to);
+        socket.send(b"ask").unwrap();
+        let heard = socket.recv(&mut [0; 16]).map_err(|error| error.kind());
+        // The proxy passes nothing on.
+        let refused = Err(ErrorKind::ConnectionRefused);
+        assert_eq!(heard, if is_excepted { Ok(3) } else { refused }, "{name}");
+    }
+}
+
+#[test]
 fn intercepted_connections_go_through_it_too() {
     if !needs::are_met(&["microsocks", "openssl", "curl"]) {
         return;

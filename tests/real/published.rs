@@ -115,6 +115,21 @@ fn a_port_where_the_guest_does_not_listen_resets_who_came() {
     inside.accept().unwrap();
 }
 
+#[test]
+fn as_many_wait_to_be_accepted_as_the_configuration_says() {
+    if !needs::are_met(&["ss"]) {
+        return;
+    }
+    let limits = json!({ "tcp_accept_queue_size": 7 });
+    let guest = limited_guest(&[any("tcp", "127.0.0.1"), any("tcp", "::1")], None, limits);
+    for port in published(&guest) {
+        let mut ss = Command::new("ss");
+        let shown = process::succeed(ss.args(["-Hltn", "sport", &format!("= :{}", port.port())]));
+        let queue = shown.split_whitespace().nth(2);
+        assert_eq!(queue, Some("7"), "{port}: {shown}");
+    }
+}
+
 /// Lets the firewall of `guest` refuse all who come to its port by ICMP, or nobody.
 fn reject(guest: &Guest, rejects: bool) {
     let rules = "flush ruleset

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 
-use crate::guest::sluicegate;
+use crate::guest::{ConfigFile, open_config, sluicegate};
 use crate::process::{self, Process};
-use crate::waiting::{PATIENCE, until};
+use crate::rates::{AT_LEAST, AT_MOST};
+use crate::waiting::{PATIENCE, timed, until};
 
 /// A folder of its own for a test's sockets.
 struct Folder(PathBuf);
@@ -110,6 +112,22 @@ fn frames_cross_in_any_pieces_and_many_at_a_time() {
     engine.signal(Signal::TERM);
     assert_eq!(engine.finish().code, 0);
     assert!(!folder.socket().exists(), "the path goes with its owner");
+}
+
+#[test]
+fn a_machine_that_is_limited_is_heard_as_fast_as_it_may() {
+    let folder = Folder::new();
+    // 100 frames a second: of 220 a full bucket at once.
+    let bucket = json!({ "ops": { "size": 20, "refill_time_ms": 200 } });
+    let config = ConfigFile::new(&open_config(json!({ "rate_limiter": { "egress": bucket } })));
+    let path = config.path().to_str().unwrap();
+    let _engine = serve(&folder.socket(), &["--config", path]);
+    let mut stream = connect(&folder.socket());
+    let ((), took) = timed(|| {
+        stream.write_all(&framed(&arp_request()).repeat(220)).unwrap();
+        assert!((0..220).all(|_| is_arp_answer(&receive(&stream))));
+    });
+    assert!((AT_LEAST..AT_MOST).contains(&took), "{took:?}");
 }
 
 #[test]

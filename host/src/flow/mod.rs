@@ -170,13 +170,7 @@ impl Flows {
                 }
                 Action::Finish { flow } => self.finish(flow),
                 Action::Receive { flow } => self.enqueue(flow.index),
-                Action::Reset { flow } => {
-                    self.with_tcp(flow, |tcp| {
-                        tcp.reset_on_close();
-                        Ok(())
-                    });
-                    self.close(flow);
-                }
+                Action::Reset { flow } => self.reset(flow),
                 Action::Close { flow } => {
                     // Datagrams that wait may be its last.
                     if let Err(failed) = self.send_gathered() {
@@ -210,10 +204,15 @@ impl Flows {
                     ..
                 } if self.ports.answer(flow, payload, segment_bytes).is_some() => {}
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
-                    let from = Association { flow, kind, to };
-                    for failed in self.gather(from, payload, segment_bytes).into_iter().flatten() {
-                        engine.handle(now, failed);
-                    }
+                    let failed = if let Some(is_relayed) = self.is_relayed((flow, kind), to) {
+                        let from = Association { flow, kind, to, is_relayed };
+                        self.gather(from, payload, segment_bytes)
+                    } else {
+                        // The engine, who knows names, does not lend its bytes meanwhile.
+                        let copy = payload.to_vec();
+                        self.send_first((engine, now), (flow, to), (&copy, segment_bytes))
+                    };
+                    failed.into_iter().flatten().for_each(|failed| engine.handle(now, failed));
                 }
             }
         }
@@ -312,6 +311,14 @@ impl Flows {
         }
     }
 
+    fn reset(&mut self, flow: FlowId) {
+        self.with_tcp(flow, |tcp| {
+            tcp.reset_on_close();
+            Ok(())
+        });
+        self.close(flow);
+    }
+
     fn send_tls(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
         if self.with_tls(flow, |tls| tls.send(engine, now)) == Some(false) {
             // The flow says so itself when it is served.
@@ -402,12 +409,12 @@ impl Flows {
         payload: &[u8],
         segment_bytes: u16,
     ) -> Result<(), Event> {
-        let Association { flow, kind, to } = from;
-        let failed = |refusal| Event::DatagramFailed { flow, refusal };
-        if let Some(target) = self.detour(&from).map_err(failed)? {
-            self.relay(from, &target, (payload, segment_bytes));
+        let Association { flow, kind, to, is_relayed } = from;
+        if is_relayed {
+            self.relay(flow, payload, segment_bytes);
             return Ok(());
         }
+        let failed = |refusal| Event::DatagramFailed { flow, refusal };
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
             let (address, _) = socket::addresses(to);

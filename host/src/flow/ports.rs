@@ -358,7 +358,8 @@ impl Flows {
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, host = %port.host, "a published port can't accept");
+                    let guest_port = port.guest_port;
+                    tracing::warn!(%error, guest_port, "a published port can't accept");
                     return Watch::Rests(now.plus_millis(REST_MS));
                 }
             };

@@ -10,14 +10,14 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluicegate_core::{Event, FlowId, Instant, Refusal};
+use sluicegate_core::{DatagramKind, Event, FlowId, Instant, Outside, Refusal};
 use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::dial::Task;
 use super::row::Association;
-use super::{Flow, Flows, HostEngine, socket};
+use super::{Flow, Flows, HostEngine, Slot, dial, socket};
 use crate::metrics::Published;
 use crate::service::proxy::{Proxy, Target};
 use crate::wake::DriverWake;
@@ -171,36 +171,80 @@ async fn serve(
 }
 
 impl Flows {
-    /// Hands a datagram, or a row of them, to the task of their flow.
-    pub(super) fn relay(
+    /// Whether datagrams of `flow` to `to` go through the proxy; `None`: that is not decided yet,
+    /// as its first has not left.
+    pub(super) fn is_relayed(
+        &self,
+        (flow, kind): (FlowId, DatagramKind),
+        to: Outside,
+    ) -> Option<bool> {
+        let may_be = kind == DatagramKind::Udp && dial::remote(to).is_some();
+        if !may_be || self.dialler.is_none() {
+            return Some(false);
+        }
+        match self.slots.get(flow.index as usize) {
+            Some(Some(slot)) if slot.id == flow => Some(matches!(slot.flow, Flow::Relay(_))),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Sends the first datagram, or row, of `flow`, and decides the way of all; returns what
+    /// failed, as [`gather`](Self::gather) does.
+    pub(super) fn send_first(
         &mut self,
-        from: Association,
-        target: &Target,
+        (engine, now): (&HostEngine<'_>, Instant),
+        (flow, to): (FlowId, Outside),
         (payload, segment_bytes): (&[u8], u16),
-    ) {
-        let flow = from.flow;
-        let is_known = matches!(
-            self.slots.get(flow.index as usize),
-            Some(Some(slot)) if slot.id == flow && matches!(slot.flow, Flow::Relay(_))
-        );
-        if !is_known {
-            let Some(dialler) = &self.dialler else { return };
-            // Its room bounds it.
-            let (out, from_driver) = mpsc::unbounded_channel();
-            let way = (Arc::clone(&dialler.proxy), target.clone());
-            let mailbox = dialler.mailbox.clone();
-            let [room, back] = mailbox.rooms();
-            let task = dialler.runtime.spawn(async move {
-                if let Err(error) = serve(way, from_driver, (&mailbox, back), flow).await {
-                    mailbox.put(flow, Err(error));
-                }
-            });
-            let task = Task(task.abort_handle());
-            self.insert(flow, Flow::Relay(RelayFlow { out, room, _task: task }));
+    ) -> [Option<Event>; 2] {
+        let Some((dialler, address)) = self.dialler.as_ref().zip(dial::remote(to)) else {
+            return [None, None];
+        };
+        let target = dialler.target((engine, now), flow, address);
+        if let Some(target) = target {
+            if !dialler.proxy.takes_datagrams() {
+                // What connections go through a proxy for must not leave beside it.
+                let refusal = Refusal::Forbidden;
+                return [None, Some(Event::DatagramFailed { flow, refusal })];
+            }
+            // Those that wait may be of the flow that had this one's place.
+            let earlier = self.send_gathered().err();
+            self.begin_relay(flow, target);
+            self.relay(flow, payload, segment_bytes);
+            return [earlier, None];
+        }
+        let from = Association { flow, kind: DatagramKind::Udp, to, is_relayed: false };
+        self.gather(from, payload, segment_bytes)
+    }
+
+    /// Begins a task for the datagrams of `flow` to `target`.
+    pub(super) fn begin_relay(&mut self, flow: FlowId, target: Target) {
+        let Some(dialler) = &self.dialler else { return };
+        // Its room bounds it.
+        let (out, from_driver) = mpsc::unbounded_channel();
+        let way = (Arc::clone(&dialler.proxy), target);
+        let mailbox = dialler.mailbox.clone();
+        let [room, back] = mailbox.rooms();
+        let task = dialler.runtime.spawn(async move {
+            if let Err(error) = serve(way, from_driver, (&mailbox, back), flow).await {
+                mailbox.put(flow, Err(error));
+            }
+        });
+        let task = Task(task.abort_handle());
+        self.insert(flow, Flow::Relay(RelayFlow { out, room, _task: task }));
+    }
+
+    /// Hands a datagram, or a row of them, to the task of `flow`; without one they are lost, and do
+    /// not leave in another way.
+    pub(super) fn relay(&mut self, flow: FlowId, payload: &[u8], segment_bytes: u16) {
+        let Some(Some(Slot { id, flow: Flow::Relay(relay), .. })) =
+            self.slots.get(flow.index as usize)
+        else {
+            return;
+        };
+        if *id != flow {
+            return;
         }
         let step = if segment_bytes == 0 { payload.len().max(1) } else { segment_bytes.into() };
-        let Some(Some(slot)) = self.slots.get(flow.index as usize) else { return };
-        let Flow::Relay(relay) = &slot.flow else { return };
         let empty = payload.is_empty().then_some(payload);
         for datagram in payload.chunks(step).chain(empty) {
             if let Some(parcel) = relay.room.parcel(datagram) {
@@ -238,18 +282,5 @@ impl Flows {
             dialler.wake.ring();
         }
         true
-    }
-
-    /// How a datagram of `from` goes on, where it does not go straight; `Err`: it must not.
-    pub(super) fn detour(&self, from: &Association) -> Result<Option<Target>, Refusal> {
-        let is_udp = from.kind == sluicegate_core::DatagramKind::Udp;
-        let address = super::dial::remote(from.to).filter(|_| is_udp);
-        let Some((dialler, address)) = self.dialler.as_ref().zip(address) else { return Ok(None) };
-        match dialler.proxy.target(address, None) {
-            None => Ok(None),
-            Some(target) if dialler.proxy.takes_datagrams() => Ok(Some(target)),
-            // What connections go through a proxy for must not leave beside it.
-            Some(_) => Err(Refusal::Forbidden),
-        }
     }
 }

@@ -86,6 +86,8 @@ pub(super) struct Association {
     pub(super) flow: FlowId,
     pub(super) kind: DatagramKind,
     pub(super) to: Outside,
+    /// It goes through the proxy.
+    pub(super) is_relayed: bool,
 }
 
 /// Where single datagrams of one flow become a row, within one turn.

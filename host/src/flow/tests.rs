@@ -10,6 +10,7 @@ use super::*;
 use crate::memory::{Storage, map};
 use crate::rings::{RingConsumer, Rings};
 use crate::service::dns::ResolverParts;
+use crate::service::proxy::Target;
 use crate::wake::DriverWake;
 
 /// Everything here is on loopback: what takes longer is not there.
@@ -87,7 +88,7 @@ fn outside(index: u32) -> (UdpSocket, Association) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = Outside::Remote(socket.local_addr().unwrap());
     let flow = FlowId { index, generation: 1 };
-    (socket, Association { flow, kind: DatagramKind::Udp, to })
+    (socket, Association { flow, kind: DatagramKind::Udp, to, is_relayed: false })
 }
 
 /// All that has arrived, without waiting: on loopback it has by the time that it is sent.
@@ -189,7 +190,12 @@ fn what_waits_for_a_proxy_that_says_nothing_is_bounded_of_a_flow_and_of_all() {
     go_by_proxy(&mut flows, silent.local_addr().unwrap());
     let dropped = |flows: &Flows| flows.published.relay_full.load(Ordering::Relaxed);
     let (_socket, from) = outside(0);
-    let in_slot = |index| Association { flow: FlowId { index, ..from.flow }, ..from };
+    let in_slot = |index| {
+        let flow = FlowId { index, ..from.flow };
+        Association { flow, is_relayed: true, ..from }
+    };
+    let target = Target::Address(dial::remote(from.to).unwrap());
+    (0..100).for_each(|index| flows.begin_relay(in_slot(index).flow, target.clone()));
     // Four of them are 240 KiB.
     for number in 0..5 {
         assert_eq!(flows.send_datagrams(in_slot(0), &[7; 60_000], 0), Ok(()));

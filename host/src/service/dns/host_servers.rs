@@ -57,7 +57,7 @@ fn read(file: &Path) -> Option<Vec<SocketAddr>> {
     let mut text = Vec::new();
     std::fs::File::open(file).ok()?.take(FILE_BYTES_MAX).read_to_end(&mut text).ok()?;
     let parsed = resolv_conf::Config::parse(&text)
-        .inspect_err(|error| tracing::warn!("{}: {error}", file.display()))
+        .inspect_err(|error| tracing::warn!(%error, path = %file.display(), "name servers"))
         .ok()?;
     let addresses = parsed.nameservers.iter().map(|ip| IpAddr::from(ip.clone()));
     let mut servers: Vec<_> =
