@@ -279,8 +279,8 @@ where
     });
     // However it ends, a test sees it at the client.
     if protocol.as_deref() == Some(b"h2") {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        let _ = builder.enable_connect_protocol().serve_connection(io, service).await;
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(io, service).await;
     } else {
         let builder = hyper::server::conn::http1::Builder::new();
         let _ = builder.serve_connection(io, service).with_upgrades().await;

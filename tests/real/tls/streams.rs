@@ -170,6 +170,9 @@ fn a_tunnel_is_a_stream_that_is_looked_at() {
     let tunnel = r#"
 import os
 def open_tunnel():
+    # It is there for whoever was told so (RFC 8441 3).
+    while not peer.remote_settings.enable_connect_protocol:
+        waiting.extend(hear())
     number = begin("/tunnel", [(":protocol", "websocket")], "CONNECT")
     print(dict(next_of(number, ResponseReceived).headers)[":status"])
     return number
