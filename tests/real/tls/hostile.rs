@@ -274,7 +274,7 @@ fn floods_of_http_2_end_their_own_connection_only() {
     let ring = Ring::new(&["h2", "http/1.1"]);
     let before = ring.resident_bytes();
     let frames = r#"
-import time
+import json, select
 def frame(kind, flags, stream, payload=b""):
     head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
     return head + payload
@@ -289,19 +289,45 @@ def number(n):
 def head(authority=None):
     return (b"\x82\x87" + literal(b":path", b"/flood") +
             literal(b":authority", (authority or f"{name}:{port}").encode()))
+def frames_of(said):
+    at = 0
+    while at + 9 <= len(said):
+        end = at + 9 + int.from_bytes(said[at:at + 3], "big")
+        if end > len(said): return
+        yield said[at + 3], said[at + 4], bytes(said[at + 9:end])
+        at = end
 def flood(make, count):
     stream = connect("h2")
-    sent = 0
-    try:
-        stream.sendall(PREFACE)
-        for n in range(count):
-            stream.sendall(make(n))
-            sent = n
-        stream.settimeout(1)
-        all_of(stream)
-    except OSError:
-        pass
-    return sent
+    stream.setblocking(False)
+    # The last is a ping: who answers it has taken all that was before it.
+    out, said, end = PREFACE, bytearray(), None
+    n = 0
+    while end is None:
+        while len(out) < 65536 and n <= count:
+            out += make(n) if n < count else frame(6, 0, 0, b"the last")
+            n += 1
+        moved = False
+        try:
+            if out:
+                out, moved = out[stream.send(out):], True
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError): pass
+        except OSError: end = "ended"
+        try:
+            piece = stream.recv(65536)
+            said += piece
+            moved = True
+            if not piece: end = "ended"
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError): pass
+        except OSError: end = "ended"
+        if said.endswith(b"the last"): end = "carried"
+        if not moved and end is None:
+            if not any(select.select([stream], [stream] if out else [], [], 30)): end = "stuck"
+    kinds = [(kind, flags, payload) for kind, flags, payload in frames_of(said)]
+    away = [int.from_bytes(payload[4:8], "big") for kind, _, payload in kinds if kind == 7]
+    count_of = lambda wanted, flag=0: sum(k == wanted and f & flag == flag for k, f, _ in kinds)
+    refused = sum(b"431" in payload for kind, _, payload in kinds if kind == 1)
+    return json.dumps({"end": end, "away": away, "resets": count_of(3), "heads": count_of(1),
+        "settings": count_of(4, 1), "pings": count_of(6, 1), "refused": refused})
 "#;
     for (what, script) in [
         (
@@ -328,12 +354,49 @@ def flood(make, count):
         ),
         ("another server's", "flood(lambda n: frame(1, 5, 2 * n + 1, head('evil.test')), 100)"),
     ] {
-        ring.attack(&format!("{frames}\nprint({script})"));
+        let said = ring.attack(&format!("{frames}\nprint({script})"));
+        eprintln!("{what}: {said}");
         let taken = ring.resident_bytes().saturating_sub(before);
         assert!(taken < 128 << 20, "{what}: {taken} bytes");
         ring.is_fine();
     }
     assert!(!has(&ring.site.heard(), b"evil.test"));
+}
+
+#[test]
+fn a_guest_that_says_no_more_within_its_handshake_is_ended() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    let ring = Ring::new(&["http/1.1"]);
+    let script = r#"
+into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+session = context.wrap_bio(into, out, server_hostname=name)
+try: session.do_handshake()
+except ssl.SSLWantReadError: pass
+hello = out.read()
+def connect_and_say(bytes_):
+    raw = socket.create_connection((gateway, port), timeout=20)
+    raw.sendall(bytes_)
+    # Longer than each handshake may take.
+    raw.settimeout(50)
+    return raw
+def end(raw):
+    said = b""
+    try:
+        while piece := raw.recv(65536): said += piece
+        how = "ended"
+    except TimeoutError:
+        how = "left open"
+    except OSError:
+        how = "ended"
+    return "answered" if said[:1] == b"\x16" else "not answered", how
+# Behind the hello of the server, and within its own.
+for raw in [connect_and_say(hello), connect_and_say(hello[:len(hello) // 2])]:
+    print(*end(raw))
+"#;
+    assert_eq!(ring.attack(script), "answered ended\nnot answered ended\n");
+    ring.is_fine();
 }
 
 #[test]

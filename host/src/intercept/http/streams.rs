@@ -72,6 +72,7 @@ where
         .max_send_buffer_size(WAITING_BYTES_MAX)
         .handshake(upstream)
         .await?;
+    let connection = Arc::clone(&exchange).until_told(connection);
     let guest = Guest::new(guest, window, move |request, mut respond| {
         let permit = Arc::clone(&streams).try_acquire_owned();
         let (exchange, sender) = (Arc::clone(&exchange), sender.clone());
