@@ -11,6 +11,7 @@ mod interim;
 mod names;
 mod plain;
 mod programs;
+mod providers;
 mod secrets;
 mod site;
 mod streams;
