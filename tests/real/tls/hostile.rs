@@ -271,14 +271,8 @@ fn whoever_says_another_name_or_none_gets_that_one_or_nothing() {
     assert!(refused.errors.contains("alert certificate unknown"), "{refused:?}");
 }
 
-#[test]
-fn floods_of_http_2_end_their_own_connection_only() {
-    if !needs::are_met(&["python3", "curl"]) {
-        return;
-    }
-    let ring = Ring::new(&["h2", "http/1.1"]);
-    let before = ring.resident_bytes();
-    let frames = r#"
+/// What every flood begins with.
+const FRAMES: &str = r#"
 import select
 def frame(kind, flags, stream, payload=b""):
     head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
@@ -332,6 +326,49 @@ def flood(make, count):
     acknowledged = lambda wanted: sum(kind == wanted and flags & 1 for kind, flags, _ in kinds)
     return f"{end} {acknowledged(4)} {acknowledged(6)}"
 "#;
+
+/// Floods: how each ends, and what of settings and pings is answered if it is carried.
+const FLOODS: [(&str, &str, &str); 7] = [
+    (
+        "rapid reset",
+        "ended",
+        "flood(lambda n: frame(1, 5, 2 * n + 1, head()) + \
+            frame(3, 0, 2 * n + 1, bytes(4)), 50000)",
+    ),
+    (
+        "CONTINUATION",
+        "ended",
+        "flood(lambda n: frame(1, 1, 1, head()) if n == 0 else \
+            frame(9, 0, 1, literal(b'x', b'a' * 100) * 100), 3000)",
+    ),
+    (
+        "HPACK bomb",
+        "ended",
+        "flood(lambda n: frame(1, 5, 2 * n + 1, head() + b'\\x40\\x01x' + \
+            b'\\x7f' + number(3900 - 127) + b'a' * 3900 + b'\\xbe' * 10000), 200)",
+    ),
+    ("settings", "carried 200001 1\n", "flood(lambda n: frame(4, 0, 0), 200000)"),
+    ("pings", "carried 1 200001\n", "flood(lambda n: frame(6, 0, 0, bytes(8)), 200000)"),
+    (
+        "empty data",
+        "ended",
+        "flood(lambda n: frame(1, 4, 1, head()) if n == 0 else \
+            frame(0, 0, 1), 200000)",
+    ),
+    (
+        "another server's",
+        "carried 1 1\n",
+        "flood(lambda n: frame(1, 5, 2 * n + 1, head('evil.test')), 100)",
+    ),
+];
+
+#[test]
+fn floods_of_http_2_end_their_own_connection_only() {
+    if !needs::are_met(&["python3", "curl"]) {
+        return;
+    }
+    let ring = Ring::new(&["h2", "http/1.1"]);
+    let before = ring.resident_bytes();
     // A stream of somebody else's, which goes on meanwhile.
     let gateway = ring.guest.gateway(Family::V4);
     let mut curl = ring.guest.command("curl");
@@ -345,40 +382,8 @@ def flood(make, count):
         ring.site.go_on();
         held.wait_for(&format!("data: event {event}\n"));
     };
-    for (what, expected, script) in [
-        (
-            "rapid reset",
-            "ended",
-            "flood(lambda n: frame(1, 5, 2 * n + 1, head()) + \
-            frame(3, 0, 2 * n + 1, bytes(4)), 50000)",
-        ),
-        (
-            "CONTINUATION",
-            "ended",
-            "flood(lambda n: frame(1, 1, 1, head()) if n == 0 else \
-            frame(9, 0, 1, literal(b'x', b'a' * 100) * 100), 3000)",
-        ),
-        (
-            "HPACK bomb",
-            "ended",
-            "flood(lambda n: frame(1, 5, 2 * n + 1, head() + b'\\x40\\x01x' + \
-            b'\\x7f' + number(3900 - 127) + b'a' * 3900 + b'\\xbe' * 10000), 200)",
-        ),
-        ("settings", "carried 200001 1\n", "flood(lambda n: frame(4, 0, 0), 200000)"),
-        ("pings", "carried 1 200001\n", "flood(lambda n: frame(6, 0, 0, bytes(8)), 200000)"),
-        (
-            "empty data",
-            "ended",
-            "flood(lambda n: frame(1, 4, 1, head()) if n == 0 else \
-            frame(0, 0, 1), 200000)",
-        ),
-        (
-            "another server's",
-            "carried 1 1\n",
-            "flood(lambda n: frame(1, 5, 2 * n + 1, head('evil.test')), 100)",
-        ),
-    ] {
-        let flood = ring.begin(&format!("{frames}\nprint({script})"));
+    for (what, expected, script) in FLOODS {
+        let flood = ring.begin(&format!("{FRAMES}\nprint({script})"));
         goes_on(&mut held);
         let finished = flood.finish();
         // A few bytes each way are carried for what they are; what costs more ends.

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{EVIL, GOOD, Scratch, Site, config, has, programs};
 use crate::guest::{ConfigFile, free_slot, sluicegate};
@@ -217,7 +217,7 @@ fn next(state: &mut u64) -> u64 {
 fn value(state: &mut u64) -> String {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=&%";
     let len = 24 + next(state) % 17;
-    let letter = |_| char::from(LETTERS[(next(state) % LETTERS.len() as u64) as usize]);
+    let letter = |_| char::from(LETTERS[usize::from(next(state).to_le_bytes()[0]) % LETTERS.len()]);
     (0..len).map(letter).collect()
 }
 
@@ -254,7 +254,7 @@ fn json_decoded(bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
-fn pushed<'b>(mut plain: Vec<u8>, (byte, rest): (u8, &'b [u8])) -> (Vec<u8>, &'b [u8]) {
+fn pushed(mut plain: Vec<u8>, (byte, rest): (u8, &[u8])) -> (Vec<u8>, &[u8]) {
     plain.push(byte);
     (plain, rest)
 }
@@ -317,11 +317,8 @@ fn no_byte_is_where_it_must_not_be() {
     }
 }
 
-/// Lets `client` ask, under a log of the level `log`.
-fn taint(seed: u64, (protocol, client, count): (&str, &str, &str), log: &str) -> Taint {
-    let mut state = seed;
-    let values = [value(&mut state), value(&mut state), value(&mut state)];
-    let (good, evil) = (Site::new(&[protocol]), Site::new(&[protocol]));
+/// A configuration for the two servers, under which the secrets have `values`.
+fn secretive((good, evil): (&Site, &Site), values: &[String; 3]) -> Value {
     let all = json!({"headers": true, "query": true, "body": true});
     let secrets = json!([
         {"env_var": "API_KEY", "value": values[0], "allowed_hosts": [GOOD], "substitution": all},
@@ -336,9 +333,17 @@ fn taint(seed: u64, (protocol, client, count): (&str, &str, &str), log: &str) ->
         "intercepted_ports": [good.port, evil.port],
         "upstream_ca_cert": [good.authority(), evil.authority()],
     }});
+    config(good, more)
+}
+
+/// Lets `client` ask, under a log of the level `log`.
+fn taint(seed: u64, (protocol, client, count): (&str, &str, &str), log: &str) -> Taint {
+    let mut state = seed;
+    let values = [value(&mut state), value(&mut state), value(&mut state)];
+    let (good, evil) = (Site::new(&[protocol]), Site::new(&[protocol]));
     let scratch = Scratch::new("taint");
     let [control, capture] = ["control", "capture"].map(|name| scratch.0.join(name));
-    let file = ConfigFile::new(&config(&good, more));
+    let file = ConfigFile::new(&secretive((&good, &evil), &values));
     let mut python = sluicegate();
     python.args(["run", "--log=json", "--slot", &free_slot().to_string(), "--control"]);
     python.arg(&control).arg("--config").arg(file.path()).env("SLUICEGATE_LOG", log);
