@@ -417,7 +417,7 @@ impl SmoltcpNetwork {
     }
 
     /// What the guest's agent reads: `MSB_NET`, `MSB_NET_IPV4`, `MSB_NET_IPV6`, then the secrets'
-    /// variables with their placeholders, in this order.
+    /// variables with their placeholders, in this order. No value of a secret is among them.
     #[must_use]
     pub fn guest_env_vars(&self) -> Vec<(String, String)> {
         let own = self.addresses.environment();
@@ -428,7 +428,7 @@ impl SmoltcpNetwork {
     }
 
     /// The certificate of the authority that intercepts TLS now, as PEM, for the guest's trust
-    /// store; `None`: nothing does.
+    /// store; `None`: nothing does. The authority's key never crosses.
     #[must_use]
     pub fn ca_cert_pem(&self) -> Option<Vec<u8>> {
         self.forge.authority_pem().map(String::into_bytes)

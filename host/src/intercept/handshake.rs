@@ -22,6 +22,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, server};
 
 use super::http::Exchange;
 use super::pipe::{Broken, TaskEnd};
+use super::upstream::Upstream;
 use super::{Call, Interceptor, alert, http, sniff};
 use crate::events::Incident;
 use crate::service::certs::Identity;
@@ -105,6 +106,7 @@ pub(super) async fn run(
     let guest = accept_guest(&interceptor, &call, hello, chosen.as_deref()).await?;
     interceptor.lasting.reporter.note_handshakes(began);
     let exchange = Arc::new(Exchange::new(interceptor, call, is_verified));
+    let upstream = Upstream { stream: upstream, exchange: Arc::clone(&exchange) };
     match chosen.as_deref() {
         Some(H2) => http::h2(exchange, guest, upstream).await,
         Some(HTTP_1_1) => http::h1(exchange, guest, upstream).await,

@@ -23,6 +23,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,12 +34,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sluicegate_core::Beginning;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::body::Body;
 use super::handshake::Guest;
 use super::pipe::Broken;
+use super::upstream::is_alert;
 use super::{Call, Interceptor};
+use crate::events::Incident;
 use crate::service::secrets::{Peer, Scope, Violation};
 pub(super) use streams::serve as h2;
 use tunnel::Tunnels;
@@ -54,12 +57,41 @@ pub(super) struct Exchange {
     call: Call,
     /// The server has proven its name.
     is_verified: bool,
+    /// The server has ended its TLS with an alert.
+    is_refused: AtomicBool,
     tunnels: Tunnels,
 }
 
 impl Exchange {
     pub(super) fn new(interceptor: Arc<Interceptor>, call: Call, is_verified: bool) -> Self {
-        Self { interceptor, call, is_verified, tunnels: Tunnels::default() }
+        let is_refused = AtomicBool::new(false);
+        Self { interceptor, call, is_verified, is_refused, tunnels: Tunnels::default() }
+    }
+
+    /// The server's connection broke with `error`: tells of an alert.
+    pub(super) fn note_broken(&self, error: &io::Error) {
+        if is_alert(error) && !self.is_refused.swap(true, Ordering::AcqRel) {
+            let problem = error.to_string();
+            self.interceptor.lasting.reporter.tell(&self.call, Incident::Server { problem });
+        }
+    }
+
+    /// Whether the server has ended its TLS with an alert.
+    fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Acquire)
+    }
+
+    /// Drives a connection to the server. One that it has refused is over a little later, so that
+    /// the guest, who may have yet to ask, is told why.
+    async fn until_told<E>(
+        self: Arc<Self>,
+        connection: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let ended = connection.await;
+        if self.is_refused() {
+            sleep(DENIED_MAX).await;
+        }
+        ended
     }
 
     /// What a request that is sent now may carry.
@@ -128,7 +160,8 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(guest), service)
         .with_upgrades();
-    let ended = drive(server, connection.with_upgrades(), |server| server.graceful_shutdown());
+    let connection = Arc::clone(&exchange).until_told(connection.with_upgrades());
+    let ended = drive(server, connection, |server| server.graceful_shutdown());
     ended.await?;
     exchange.tunnels.end().await
 }

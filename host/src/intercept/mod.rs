@@ -28,6 +28,7 @@ mod pipe;
 mod relay;
 mod report;
 mod sniff;
+mod upstream;
 mod welcome;
 
 use std::net::SocketAddr;

@@ -5,9 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use super::{GOOD, Scratch, Site, config, run, told};
-use crate::guest::{ConfigFile, sluicegate};
+use crate::guest::{ConfigFile, Guest, free_slot, sluicegate};
+use crate::namespace::Namespace;
 use crate::needs;
-use crate::process;
+use crate::process::{self, Process};
+use crate::servers::Family;
 
 #[test]
 fn one_with_files_is_made_once_and_then_used() {
@@ -91,4 +93,68 @@ fn a_guest_whose_clock_is_slow_believes_it() {
     let long_ago = script.replace("72000", "100000");
     let finished = run(&config, &long_ago);
     assert!(finished.output.contains("not yet valid"), "{finished:?}");
+}
+
+#[test]
+fn a_command_of_run_is_told_whom_to_trust_by_every_variable_that_programs_read() {
+    if !needs::are_met(&["openssl"]) {
+        return;
+    }
+    let scratch = Scratch::new("told");
+    let site = Site::new(&["http/1.1"]);
+    let file = ConfigFile::new(&config(&site, json!({})));
+    let authority = scratch.0.join("ca.pem");
+    let variables = [
+        "SSL_CERT_FILE",
+        "CURL_CA_BUNDLE",
+        "REQUESTS_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "GIT_SSL_CAINFO",
+        "PIP_CERT",
+        "CARGO_HTTP_CAINFO",
+        "DENO_CERT",
+        "AWS_CA_BUNDLE",
+    ];
+    // The authority is the only one that verifies itself, among all that are in the file.
+    let script = "env | sort; for name in $0; do eval \"file=\\$$name\"; \
+        openssl verify -CAfile \"$file\" -no-CApath $1; done";
+    let mut command = sluicegate();
+    for name in variables {
+        command.env(name, "/what/was/there");
+    }
+    command.args(["run", "--ca-out"]).arg(&authority).arg("--config").arg(file.path());
+    command.args(["--", "sh", "-c", script, &variables.join(" ")]).arg(&authority);
+    let finished = process::run(&mut command);
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let told = |name: &str| {
+        let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+        finished.output.lines().find_map(value)
+    };
+    let bundle = told("SSL_CERT_FILE");
+    assert!(bundle.as_deref().is_some_and(|path| path.ends_with("-ca.pem")), "{finished:?}");
+    assert!(variables.iter().all(|name| told(name) == bundle), "{finished:?}");
+    let verified = format!("{}: OK\n", authority.display());
+    assert_eq!(finished.output.matches(&verified).count(), variables.len(), "{finished:?}");
+}
+
+#[test]
+fn attach_writes_the_authority_by_which_its_guest_believes_the_gateway() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let scratch = Scratch::new("attached");
+    let site = Site::new(&["http/1.1"]);
+    let file = ConfigFile::new(&config(&site, json!({})));
+    let authority = scratch.0.join("ca.pem");
+    let (namespace, slot) = (Namespace::new(), free_slot());
+    let mut attach = sluicegate();
+    attach.args(["attach", "--netns", namespace.name(), "--slot", &slot.to_string(), "--ca-out"]);
+    let mut engine = Process::start(attach.arg(&authority).arg("--config").arg(file.path()));
+    engine.wait_for("ready\n");
+    let guest = Guest::served(engine, namespace, slot);
+    let gateway = guest.gateway(Family::V4);
+    let mut curl = guest.command("curl");
+    curl.args(["-sS", "-m", "20", "--cacert"]).arg(&authority);
+    curl.args(["--resolve", &format!("{GOOD}:{}:{gateway}", site.port), &site.url(GOOD, "/")]);
+    assert!(process::succeed(&mut curl).contains(r#""version":"h1""#));
 }

@@ -67,6 +67,13 @@ impl Ring {
 
     /// What `script` says that runs in the guest.
     fn attack(&self, script: &str) -> String {
+        let finished = self.begin(script).finish();
+        assert_eq!(finished.code, 0, "{finished:?}");
+        finished.output
+    }
+
+    /// `script`, which begins to run in the guest.
+    fn begin(&self, script: &str) -> Process {
         let gateway = self.guest.gateway(Family::V4).to_string();
         let mut python = self.guest.command("python3");
         python
@@ -75,9 +82,7 @@ impl Ring {
         let mut process = Process::start(python.stdin(Stdio::piped()));
         let text = format!("{PRELUDE}{script}");
         std::io::Write::write_all(&mut process.take_input(), text.as_bytes()).unwrap();
-        let finished = process.finish();
-        assert_eq!(finished.code, 0, "{finished:?}");
-        finished.output
+        process
     }
 
     /// Whoever comes next is served.
@@ -266,15 +271,9 @@ fn whoever_says_another_name_or_none_gets_that_one_or_nothing() {
     assert!(refused.errors.contains("alert certificate unknown"), "{refused:?}");
 }
 
-#[test]
-fn floods_of_http_2_end_their_own_connection_only() {
-    if !needs::are_met(&["python3"]) {
-        return;
-    }
-    let ring = Ring::new(&["h2", "http/1.1"]);
-    let before = ring.resident_bytes();
-    let frames = r#"
-import time
+/// What every flood begins with.
+const FRAMES: &str = r#"
+import select
 def frame(kind, flags, stream, payload=b""):
     head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
     return head + payload
@@ -289,51 +288,148 @@ def number(n):
 def head(authority=None):
     return (b"\x82\x87" + literal(b":path", b"/flood") +
             literal(b":authority", (authority or f"{name}:{port}").encode()))
+def frames_of(said):
+    at = 0
+    while at + 9 <= len(said):
+        end = at + 9 + int.from_bytes(said[at:at + 3], "big")
+        if end > len(said): return
+        yield said[at + 3], said[at + 4], bytes(said[at + 9:end])
+        at = end
 def flood(make, count):
     stream = connect("h2")
-    sent = 0
-    try:
-        stream.sendall(PREFACE)
-        for n in range(count):
-            stream.sendall(make(n))
-            sent = n
-        stream.settimeout(1)
-        all_of(stream)
-    except OSError:
-        pass
-    return sent
+    stream.setblocking(False)
+    # The last is a ping: who answers it has taken all that was before it.
+    out, said, end = PREFACE, bytearray(), None
+    n = 0
+    while end is None:
+        while len(out) < 65536 and n <= count:
+            out += make(n) if n < count else frame(6, 0, 0, b"the last")
+            n += 1
+        moved = False
+        try:
+            if out:
+                out, moved = out[stream.send(out):], True
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError): pass
+        except OSError: end = "ended"
+        try:
+            piece = stream.recv(65536)
+            said += piece
+            moved = True
+            if not piece: end = "ended"
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError): pass
+        except OSError: end = "ended"
+        if b"the last" in said[-65536:]: end = "carried"
+        if not moved and end is None:
+            if not any(select.select([stream], [stream] if out else [], [], 30)): end = "stuck"
+    kinds = list(frames_of(said))
+    # What of settings and pings was answered.
+    acknowledged = lambda wanted: sum(kind == wanted and flags & 1 for kind, flags, _ in kinds)
+    return f"{end} {acknowledged(4)} {acknowledged(6)}"
 "#;
-    for (what, script) in [
-        (
-            "rapid reset",
-            "flood(lambda n: frame(1, 5, 2 * n + 1, head()) + \
+
+/// Floods: how each ends, and what of settings and pings is answered if it is carried.
+const FLOODS: [(&str, &str, &str); 7] = [
+    (
+        "rapid reset",
+        "ended",
+        "flood(lambda n: frame(1, 5, 2 * n + 1, head()) + \
             frame(3, 0, 2 * n + 1, bytes(4)), 50000)",
-        ),
-        (
-            "CONTINUATION",
-            "flood(lambda n: frame(1, 1, 1, head()) if n == 0 else \
+    ),
+    (
+        "CONTINUATION",
+        "ended",
+        "flood(lambda n: frame(1, 1, 1, head()) if n == 0 else \
             frame(9, 0, 1, literal(b'x', b'a' * 100) * 100), 3000)",
-        ),
-        (
-            "HPACK bomb",
-            "flood(lambda n: frame(1, 5, 2 * n + 1, head() + b'\\x40\\x01x' + \
+    ),
+    (
+        "HPACK bomb",
+        "ended",
+        "flood(lambda n: frame(1, 5, 2 * n + 1, head() + b'\\x40\\x01x' + \
             b'\\x7f' + number(3900 - 127) + b'a' * 3900 + b'\\xbe' * 10000), 200)",
-        ),
-        ("settings", "flood(lambda n: frame(4, 0, 0), 200000)"),
-        ("pings", "flood(lambda n: frame(6, 0, 0, bytes(8)), 200000)"),
-        (
-            "empty data",
-            "flood(lambda n: frame(1, 4, 1, head()) if n == 0 else \
+    ),
+    ("settings", "carried 200001 1\n", "flood(lambda n: frame(4, 0, 0), 200000)"),
+    ("pings", "carried 1 200001\n", "flood(lambda n: frame(6, 0, 0, bytes(8)), 200000)"),
+    (
+        "empty data",
+        "ended",
+        "flood(lambda n: frame(1, 4, 1, head()) if n == 0 else \
             frame(0, 0, 1), 200000)",
-        ),
-        ("another server's", "flood(lambda n: frame(1, 5, 2 * n + 1, head('evil.test')), 100)"),
-    ] {
-        ring.attack(&format!("{frames}\nprint({script})"));
+    ),
+    (
+        "another server's",
+        "carried 1 1\n",
+        "flood(lambda n: frame(1, 5, 2 * n + 1, head('evil.test')), 100)",
+    ),
+];
+
+#[test]
+fn floods_of_http_2_end_their_own_connection_only() {
+    if !needs::are_met(&["python3", "curl"]) {
+        return;
+    }
+    let ring = Ring::new(&["h2", "http/1.1"]);
+    let before = ring.resident_bytes();
+    // A stream of somebody else's, which goes on meanwhile.
+    let gateway = ring.guest.gateway(Family::V4);
+    let mut curl = ring.guest.command("curl");
+    curl.args(["-sSN", "--http2", "--cacert"]).arg(ring.scratch.0.join("ca.crt"));
+    curl.args(["--resolve", &format!("{GOOD}:{}:{gateway}", ring.site.port)]);
+    let mut held = Process::start(curl.arg(ring.site.url(GOOD, "/endless")));
+    held.wait_for("data: event 1\n");
+    let mut event = 1;
+    let mut goes_on = |held: &mut Process| {
+        event += 1;
+        ring.site.go_on();
+        held.wait_for(&format!("data: event {event}\n"));
+    };
+    for (what, expected, script) in FLOODS {
+        let flood = ring.begin(&format!("{FRAMES}\nprint({script})"));
+        goes_on(&mut held);
+        let finished = flood.finish();
+        // A few bytes each way are carried for what they are; what costs more ends.
+        assert!(finished.output.starts_with(expected), "{what}: {finished:?}");
+        goes_on(&mut held);
         let taken = ring.resident_bytes().saturating_sub(before);
         assert!(taken < 128 << 20, "{what}: {taken} bytes");
         ring.is_fine();
     }
     assert!(!has(&ring.site.heard(), b"evil.test"));
+}
+
+#[test]
+fn a_guest_that_says_no_more_within_its_handshake_is_ended() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    let ring = Ring::new(&["http/1.1"]);
+    let script = r#"
+into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+session = context.wrap_bio(into, out, server_hostname=name)
+try: session.do_handshake()
+except ssl.SSLWantReadError: pass
+hello = out.read()
+def connect_and_say(bytes_):
+    raw = socket.create_connection((gateway, port), timeout=20)
+    raw.sendall(bytes_)
+    # Longer than each handshake may take.
+    raw.settimeout(50)
+    return raw
+def end(raw):
+    said = b""
+    try:
+        while piece := raw.recv(65536): said += piece
+        how = "ended"
+    except TimeoutError:
+        how = "left open"
+    except OSError:
+        how = "ended"
+    return "answered" if said[:1] == b"\x16" else "not answered", how
+# Behind the hello of the server, and within its own.
+for raw in [connect_and_say(hello), connect_and_say(hello[:len(hello) // 2])]:
+    print(*end(raw))
+"#;
+    assert_eq!(ring.attack(script), "answered ended\nnot answered ended\n");
+    ring.is_fine();
 }
 
 #[test]

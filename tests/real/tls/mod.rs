@@ -12,6 +12,7 @@ mod interim;
 mod names;
 mod plain;
 mod programs;
+mod providers;
 mod secrets;
 mod site;
 mod streams;

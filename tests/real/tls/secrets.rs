@@ -234,10 +234,17 @@ fn a_change_counts_for_the_next_request_of_an_open_connection() {
     let pem = guest.network(|network| network.ca_cert_pem()).unwrap();
     std::fs::write(authority.path(), pem).unwrap();
     let gateway = guest.gateway(crate::servers::Family::V4).to_string();
-    let mut python = guest.command("python3");
-    python.args(["-c", AGAIN, GOOD, &site.port.to_string()]).arg(authority.path()).arg(gateway);
-    let mut process = Process::start(python.stdin(std::process::Stdio::piped()));
-    let mut input = process.take_input();
+    let client = || {
+        let mut python = guest.command("python3");
+        python
+            .args(["-c", AGAIN, GOOD, &site.port.to_string()])
+            .arg(authority.path())
+            .arg(&gateway);
+        let mut process = Process::start(python.stdin(std::process::Stdio::piped()));
+        let input = process.take_input();
+        (process, input)
+    };
+    let (mut process, mut input) = client();
     let mut ask = |process: &mut Process, expected: &str| {
         std::io::Write::write_all(&mut input, b"\n").unwrap();
         process.wait_for(expected);
@@ -252,5 +259,9 @@ fn a_change_counts_for_the_next_request_of_an_open_connection() {
     handle.set_allowed_hosts("API_KEY", vec!["elsewhere.test".parse().unwrap()]).unwrap();
     ask(&mut process, "403\n");
     assert_eq!(terminated.load(Ordering::Relaxed), 1, "the guest is to end");
+    let (mut process, mut input) = client();
+    std::io::Write::write_all(&mut input, b"\n").unwrap();
+    process.wait_for("403\n");
+    assert_eq!(terminated.load(Ordering::Relaxed), 1, "and was told so");
     assert!(!has(&site.heard(), PLACEHOLDER.as_bytes()));
 }

@@ -20,8 +20,10 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{HandshakeKind, ServerConfig};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime::Runtime;
@@ -50,6 +52,7 @@ pub(crate) struct Site {
     more: mpsc::UnboundedSender<()>,
     authority: PathBuf,
     handshakes: Arc<AtomicUsize>,
+    resumed: Arc<AtomicUsize>,
     _runtime: Runtime,
 }
 
@@ -95,6 +98,25 @@ impl Site {
         Self::serving(authority, Some(TlsAcceptor::from(Arc::new(config))))
     }
 
+    /// One of `version` that speaks to clients only that have a certificate of its authority.
+    pub(crate) fn wanting_a_certificate(
+        protocols: &[&str],
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> Self {
+        let (authority, certificate, key) = pair(Flaw::None);
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::serving(authority.pem(), Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
     /// One that speaks HTTP/1.1 in the clear.
     pub(crate) fn in_the_clear() -> Self {
         Self::serving(tls(Flaw::None, None).0, None)
@@ -108,17 +130,19 @@ impl Site {
         let (more, queue) = mpsc::unbounded_channel();
         let heard = Arc::<Mutex<Vec<u8>>>::default();
         let handshakes = Arc::<AtomicUsize>::default();
+        let resumed = Arc::<AtomicUsize>::default();
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
         let endings = Arc::<Mutex<Vec<bool>>>::default();
         let desk = Desk { heard: Arc::clone(&heard), endings: Arc::clone(&endings), more: queue };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
-        let count = Arc::clone(&handshakes);
+        let counts = (Arc::clone(&handshakes), Arc::clone(&resumed));
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, desk, count) = (acceptor.clone(), desk.clone(), Arc::clone(&count));
+                let (acceptor, desk, (count, resumed)) =
+                    (acceptor.clone(), desk.clone(), counts.clone());
                 tokio::spawn(async move {
                     let Some(acceptor) = acceptor else {
                         count.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +151,9 @@ impl Site {
                     // A client that does not believe us has ended it.
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::Relaxed);
+                    if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                        resumed.fetch_add(1, Ordering::Relaxed);
+                    }
                     let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
                     serve(stream, protocol, desk).await;
                 });
@@ -135,7 +162,7 @@ impl Site {
         let name = format!("sluicegate-{}-{port}-authority.pem", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, authority).unwrap();
-        Self { port, heard, endings, more, authority: path, handshakes, _runtime: runtime }
+        Self { port, heard, endings, more, authority: path, handshakes, resumed, _runtime: runtime }
     }
 
     /// The address of `path` under `name`.
@@ -156,6 +183,11 @@ impl Site {
     /// How many handshakes it has ended, or connections it has had in the clear.
     pub(crate) fn handshakes(&self) -> usize {
         self.handshakes.load(Ordering::Relaxed)
+    }
+
+    /// How many of them resumed a session.
+    pub(crate) fn resumed(&self) -> usize {
+        self.resumed.load(Ordering::Relaxed)
     }
 
     /// Of each connection of bytes that its client ended, whether it was in order.
@@ -213,15 +245,18 @@ fn tls(
     versions: Option<&[&'static rustls::SupportedProtocolVersion]>,
 ) -> (String, ServerConfig) {
     let (authority, certificate, key) = pair(flaw);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions.unwrap_or(rustls::ALL_VERSIONS))
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     (authority.pem(), config)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// A stream of which every byte that is read is kept.
@@ -333,7 +368,8 @@ fn whole(text: impl Into<Bytes>) -> Answer {
 
 async fn answer(mut request: Request<Incoming>, desk: Desk) -> Response<Answer> {
     match request.uri().path() {
-        "/events" => Response::new(events(desk)),
+        "/events" => Response::new(events(desk, 3)),
+        "/endless" => Response::new(events(desk, usize::MAX)),
         "/trailers" => Response::new(trailers()),
         "/cut" => {
             // More is announced than comes.
@@ -367,8 +403,8 @@ fn broken(never: Infallible) -> Infallible {
     never
 }
 
-/// An event, and another whenever the test lets it go.
-fn events(desk: Desk) -> Answer {
+/// An event, and another whenever the test lets it go, until `last`.
+fn events(desk: Desk, last: usize) -> Answer {
     let (send, body) = frames();
     tokio::spawn(async move {
         for number in 1.. {
@@ -376,7 +412,7 @@ fn events(desk: Desk) -> Answer {
             if send.send(Ok(Frame::data(text.into()))).is_err() {
                 return;
             }
-            if desk.more.lock().await.recv().await.is_none() || number == 3 {
+            if desk.more.lock().await.recv().await.is_none() || number == last {
                 return;
             }
         }

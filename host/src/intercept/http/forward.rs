@@ -74,6 +74,9 @@ pub(super) async fn answer(
         Ok(response) => response,
         // Its own body ended it.
         Err(_) if found.load(Ordering::Acquire) => return Ok(refusal(exchange, manner)),
+        Err(_) if exchange.is_refused() => {
+            return Ok(page::refused(name_of(exchange)).answer(manner));
+        }
         Err(error) => return Err(error),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch {

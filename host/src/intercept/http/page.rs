@@ -146,6 +146,12 @@ pub(super) fn silent(name: Option<&str>) -> Page {
     Page::json(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", message, name)
 }
 
+/// The server has ended its TLS with an alert (RFC 9110 15.6.3).
+pub(super) fn refused(name: Option<&str>) -> Page {
+    let message = "The server has refused the connection within TLS.";
+    Page::json(StatusCode::BAD_GATEWAY, "server_refused", message, name)
+}
+
 /// The response is such that nobody could find in it what must not come back.
 pub(super) fn unreadable(name: Option<&str>) -> Page {
     let message = "The response has an encoding, or is a part, that the gateway can't look into.";

@@ -83,6 +83,7 @@ where
         .handshake(upstream)
         .await?;
     let (server, connection) = Server::new(sender.clone(), connection, streams)?;
+    let connection = Arc::clone(&exchange).until_told(connection);
     let guest = Guest::new(guest, Some(server), move |request, respond| {
         carry(Arc::clone(&exchange), sender.clone(), request, respond)
     });

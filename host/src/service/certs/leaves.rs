@@ -112,3 +112,88 @@ impl Leaves {
         Ok(Leaf { certified: Arc::new(certified), not_after })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::time::UNIX_EPOCH;
+
+    use x509_parser::extensions::GeneralName;
+
+    use super::*;
+
+    fn leaves(capacity: usize) -> Leaves {
+        let authority = Arc::new(Authority::make().unwrap());
+        Leaves::new(authority, LeafCacheConfig { capacity, validity_hours: 1 }).unwrap()
+    }
+
+    fn name(text: &str) -> Identity {
+        Identity::Name(text.to_owned())
+    }
+
+    #[test]
+    fn it_is_for_whom_it_was_asked_for_and_valid_as_long_as_the_configuration_says() {
+        let leaves = leaves(9);
+        let v4 = IpAddr::from([192, 0, 2, 7]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 7]);
+        let bytes = |address| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let (v4_bytes, v6_bytes) = (bytes(v4), bytes(v6));
+        for (identity, expected) in [
+            (name("good.test"), GeneralName::DNSName("good.test")),
+            (Identity::Address(v4), GeneralName::IPAddress(&v4_bytes)),
+            (Identity::Address(v6), GeneralName::IPAddress(&v6_bytes)),
+        ] {
+            let seconds = || Clock::time_of_day().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            let before = seconds();
+            let leaf = leaves.of(&identity).unwrap();
+            let after = seconds();
+            assert_eq!(leaf.cert[1..], [leaves.authority().certificate.clone()], "{identity:?}");
+            let (_, parsed) = x509_parser::parse_x509_certificate(&leaf.cert[0]).unwrap();
+            let names = parsed.subject_alternative_name().unwrap().unwrap();
+            assert_eq!(names.value.general_names, [expected], "{identity:?}");
+            let validity = parsed.validity();
+            let [begin, end] = [validity.not_before, validity.not_after]
+                .map(|time| u64::try_from(time.timestamp()).unwrap());
+            // A guest's clock may be slow by a day.
+            assert!((before..=after).contains(&(begin + 24 * 3600)), "{identity:?}: {begin}");
+            assert_eq!(end - begin, (24 + 1) * 3600, "{identity:?}");
+            assert!(!parsed.is_ca(), "{identity:?}");
+        }
+    }
+
+    #[test]
+    fn those_that_were_used_last_are_kept_as_many_as_may_be_and_as_long_as_they_are_valid() {
+        let mut leaves = leaves(2);
+        let first = leaves.of(&name("a.test")).unwrap();
+        leaves.of(&name("b.test")).unwrap();
+        assert!(Arc::ptr_eq(&first, &leaves.of(&name("a.test")).unwrap()), "it is kept");
+        let third = leaves.of(&name("c.test")).unwrap();
+        assert!(Arc::ptr_eq(&first, &leaves.of(&name("a.test")).unwrap()), "it was used");
+        assert!(Arc::ptr_eq(&third, &leaves.of(&name("c.test")).unwrap()));
+        leaves.of(&name("b.test")).unwrap();
+        assert!(!Arc::ptr_eq(&first, &leaves.of(&name("a.test")).unwrap()), "it had to go");
+        assert_eq!(leaves.made.lock().unwrap().len(), 2);
+        // One that ends too soon to begin a connection with is no longer shown.
+        leaves.validity = REST;
+        let short = leaves.of(&name("d.test")).unwrap();
+        assert!(!Arc::ptr_eq(&short, &leaves.of(&name("d.test")).unwrap()));
+    }
+
+    #[test]
+    fn whoever_asks_at_a_time_gets_one_that_is_made_once() {
+        const THREADS: usize = 8;
+        let (leaves, start) = (leaves(9), Barrier::new(THREADS));
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let ask = || {
+                start.wait();
+                leaves.of(&name("good.test")).unwrap()
+            };
+            let asking: Vec<_> = (0..THREADS).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(made.iter().all(|leaf| Arc::ptr_eq(leaf, &made[0])));
+    }
+}
