@@ -13,8 +13,9 @@
 //! guest that asks the link for its addresses is answered by the engine alone
 //! ([`Config::autoconf`]). Datagrams from outside go in whole ([`Engine::can_deliver`],
 //! [`Engine::deliver`]), and who comes to a published port is announced
-//! ([`Engine::open_inbound`]). The engine has no clock, socket, thread, global, log line or randomness
-//! of its own, and allocates nothing after [`Engine::new`]. `examples/gateway.rs` is one at work.
+//! ([`Engine::open_inbound`]). The engine has no clock, socket, thread, global, log line or
+//! randomness of its own, and allocates nothing after [`Engine::new`]. `examples/gateway.rs` is
+//! one at work.
 //!
 //! **This host's own addresses** are the caller's to tell ([`Config::own_addresses`],
 //! [`Engine::replace_own_addresses`], and again whenever they change): the engine can't see them,

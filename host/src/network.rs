@@ -469,8 +469,9 @@ impl SmoltcpNetwork {
     }
 
     /// Subscribes to what the network tells of from now on ([`NetworkEvent`](crate::NetworkEvent);
-    /// of very many a second some are counted only). There may be several subscriptions, before and after
-    /// [`start`](Self::start). Who reads slowly loses the oldest, and never holds the guest up.
+    /// of very many a second some are counted only). There may be several subscriptions, before
+    /// and after [`start`](Self::start). Who reads slowly loses the oldest, and never holds the
+    /// guest up.
     #[must_use]
     pub fn events(&self) -> Events {
         self.audience.subscribe()

@@ -44,7 +44,11 @@ mod vnet;
 ///         self.socket.as_fd()
 ///     }
 ///
-///     fn receive(&mut self, ring: &mut RingProducer, mut budget: FrameBudget) -> io::Result<bool> {
+///     fn receive(
+///         &mut self,
+///         ring: &mut RingProducer,
+///         mut budget: FrameBudget,
+///     ) -> io::Result<bool> {
 ///         while !budget.is_spent() {
 ///             let Some(space) = ring.reserve(FRAME_BYTES_MAX) else { return Ok(true) };
 ///             let bytes = match self.socket.recv(space) {

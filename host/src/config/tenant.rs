@@ -1,10 +1,10 @@
 //! A tenant's configuration on a platform that does not trust it.
 //!
 //! Owns what a tenant may decide of its network; must not know what the platform allows (the
-//! core's `rule/platform`). As in microsandbox-network, but that more is not a tenant's to say here:
-//! to have as many flows as can be; `strict`; `secrets`; the files of `tls`, and how long a query
-//! may take; and where NAT64 is (with a prefix in the platform's private network, its machines
-//! would count as public ones).
+//! core's `rule/platform`). As in microsandbox-network, but that more is not a tenant's to say
+//! here: to have as many flows as can be; `strict`; `secrets`; the files of `tls`, and how long a
+//! query may take; and where NAT64 is (with a prefix in the platform's private network, its
+//! machines would count as public ones).
 
 use sluicegate_core::Profile;
 
