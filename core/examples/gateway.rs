@@ -75,6 +75,8 @@ fn config(addresses: &Addresses) -> Config {
         refuses_quic: false,
         keeps_names: false,
         rebind_protection: true,
+        // Of a host that reaches the Internet they are all that are on its interfaces: what is not
+        // here is as public as any other.
         own_addresses: Default::default(),
         nat64_prefixes: Default::default(),
         from_guest_rate: None,

@@ -11,8 +11,16 @@
 //! ([`Engine::judge_query`], [`Engine::judge_answer`]). What is known of names by then outlives an
 //! engine, if the host carries it to the next ([`Engine::bindings`], [`Engine::bind_name`]). A
 //! guest that asks the link for its addresses is answered by the engine alone
-//! ([`Config::autoconf`]). The engine has no clock, socket, thread, global, log line or randomness
-//! of its own, and allocates nothing after [`Engine::new`]. `examples/gateway.rs` is one at work.
+//! ([`Config::autoconf`]). Datagrams from outside go in whole ([`Engine::can_deliver`],
+//! [`Engine::deliver`]), and who comes to a published port is announced
+//! ([`Engine::open_inbound`]). The engine has no clock, socket, thread, global, log line or
+//! randomness of its own, and allocates nothing after [`Engine::new`]. `examples/gateway.rs` is
+//! one at work.
+//!
+//! **This host's own addresses** are the caller's to tell ([`Config::own_addresses`],
+//! [`Engine::replace_own_addresses`], and again whenever they change): the engine can't see them,
+//! and believes an empty list. A host that has a public address and does not tell it lets guests
+//! reach it, and what listens there, by any rule for [`Group::Public`].
 //!
 //! **The floors**, lowest first; each uses only lower ones: `addr` and `limits` (the guest's
 //! addresses, every number); `contract` (what both sides say); `wire` (bytes and their meaning);

@@ -4,67 +4,10 @@
 //! it loads here. What is not known is refused by its name: nothing that a user wrote is ever
 //! ignored.
 //!
-//! | field | meaning | absent |
-//! |---|---|---|
-//! | `enabled` | `false`: there is no network to make | `true` |
-//! | `interface.mac` | the guest's MAC address | from the slot |
-//! | `interface.mtu` | bytes of IP packet, 1280 to 65520 | 1500 |
-//! | `interface.ipv4_address`, `ipv6_address` | the guest's addresses | from the slot |
-//! | `interface.ipv4_pool` | what the slots' /30 are cut from | 100.96.0.0/11 |
-//! | `interface.ipv6_pool` | what the slots' /64 are cut from | fd42:6d73:62::/48 |
-//! | `interface.receive_frame_bytes` | longest frame the guest takes | 1514; TAP: MTU + 14 |
-//! | `interface.autoconf` | DHCP, DHCPv6 and router solicitations are answered | by front end |
-//! | `interface.autoconf.enabled`, `.lease_s`, `.search` | the same; 10 s to a year; a domain | |
-//! | `max_connections`, `max_tcp_connections` | TCP flows; 0: the most, 65536 | 4096 |
-//! | `max_udp_connections` | UDP flows that the guest opens; 0: 65536 | 4096 |
-//! | `max_icmp_connections` | echo flows; 0: 65536 | 256 |
-//! | `max_buffered_bytes` | bytes of the buffers of all TCP flows; 0: no bound | 1 MiB a flow |
-//! | `ports` | `{"host_port": 8080, "guest_port": 80}` each, maybe with | `[]` |
-//! | | `"protocol": "udp"`, `"host_bind": "0.0.0.0"` (tcp, 127.0.0.1), | |
-//! | | `"count": 10` (so many in a row, on both sides), | |
-//! | | `"proxy_protocol": true` (TCP: begins with who came) | |
-//! | `max_inbound_tcp_connections` | TCP flows from outside, of all; 0: all | all |
-//! | `max_inbound_udp_connections` | UDP flows from outside, beside the guest's; 0: 65536 | 4096 |
-//! | `tcp_accept_queue_size` | connections that wait at a published port | 1024 |
-//! | `policy` | who may reach whom | the public Internet, and the gateway's port 53 |
-//! | `policy.default_egress`, `default_ingress` | what no rule matches: `allow`, `deny` | `deny` |
-//! | `policy.rules` | the first that matches decides | `[]` |
-//! | `rules[].direction` | `egress`, `ingress` or `any` | (must be there) |
-//! | `rules[].destination` | `any`, `{"cidr": "10.0.0.0/8"}`, `{"group": "public"}`, | (must be) |
-//! | | `{"domain": "example.com"}`, `{"domain_suffix": "example.com"}` | |
-//! | `rules[].protocols` | of `tcp`, `udp`, `icmpv4`, `icmpv6`; empty: all | `[]` |
-//! | `rules[].ports` | `{"start": 80, "end": 80}` each; empty: all | `[]` |
-//! | `rules[].action` | `allow` or `deny` | (must be there) |
-//! | `dns.nameservers` | who is asked for names: `IP`, `IP:port`, `name:port`, | the host's own |
-//! | | `tls://name:853`, `https://name/dns-query`, with `#name` to be proven | |
-//! | `dns.upstream_ca_cert` | files of authorities for those, beside the host's | `[]` |
-//! | `dns.query_timeout_ms` | a name must be answered by then, 1 to 60000 | 5000 |
-//! | `dns.rebind_protection` | names outside lead to public addresses only | `true` |
-//! | `strict` | what is allowed by a name alone must say it, in the clear | `true` |
-//! | `http.deny_response` | 403 for HTTP at port 80 that no rule matches | `true` |
-//! | `http.deny_response_format` | `json` or `text` | `json` |
-//! | `http.network_deny_message` | the message of the JSON, at most 256 bytes | a sentence |
-//! | `http.deny_message` | the text, with `{host}` for the name, at most 256 bytes | a sentence |
-//! | `rate_limiter.egress`, `.ingress` | what the guest sends, what it is sent | unlimited |
-//! | `*.bandwidth`, `*.ops` | bytes, frames: `{"size": N, "refill_time_ms": N}`, | unlimited |
-//! | | maybe with `"one_time_burst": N` (full at first, then N a refill time) | |
-//! | `nat64_prefixes` | networks of 96 bits, beside `64:ff9b::/96` | `[]` |
-//! | `outbound_proxy.protocol` | `http_connect`, `socks4` or `socks5` | (must be there) |
-//! | `outbound_proxy.address` | `IP:port` | (must be there) |
-//! | `outbound_proxy.credentials` | `{"username": "u", "password":` | |
-//! | | `{"kind": "env", "var": "V"}}`; with socks4 it is `user_id` | |
-//! | `outbound_proxy.no_proxy` | networks, addresses and names that go without it | `[]` |
-//! | `outbound_proxy.send_names` | it is told the names that rules by name allowed | `true` |
-//!
-//! The groups are `public`, `private`, `loopback`, `link_local`, `metadata`, `multicast` and `host`
-//! (the gateway's addresses); which address is in which is in the core's `rule/place.rs`. A guest
-//! never reaches loopback or multicast addresses, whatever a rule says. A rule by
-//! `domain` is about that name, one by `domain_suffix` about the names below it as well: when the
-//! guest asks for them, and for the addresses that the gateway has told it they have.
+#![doc = include_str!("config/fields.md")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 use sluicegate_core::addr::{Addresses, Ipv4Pool, Ipv6Pool, Mac, Overrides};
@@ -165,6 +108,15 @@ pub struct NetworkConfig {
     identity: Option<Identity>,
 }
 
+/// As [`from_json`](NetworkConfig::from_json) reads it, in whatever it is nested. There is no
+/// `Serialize`: what is written would have the values of secrets, or be another configuration
+/// without them.
+impl<'de> Deserialize<'de> for NetworkConfig {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        File::deserialize(json)?.check().map_err(serde::de::Error::custom)
+    }
+}
+
 impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
@@ -206,12 +158,12 @@ pub struct InterfaceConfig {
     /// The guest's IPv4 address.
     pub ipv4_address: Option<Ipv4Addr>,
     /// The network that slots take their /30 from.
-    #[serde(deserialize_with = "network")]
+    #[serde(deserialize_with = "rules::ipv4_pool")]
     pub ipv4_pool: Option<Ipv4Pool>,
     /// The guest's IPv6 address.
     pub ipv6_address: Option<Ipv6Addr>,
     /// The network that slots take their /64 from.
-    #[serde(deserialize_with = "network")]
+    #[serde(deserialize_with = "rules::ipv6_pool")]
     pub ipv6_pool: Option<Ipv6Pool>,
     /// The longest Ethernet frame that the guest's receive buffers take, in bytes without a virtio
     /// header.
@@ -471,20 +423,6 @@ fn mac<'de, D: Deserializer<'de>>(json: D) -> Result<Option<[u8; 6]>, D::Error> 
     }
 }
 
-fn network<'de, A: FromStr, D: Deserializer<'de>>(json: D) -> Result<Option<(A, u8)>, D::Error> {
-    let text = Option::<String>::deserialize(json)?;
-    text.map(|text| {
-        let parsed = text
-            .split_once('/')
-            .filter(|(_, bits)| bits.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|(address, bits)| Some((address.parse().ok()?, bits.parse().ok()?)));
-        parsed.ok_or_else(|| {
-            serde::de::Error::custom(format!("{text:?} is not a network, as 10.0.0.0/8"))
-        })
-    })
-    .transpose()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -496,6 +434,97 @@ mod tests {
     #[test]
     fn nothing_said_is_the_default() {
         assert_eq!(load("{}").unwrap(), NetworkConfig::default());
+    }
+
+    #[test]
+    fn pools_are_networks_as_rules_have_them() {
+        for (v4, v6) in [
+            ("172.16.0.0/12", "fd00:1::/48"),
+            ("172.16.0.0/255.240.0.0", "fd00:1::1/48"),
+            ("172.17.1.2/12", "fd00:1:0:2::/48"),
+        ] {
+            let text = format!(r#"{{"interface": {{"ipv4_pool": "{v4}", "ipv6_pool": "{v6}"}}}}"#);
+            let link = load(&text).unwrap().to_core(1, [0; 16]).unwrap().link;
+            assert_eq!(link.guest_ipv4, Ipv4Addr::new(172, 16, 0, 6), "{v4}");
+            assert_eq!(link.guest_ipv6, "fd00:1:0:1::2".parse::<Ipv6Addr>().unwrap(), "{v6}");
+        }
+        for wrong in [r#""ipv4_pool": "fd00::/48""#, r#""ipv6_pool": "10.0.0.0/8""#] {
+            let error = load(&format!(r#"{{"interface": {{{wrong}}}}}"#)).unwrap_err();
+            assert!(error.contains("is not a network"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_read_wherever_it_is_nested() {
+        #[derive(Debug, Deserialize)]
+        struct Vm {
+            network: NetworkConfig,
+        }
+        let vm: Vm = serde_json::from_str(r#"{"network": {"max_connections": 7}}"#).unwrap();
+        let alone = load(r#"{"max_connections": 7}"#).unwrap();
+        assert_eq!(vm.network, alone);
+        for (wrong, expected) in [
+            (r#"{"network": {"polcy": {}}}"#, "unknown field `polcy`"),
+            (r#"{"network": {"rate_limiter": {}}}"#, "rate_limiter: it limits nothing"),
+        ] {
+            let error = serde_json::from_str::<Vm>(wrong).unwrap_err().to_string();
+            assert!(error.contains(expected), "{wrong}: {error}");
+        }
+    }
+
+    /// The fields that the object has in which `text` has an unknown one, `zzz`: serde names them.
+    fn fields_of(text: &str) -> Vec<String> {
+        let error = load(text).unwrap_err();
+        let (_, known) = error.split_once("unknown field `zzz`").expect(&error);
+        known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_table_has_every_field() {
+        let scoped = r#"{"tls": {"scoped_upstream_ca_cert": [{"zzz": 1}]}}"#;
+        let secret = r#"{"secrets": {"secrets": [{"zzz": 1}]}}"#;
+        let proxy = r#"{"outbound_proxy": {"credentials": {"zzz": 1}}}"#;
+        let substitution = r#"{"secrets": {"secrets": [{"substitution": {"zzz": 1}}]}}"#;
+        let table = include_str!("config/fields.md").replace("\n| | ", " ");
+        for (section, text) in [
+            ("", r#"{"zzz": 1}"#),
+            ("interface", r#"{"interface": {"zzz": 1}}"#),
+            ("interface.autoconf", r#"{"interface": {"autoconf": {"zzz": 1}}}"#),
+            ("ports", r#"{"ports": [{"zzz": 1}]}"#),
+            ("policy", r#"{"policy": {"zzz": 1}}"#),
+            ("rules[]", r#"{"policy": {"rules": [{"zzz": 1}]}}"#),
+            ("rules[].ports", r#"{"policy": {"rules": [{"ports": [{"zzz": 1}]}]}}"#),
+            ("dns", r#"{"dns": {"zzz": 1}}"#),
+            ("http", r#"{"http": {"zzz": 1}}"#),
+            ("tls", r#"{"tls": {"zzz": 1}}"#),
+            ("tls.scoped_upstream_ca_cert", scoped),
+            ("tls.scoped_verify_upstream", r#"{"tls": {"scoped_verify_upstream": [{"zzz": 1}]}}"#),
+            ("tls.intercept_ca", r#"{"tls": {"intercept_ca": {"zzz": 1}}}"#),
+            ("tls.cache", r#"{"tls": {"cache": {"zzz": 1}}}"#),
+            ("secrets.", r#"{"secrets": {"zzz": 1}}"#),
+            ("secrets[]", secret),
+            ("secrets[].substitution", substitution),
+            ("rate_limiter", r#"{"rate_limiter": {"zzz": 1}}"#),
+            ("rate_limiter", r#"{"rate_limiter": {"egress": {"zzz": 1}}}"#),
+            ("bandwidth", r#"{"rate_limiter": {"egress": {"ops": {"zzz": 1}}}}"#),
+            ("outbound_proxy", r#"{"outbound_proxy": {"zzz": 1}}"#),
+            ("outbound_proxy.credentials", proxy),
+        ] {
+            let start = format!("| `{section}");
+            let rows: Vec<&str> = table
+                .lines()
+                .filter(|row| {
+                    row.starts_with(&start) || row.contains("bandwidth") && section == "bandwidth"
+                })
+                .collect();
+            let fields = fields_of(text);
+            assert!(!fields.is_empty(), "{text}");
+            for field in fields {
+                let is_word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+                let is_there = rows.iter().any(|row| row.split(is_word).any(|word| word == field));
+                assert!(is_there, "{field} of {section:?} is in no row of config/fields.md");
+            }
+        }
     }
 
     #[test]

@@ -27,13 +27,14 @@ pub const EVENTS_BEHIND_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NetworkEvent {
-    /// Policy denied a flow of the guest.
+    /// Policy denied a flow of the guest, a name that it asked for, or who came from outside.
     Denied(Denied),
     /// Something on an intercepted connection went no further.
     Intercepted(Intercepted),
 }
 
-/// A flow of the guest that policy denied.
+/// What policy denied: a flow that the guest opened, a name that it asked for, or a caller at a
+/// published port.
 ///
 /// Shown in words: `denied tcp 100.96.0.2:4711 -> 169.254.169.254:80 (metadata) by rule 3`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub struct Denied {
     pub destination: SocketAddr,
     /// What the destination is, as far as it is in a group.
     pub group: Option<Group>,
-    /// The name that the guest said to the server, where that was read.
+    /// The name that the guest said to the server, where that was read, or asked the gateway for.
     pub name: Option<String>,
     /// What denied it; a rule by its index, from 0, as `sluicegate check` shows them.
     pub by: By,

@@ -41,6 +41,10 @@ mod snapshot;
 mod termination;
 mod wake;
 
+/// The engine's crate: what front ends are written with ([`adapter::GuestLink`]), and types of this
+/// crate's signatures.
+pub use sluicegate_core as core;
+
 pub use capture::Capture;
 pub use config::NetworkConfig;
 pub use control::{ControlHandle, FlowRow};
@@ -54,9 +58,10 @@ pub use metrics::{MetricsHandle, RingFill};
 pub use network::{ActivationHandle, SmoltcpNetwork};
 pub use rings::{HeapRing, RingConsumer, RingProducer};
 pub use service::secrets::SecretsHandle;
+pub use sluicegate_core::addr::Addresses;
 pub use sluicegate_core::{
-    By, Cidr, DenialReason, Direction, FlowState, FrameBudget, Group, Permission, PortRange,
-    Profile, Protocol,
+    By, Cidr, ConfigError, DenialReason, Direction, FlowState, FrameBudget, Group, Permission,
+    PortRange, Profile, Protocol,
 };
 pub use snapshot::Snapshot;
 pub use termination::TerminationHandle;

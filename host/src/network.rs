@@ -113,8 +113,13 @@ impl SmoltcpNetwork {
 
     /// A network for the guest in `slot`, 0 to 65535.
     ///
+    /// Where TLS is intercepted it reads this host's trust store and the files of `tls`, and writes
+    /// those of `tls.intercept_ca` where neither is there.
+    ///
     /// # Errors
-    /// A slot or a field out of range, or no descriptors or randomness to be had.
+    /// A slot or a field out of range; secrets without `tls.enabled`; a variable of a secret or of
+    /// the proxy's password that is not in this process's environment; an authority's file that
+    /// can't be read, made or used; or no descriptors or randomness to be had.
     pub fn try_new(config: NetworkConfig, slot: u64) -> Result<Self, Error> {
         let (network, files) = Self::make(config, slot)?;
         files.keep();
@@ -471,9 +476,10 @@ impl SmoltcpNetwork {
         self.termination.clone()
     }
 
-    /// Subscribes to what the network tells of from now on: every flow that policy denies (of very
-    /// many a second some are counted only). There may be several subscriptions, before and after
-    /// [`start`](Self::start). Who reads slowly loses the oldest, and never holds the guest up.
+    /// Subscribes to what the network tells of from now on ([`NetworkEvent`](crate::NetworkEvent);
+    /// of very many a second some are counted only). There may be several subscriptions, before
+    /// and after [`start`](Self::start). Who reads slowly loses the oldest, and never holds the
+    /// guest up.
     #[must_use]
     pub fn events(&self) -> Events {
         self.audience.subscribe()

@@ -101,7 +101,10 @@ pub struct Config {
     /// itself says that they may be reached.
     pub rebind_protection: bool,
     /// This host's own addresses as far as they would count as the public Internet's otherwise;
-    /// more do no harm.
+    /// more do no harm. An empty list is believed: a rule for [`Group::Public`](super::Group)
+    /// reaches public addresses of this host that are not in it. Who does not know them yet says so
+    /// by [`Engine::replace_own_addresses`](crate::Engine::replace_own_addresses) with `None`, by
+    /// which nothing is public.
     pub own_addresses: heapless::Vec<IpAddr, { limits::OWN_ADDRESSES_MAX }>,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: heapless::Vec<Ipv6Addr, { limits::NAT64_PREFIXES_MAX }>,

@@ -35,7 +35,9 @@ pub(crate) fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let config = args.profile.apply(config_file::read(Some(&args.file))?.1);
+    let written = config_file::read(Some(&args.file))?.1;
+    let dropped = written.not_a_tenants();
+    let config = args.profile.apply(written);
     let core = config.to_core(0, [0; 16])?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: ok", args.file.display())?;
@@ -47,7 +49,10 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     if args.profile == ProfileName::MultiTenant {
         let bound = "the public Internet and the gateway's port 53";
         writeln!(out, "  multi-tenant: of that, the platform allows {bound}")?;
-        writeln!(out, "  multi-tenant: interface, dns and nat64_prefixes are the platform's")?;
+        if !dropped.is_empty() {
+            let dropped = dropped.join(", ");
+            writeln!(out, "  multi-tenant: not a tenant's to say, and not so: {dropped}")?;
+        }
     }
     for port in &config.ports {
         let (host, guest) = (port.host(), port.guest_port);

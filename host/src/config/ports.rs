@@ -115,8 +115,10 @@ impl std::str::FromStr for PortList {
 pub enum PortProtocol {
     /// TCP.
     #[default]
+    #[serde(alias = "Tcp")]
     Tcp,
     /// UDP.
+    #[serde(alias = "Udp")]
     Udp,
 }
 
@@ -227,6 +229,16 @@ pub(super) fn check(ports: &[PortConfig], queue: u32) -> Result<(), ConfigError>
 mod tests {
     use super::*;
     use crate::NetworkConfig;
+
+    #[test]
+    fn the_peers_old_words_for_protocols_load() {
+        for (word, protocol) in [("Tcp", PortProtocol::Tcp), ("Udp", PortProtocol::Udp)] {
+            let port = format!(r#"{{"host_port": 1, "guest_port": 1, "protocol": "{word}"}}"#);
+            let text = format!(r#"{{"ports": [{port}]}}"#);
+            let config = crate::NetworkConfig::from_json(&text).unwrap();
+            assert_eq!(config.ports[0].protocol, protocol);
+        }
+    }
 
     #[test]
     fn a_port_is_tcp_at_loopback_unless_it_is_said() {

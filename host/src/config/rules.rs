@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
+use sluicegate_core::addr::{Ipv4Pool, Ipv6Pool};
 use sluicegate_core::{Cidr, Direction, Group, Permission, PortRange, Protocol};
 
 use super::policy::{DestinationConfig, PolicyConfig, RuleConfig};
@@ -208,11 +209,50 @@ fn cidr<'de, D: Deserializer<'de>>(json: D) -> Result<Cidr, D::Error> {
     })
 }
 
-/// An address, and how many of its bits count: a number, a mask (of IPv4), or all of them.
+/// A pool of IPv4 addresses: a network as rules have them, of which the bits of hosts don't count.
+pub(super) fn ipv4_pool<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Ipv4Pool>, D::Error> {
+    pool(json, |address, bits| match address {
+        IpAddr::V4(v4) => {
+            let hosts = u32::MAX.checked_shr(bits.into()).unwrap_or(0);
+            Some((Ipv4Addr::from_bits(v4.to_bits() & !hosts), bits))
+        }
+        IpAddr::V6(_) => None,
+    })
+}
+
+/// The same of IPv6 addresses.
+pub(super) fn ipv6_pool<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Ipv6Pool>, D::Error> {
+    pool(json, |address, bits| match address {
+        IpAddr::V6(v6) => {
+            let hosts = u128::MAX.checked_shr(bits.into()).unwrap_or(0);
+            Some((Ipv6Addr::from_bits(v6.to_bits() & !hosts), bits))
+        }
+        IpAddr::V4(_) => None,
+    })
+}
+
+fn pool<'de, P, D: Deserializer<'de>>(
+    json: D,
+    of: impl FnOnce(IpAddr, u8) -> Option<P>,
+) -> Result<Option<P>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(json)? else { return Ok(None) };
+    let network = address_and_bits(&text).filter(|_| text.contains('/'));
+    let pool = network.and_then(|(address, bits)| of(address, bits));
+    let wrong = || D::Error::custom(format!("{text:?} is not a network, as 10.0.0.0/8"));
+    pool.map(Some).ok_or_else(wrong)
+}
+
+/// A network: an address, and how many of its bits count.
 fn network(text: &str) -> Option<Cidr> {
+    let (address, bits) = address_and_bits(text)?;
+    Cidr::new(address, bits)
+}
+
+/// An address, and how many of its bits count: a number, a mask (of IPv4), or all of them.
+fn address_and_bits(text: &str) -> Option<(IpAddr, u8)> {
     let Some((address, length)) = text.split_once('/') else {
         let address: IpAddr = text.parse().ok()?;
-        return Cidr::new(address, if address.is_ipv4() { 32 } else { 128 });
+        return Some((address, if address.is_ipv4() { 32 } else { 128 }));
     };
     let address: IpAddr = address.parse().ok()?;
     let bits = match length.parse::<Ipv4Addr>() {
@@ -222,7 +262,7 @@ fn network(text: &str) -> Option<Cidr> {
         Err(_) if length.bytes().all(|byte| byte.is_ascii_digit()) => length.parse().ok()?,
         Err(_) => return None,
     };
-    Cidr::new(address, bits)
+    Some((address, bits))
 }
 
 /// How many bits of `mask` are set, if those are its first.

@@ -1,14 +1,16 @@
 //! A tenant's configuration on a platform that does not trust it.
 //!
 //! Owns what a tenant may decide of its network; must not know what the platform allows (the
-//! core's `rule/platform`). As in microsandbox-network, but that two things more are not a tenant's
-//! to say: to have as many flows as can be, and where NAT64 is (with a prefix in the platform's
-//! private network, its machines would count as public ones).
+//! core's `rule/platform`). As in microsandbox-network, but that more is not a tenant's to say
+//! here: to have as many flows as can be; `strict`; `secrets`; the files of `tls`, and how long a
+//! query may take; and where NAT64 is (with a prefix in the platform's private network, its
+//! machines would count as public ones).
 
 use sluicegate_core::Profile;
 
 use super::{
-    DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, SecretsConfig, TlsConfig,
+    DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, RuleConfig, SecretsConfig,
+    TlsConfig,
 };
 
 /// TCP flows, and UDP flows either way, of a tenant who asks for no number.
@@ -46,12 +48,34 @@ impl NetworkConfig {
     ///   gateway's port 53.
     /// - `interface` and `nat64_prefixes` are dropped: addresses follow from the slot. So is `dns`:
     ///   the platform's name servers are asked, and rebinding is looked at.
-    /// - Of `tls` the files are dropped, as they are this host's; and so are `secrets`, which are
-    ///   held against a tenant, not by one.
+    /// - `ports` and `outbound_proxy` are dropped, as they are places of this host and its network.
+    /// - `strict` is true, of all and of each rule.
+    /// - Of `tls` the files are dropped, as they are this host's (`intercept_ca`,
+    ///   `upstream_ca_cert`, `scoped_upstream_ca_cert`); `trust_host_cas` is false; and `secrets`
+    ///   are dropped, which are held against a tenant, not by one.
     /// - There are 1024 TCP flows, 1024 UDP flows and as many of those from outside, where the
     ///   tenant says no other number; `0`, as many as can be, is none.
+    ///
+    /// What of that was written otherwise is logged as a warning, and is what
+    /// [`not_a_tenants`](Self::not_a_tenants) says of the configuration before.
     #[must_use]
     pub fn for_tenant(self) -> Self {
+        let kept = self.clone().tenants_part();
+        let dropped = self.differing(&kept);
+        if !dropped.is_empty() {
+            tracing::warn!(fields = dropped.join(", "), "not a tenant's to say, and not so");
+        }
+        kept
+    }
+
+    /// The fields that were written and that [`for_tenant`](Self::for_tenant) makes otherwise, as a
+    /// file has them.
+    #[must_use]
+    pub fn not_a_tenants(&self) -> Vec<&'static str> {
+        self.differing(&self.clone().tenants_part())
+    }
+
+    fn tenants_part(self) -> Self {
         // All fields, so that a new one is decided on here.
         let Self {
             enabled,
@@ -111,6 +135,37 @@ impl NetworkConfig {
         }
     }
 
+    /// What a tenant may not say, and `self` says otherwise than the `kept` part of it. A number of
+    /// flows that is not written is a tenant's.
+    fn differing(&self, kept: &Self) -> Vec<&'static str> {
+        let (tls, kept_tls) = (&self.tls, &kept.tls);
+        let is_strict = |rule: &RuleConfig| rule.strict != Some(false);
+        [
+            ("interface", self.interface != kept.interface),
+            ("max_connections", self.max_connections == Some(0)),
+            ("max_udp_connections", self.max_udp_connections == Some(0)),
+            ("max_icmp_connections", self.max_icmp_connections == Some(0)),
+            ("max_inbound_udp_connections", self.max_inbound_udp_connections == Some(0)),
+            ("ports", self.ports != kept.ports),
+            ("policy.rules[].strict", !self.policy.rules.iter().all(is_strict)),
+            ("dns", self.dns != kept.dns),
+            ("strict", self.strict != kept.strict),
+            ("tls.upstream_ca_cert", tls.upstream_ca_cert != kept_tls.upstream_ca_cert),
+            (
+                "tls.scoped_upstream_ca_cert",
+                tls.scoped_upstream_ca_cert != kept_tls.scoped_upstream_ca_cert,
+            ),
+            ("tls.intercept_ca", tls.intercept_ca != kept_tls.intercept_ca),
+            ("trust_host_cas", self.trust_host_cas != kept.trust_host_cas),
+            ("secrets", self.secrets != kept.secrets),
+            ("outbound_proxy", self.outbound_proxy != kept.outbound_proxy),
+            ("nat64_prefixes", self.nat64_prefixes != kept.nat64_prefixes),
+        ]
+        .into_iter()
+        .filter_map(|(field, differs)| differs.then_some(field))
+        .collect()
+    }
+
     /// Whose word this is.
     #[must_use]
     pub const fn profile(&self) -> Profile {
@@ -149,6 +204,70 @@ mod tests {
         assert_eq!(core.policy.profile, Profile::MultiTenant);
         let core = of_tenant("{}").to_core(3, [0; 16]).unwrap();
         assert_eq!((core.tcp_flows_max, core.udp_flows_max), (1024, 1024));
+    }
+
+    /// Every field that a tenant may write, written.
+    const ALL: &str = r#"{
+        "enabled": true, "interface": {"mtu": 9000}, "max_connections": 0, "max_udp_connections": 0,
+        "max_icmp_connections": 0, "max_buffered_bytes": 1073741824,
+        "ports": [{"host_port": 8080, "guest_port": 80}], "max_inbound_tcp_connections": 0,
+        "max_inbound_udp_connections": 0, "tcp_accept_queue_size": 7, "policy": {"rules": [
+            {"direction": "egress", "destination": {"domain": "a.test"}, "action": "allow",
+                "strict": false}]},
+        "dns": {"query_timeout_ms": 7}, "strict": false, "http": {"deny_response": false},
+        "tls": {"enabled": true, "intercepted_ports": [8443], "upstream_ca_cert": ["a"],
+            "scoped_upstream_ca_cert": [{"pattern": "a.test", "path": "a"}],
+            "intercept_ca": {"cert_path": "a", "key_path": "b"}},
+        "trust_host_cas": true, "secrets": {"secrets": [
+            {"env_var": "A", "value": "v", "allowed_hosts": ["a.test"]}]},
+        "outbound_proxy": {"protocol": "socks5", "address": "192.0.2.1:1080"},
+        "nat64_prefixes": ["fd00:64::/96"],
+        "rate_limiter": {"egress": {"ops": {"size": 1, "refill_time_ms": 1}}}}"#;
+
+    #[test]
+    fn what_of_a_tenants_word_does_not_hold_is_told_field_by_field() {
+        let written = NetworkConfig::from_json(ALL).unwrap();
+        assert_eq!(
+            written.not_a_tenants(),
+            [
+                "interface",
+                "max_connections",
+                "max_udp_connections",
+                "max_icmp_connections",
+                "max_inbound_udp_connections",
+                "ports",
+                "policy.rules[].strict",
+                "dns",
+                "strict",
+                "tls.upstream_ca_cert",
+                "tls.scoped_upstream_ca_cert",
+                "tls.intercept_ca",
+                "trust_host_cas",
+                "secrets",
+                "outbound_proxy",
+                "nat64_prefixes",
+            ]
+        );
+        // And what is not told holds: the file with those fields left out is the same.
+        let json: serde_json::Value = serde_json::from_str(ALL).unwrap();
+        let mut kept = json.clone();
+        for field in written.not_a_tenants() {
+            match field.split_once('.') {
+                Some(("tls", file)) => drop(kept["tls"].as_object_mut().unwrap().remove(file)),
+                Some(_) => {
+                    let rule = kept["policy"]["rules"][0].as_object_mut().unwrap();
+                    rule.remove("strict");
+                }
+                None => drop(kept.as_object_mut().unwrap().remove(field)),
+            }
+        }
+        let kept = NetworkConfig::from_json(&kept.to_string()).unwrap();
+        assert_eq!(kept.not_a_tenants(), [""; 0]);
+        let (mut kept, mut written) = (kept.for_tenant(), written.for_tenant());
+        kept.policy.rules.clear();
+        written.policy.rules.clear();
+        assert_eq!(kept, written);
+        assert_eq!(written.max_buffered_bytes, Some(1 << 30));
     }
 
     #[test]

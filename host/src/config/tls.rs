@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use sluicegate_core::{ConfigError, limits};
 
 use super::host::HostPattern;
 
 /// An authority's file is at most this long.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Certificates that are kept where nothing is configured.
+const CAPACITY_DEFAULT: usize = 1000;
 
 /// How TLS is intercepted.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -75,7 +77,8 @@ pub struct InterceptCaConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeafCacheConfig {
-    /// Certificates.
+    /// Certificates; a file's 0 is the default.
+    #[serde(deserialize_with = "capacity")]
     pub capacity: usize,
     /// Hours that each is valid.
     pub validity_hours: u64,
@@ -100,8 +103,14 @@ impl Default for TlsConfig {
 
 impl Default for LeafCacheConfig {
     fn default() -> Self {
-        Self { capacity: 1000, validity_hours: 24 }
+        Self { capacity: CAPACITY_DEFAULT, validity_hours: 24 }
     }
+}
+
+/// As the peer reads it, to whom 0 is its default.
+fn capacity<'de, D: Deserializer<'de>>(json: D) -> Result<usize, D::Error> {
+    let written = usize::deserialize(json)?;
+    Ok(if written == 0 { CAPACITY_DEFAULT } else { written })
 }
 
 impl TlsConfig {
@@ -182,6 +191,12 @@ pub(crate) fn read_pem(path: &Path) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use crate::config::NetworkConfig;
+
+    #[test]
+    fn a_cache_of_none_is_the_default_as_with_the_peer() {
+        let text = r#"{"tls": {"cache": {"capacity": 0}}}"#;
+        assert_eq!(NetworkConfig::from_json(text).unwrap(), NetworkConfig::default());
+    }
 
     #[test]
     fn a_pattern_of_some_servers_is_not_one_of_all() {

@@ -4,7 +4,7 @@ use core::fmt;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-/// Something on an intercepted TLS connection that went no further.
+/// Something on an intercepted connection, TLS or HTTP in the clear, that went no further.
 ///
 /// Shown in words: `refused 100.96.0.2:4711 -> 93.184.216.34:443 evil.test: the placeholder of
 /// API_KEY in a header`. No value of a secret is in it.
@@ -17,7 +17,7 @@ pub struct Intercepted {
     pub guest: SocketAddr,
     /// The server, as the guest addressed it.
     pub destination: SocketAddr,
-    /// The name that the guest said in its handshake.
+    /// The name that the guest said in its handshake, or as the Host in the clear.
     pub name: Option<String>,
     /// What it was.
     pub incident: Incident,
