@@ -111,7 +111,7 @@ const PER_PACKET: &[&str] = &[
 
 /// What a line of log may have above DEBUG beside its words: no name of anybody's, and no address.
 /// Those are for who asked for events.
-const LOGGED: &[&str] = &["count", "error", "guest_port", "length", "path", "reach"];
+const LOGGED: &[&str] = &["count", "error", "fields", "guest_port", "length", "path", "reach"];
 
 /// Parts of names that say nothing.
 const EMPTY_WORDS: &[&str] = &["Manager", "Handler", "Util", "Shared", "Context"];

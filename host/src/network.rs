@@ -26,7 +26,7 @@ use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Forge, Reporter};
 use crate::metrics::{MetricsHandle, Published};
 use crate::rings::{RingConsumer, RingProducer, Rings};
-use crate::service::certs::{NewFiles, host_roots_pem};
+use crate::service::certs::NewFiles;
 use crate::service::dns::{ResolverParts, Server};
 use crate::service::proxy::Proxy;
 use crate::service::secrets::{SecretsHandle, Vault};
@@ -36,6 +36,7 @@ use crate::wake::DriverWake;
 
 mod gate;
 mod restore;
+mod trust;
 
 pub use gate::ActivationHandle;
 use gate::{Gate, Waiting};
@@ -430,28 +431,6 @@ impl SmoltcpNetwork {
         let mut variables: Vec<_> = own.collect();
         variables.extend(self.vault.environment());
         variables
-    }
-
-    /// The certificate of the authority that intercepts TLS now, as PEM, for the guest's trust
-    /// store; `None`: nothing does. The authority's key never crosses.
-    #[must_use]
-    pub fn ca_cert_pem(&self) -> Option<Vec<u8>> {
-        self.forge.authority_pem().map(String::into_bytes)
-    }
-
-    /// The authorities that this host trusts, as PEM, for a guest that is to trust them as well;
-    /// `None`: the configuration does not say that it is (`trust_host_cas`).
-    #[must_use]
-    pub fn host_cas_cert_pem(&self) -> Option<Vec<u8>> {
-        self.trust_host_cas.then(|| host_roots_pem().into_bytes())
-    }
-
-    /// What a program that runs beside this host's others is to trust: the authorities of this
-    /// host, and the one that intercepts; as PEM. `None`: nothing is intercepted.
-    #[must_use]
-    pub fn trust_bundle_pem(&self) -> Option<Vec<u8>> {
-        let own = self.forge.authority_pem()?;
-        Some([host_roots_pem().as_bytes(), own.as_bytes()].concat())
     }
 
     /// Where the network is changed and asked while it runs. If this is called before
