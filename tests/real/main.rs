@@ -24,6 +24,7 @@ mod waiting;
 
 mod autoconf;
 mod back_pressure;
+mod callers;
 mod command;
 mod control;
 mod datagrams;

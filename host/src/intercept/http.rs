@@ -11,13 +11,13 @@
 //! at, so that of one that may not pass nothing leaves; of a longer one only the rest does not.
 
 mod expect;
+mod far;
 mod forward;
 mod interim;
 mod narrow;
 mod page;
 mod streams;
 mod tunnel;
-mod upstream;
 
 use std::convert::Infallible;
 use std::fmt::Display;

@@ -441,7 +441,7 @@ fn the_command_says_what_of_tls_it_can_not_do() {
         (json!({"tls": {"enabled": true, "upstream_ca_cert": ["/no/such.pem"]}}), "/no/such.pem"),
         (json!({"tls": {"enabled": true, "intercepted_ports": [53]}}), "tls.intercepted_ports: 53"),
         (json!({"tls": {"bypass": ["a b"]}}), "tls.bypass[0]"),
-        (json!({"tls": {"cache": {"capacity": 0}}}), "tls.cache.capacity: 0"),
+        (json!({"tls": {"cache": {"capacity": 100_001}}}), "tls.cache.capacity: 100001"),
         (json!({"tls": {"ca": {"key_path": "/k"}}}), "tls.intercept_ca.key_path: /k"),
         (
             json!({"secrets": {"secrets":

@@ -23,9 +23,9 @@ use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
+use super::far::Server;
 use super::interim::Interim;
 use super::page::Manner;
-use super::upstream::Server;
 use super::{Exchange, drive, forward};
 use crate::intercept::authority;
 use crate::intercept::body::{Body, Fault};
