@@ -72,8 +72,16 @@ fn a_neighbour_reaches_the_guest_over_both_families_and_one_that_policy_denies_d
     }
     stranger.ip("route add 11.0.0.0/24 via 12.0.0.1");
     stranger.ip("-6 route add 2600:0:0:11::/64 via 2600:0:0:12::1");
-    let port = |bind: &str, protocol: &str, port: u16| json!({"host_port": port, "guest_port": port, "host_bind": bind, "protocol": protocol});
-    let allow = |network: &str| json!({"direction": "ingress", "action": "allow", "destination": {"cidr": network}});
+    let port = |bind: &str, protocol: &str, number: u16| {
+        let mut port = json!({ "host_port": number, "guest_port": number });
+        (port["host_bind"], port["protocol"]) = (bind.into(), protocol.into());
+        port
+    };
+    let allow = |network: &str| {
+        let mut rule = json!({ "direction": "ingress", "action": "allow" });
+        rule["destination"] = json!({ "cidr": network });
+        rule
+    };
     let guest = outside.guest(Some(json!({
         "policy": {
             "default_egress": "deny", "default_ingress": "deny",
