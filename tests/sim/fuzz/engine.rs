@@ -322,7 +322,9 @@ impl Story<'_, '_> {
     /// Looks at all that has come.
     fn look(&mut self) {
         let peers = &self.world.peers;
-        for one in &mut self.honest {
+        // Where one was ended before its guest knew of it, that may have begun anew, with another
+        // stream, in which what was said before is not said again.
+        for one in self.honest.iter_mut().filter(|one| !one.is_ended) {
             let is_its = |stream: &&Stream| stream.to == Outside::Remote(one.with);
             let ended = peers.ended.iter().find(is_its);
             one.check(peers.streams.values().find(is_its).or(ended));
