@@ -9,36 +9,55 @@
 use sluicegate_core::Profile;
 
 use super::{
-    DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, RuleConfig, SecretsConfig,
-    TlsConfig,
+    DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, SecretsConfig, TlsConfig,
 };
 
 /// TCP flows, and UDP flows either way, of a tenant who asks for no number.
 const TENANT_FLOWS_DEFAULT: u32 = 1024;
 
-/// Fields that a tenant has no say on, by where they are in a file; `ports` are the platform's.
-const DROPPED: [&str; 10] = [
-    "/interface",
-    "/dns",
-    "/strict",
-    "/trust_host_cas",
-    "/secrets",
-    "/outbound_proxy",
-    "/nat64_prefixes",
-    "/tls/upstream_ca_cert",
-    "/tls/scoped_upstream_ca_cert",
-    "/tls/intercept_ca",
+/// A field as a file has it; whether that is not looked at, or only some of what it may say; and
+/// whether what was written and what holds differ there, where a number that is not written is a
+/// tenant's to leave out.
+type Field = (&'static str, Say, fn(&NetworkConfig, &NetworkConfig) -> bool);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Say {
+    None,
+    Some,
+}
+
+/// What a tenant may not say; `ports` are the platform's.
+const NOT_A_TENANTS: [Field; 16] = [
+    ("interface", Say::None, |a, b| a.interface != b.interface),
+    ("max_connections", Say::Some, |a, _| a.max_connections == Some(0)),
+    ("max_udp_connections", Say::Some, |a, _| a.max_udp_connections == Some(0)),
+    ("max_icmp_connections", Say::Some, |a, _| a.max_icmp_connections == Some(0)),
+    ("max_inbound_udp_connections", Say::Some, |a, _| a.max_inbound_udp_connections == Some(0)),
+    ("ports", Say::Some, |a, b| a.ports != b.ports),
+    ("policy.rules[].strict", Say::Some, |a, _| {
+        a.policy.rules.iter().any(|rule| rule.strict == Some(false))
+    }),
+    ("dns", Say::None, |a, b| a.dns != b.dns),
+    ("strict", Say::None, |a, b| a.strict != b.strict),
+    ("tls.upstream_ca_cert", Say::None, |a, b| a.tls.upstream_ca_cert != b.tls.upstream_ca_cert),
+    ("tls.scoped_upstream_ca_cert", Say::None, |a, b| {
+        a.tls.scoped_upstream_ca_cert != b.tls.scoped_upstream_ca_cert
+    }),
+    ("tls.intercept_ca", Say::None, |a, b| a.tls.intercept_ca != b.tls.intercept_ca),
+    ("trust_host_cas", Say::None, |a, b| a.trust_host_cas != b.trust_host_cas),
+    ("secrets", Say::None, |a, b| a.secrets != b.secrets),
+    ("outbound_proxy", Say::None, |a, b| a.outbound_proxy != b.outbound_proxy),
+    ("nat64_prefixes", Say::None, |a, b| a.nat64_prefixes != b.nat64_prefixes),
 ];
 
 impl NetworkConfig {
-    /// Where in a file the fields are that this configuration has not from there, whatever the file
-    /// says, as JSON pointers: of a tenant those that [`for_tenant`](Self::for_tenant) drops.
-    #[must_use]
-    pub fn dropped(&self) -> &'static [&'static str] {
-        match self.profile {
-            Profile::SingleTenant => &[],
-            Profile::MultiTenant => &DROPPED,
-        }
+    /// The fields that this configuration has not from its file, whatever that says, with a dot
+    /// before what is within another: of a tenant those that [`for_tenant`](Self::for_tenant)
+    /// drops.
+    pub fn dropped(&self) -> impl Iterator<Item = &'static str> {
+        let is_tenants = self.profile == Profile::MultiTenant;
+        let dropped = NOT_A_TENANTS.into_iter().filter(|(_, say, _)| *say == Say::None);
+        dropped.filter(move |_| is_tenants).map(|(field, ..)| field)
     }
 
     /// The same as a tenant may have it. Whoever runs the platform calls this with what the tenant
@@ -135,35 +154,10 @@ impl NetworkConfig {
         }
     }
 
-    /// What a tenant may not say, and `self` says otherwise than the `kept` part of it. A number of
-    /// flows that is not written is a tenant's.
+    /// What a tenant may not say, and `self` says otherwise than the `kept` part of it.
     fn differing(&self, kept: &Self) -> Vec<&'static str> {
-        let (tls, kept_tls) = (&self.tls, &kept.tls);
-        let is_strict = |rule: &RuleConfig| rule.strict != Some(false);
-        [
-            ("interface", self.interface != kept.interface),
-            ("max_connections", self.max_connections == Some(0)),
-            ("max_udp_connections", self.max_udp_connections == Some(0)),
-            ("max_icmp_connections", self.max_icmp_connections == Some(0)),
-            ("max_inbound_udp_connections", self.max_inbound_udp_connections == Some(0)),
-            ("ports", self.ports != kept.ports),
-            ("policy.rules[].strict", !self.policy.rules.iter().all(is_strict)),
-            ("dns", self.dns != kept.dns),
-            ("strict", self.strict != kept.strict),
-            ("tls.upstream_ca_cert", tls.upstream_ca_cert != kept_tls.upstream_ca_cert),
-            (
-                "tls.scoped_upstream_ca_cert",
-                tls.scoped_upstream_ca_cert != kept_tls.scoped_upstream_ca_cert,
-            ),
-            ("tls.intercept_ca", tls.intercept_ca != kept_tls.intercept_ca),
-            ("trust_host_cas", self.trust_host_cas != kept.trust_host_cas),
-            ("secrets", self.secrets != kept.secrets),
-            ("outbound_proxy", self.outbound_proxy != kept.outbound_proxy),
-            ("nat64_prefixes", self.nat64_prefixes != kept.nat64_prefixes),
-        ]
-        .into_iter()
-        .filter_map(|(field, differs)| differs.then_some(field))
-        .collect()
+        let differing = NOT_A_TENANTS.into_iter().filter(|(_, _, differs)| differs(self, kept));
+        differing.map(|(field, ..)| field).collect()
     }
 
     /// Whose word this is.

@@ -5,8 +5,8 @@ use sluicegate_host::NetworkConfig;
 
 use crate::cli::failure::Failure;
 
-#[derive(Clone)]
 /// A configuration as JSON, and the number of the change that led to it.
+#[derive(Clone)]
 pub(in crate::cli) struct Document {
     pub(super) text: Value,
     pub(super) version: u64,
@@ -27,9 +27,12 @@ impl Document {
 /// `text` as it was written, without the values of secrets, and with what holds of it as `config`
 /// has it, in which the command line and the profile had their say.
 pub(super) fn applied(mut text: Value, config: &NetworkConfig) -> serde_json::Result<Value> {
-    for pointer in config.dropped() {
-        let (parent, name) = pointer.rsplit_once('/').unwrap_or(("", pointer));
-        if let Some(parent) = text.pointer_mut(parent).and_then(Value::as_object_mut) {
+    for field in config.dropped() {
+        let (parent, name) = match field.rsplit_once('.') {
+            Some((parent, name)) => (text.get_mut(parent), name),
+            None => (Some(&mut text), field),
+        };
+        if let Some(parent) = parent.and_then(Value::as_object_mut) {
             parent.remove(name);
         }
     }
