@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::messages::{Compressed, Kind, Messages, Part};
 use super::pattern::Found;
+use super::redact::joined;
 use super::stream::is_escaped_behind;
 use super::{Snapshot, Violation};
 
@@ -35,16 +36,6 @@ struct Track {
 }
 
 impl Track {
-    /// What has left, and `new` behind it.
-    fn with<'b>(&self, new: impl Iterator<Item = &'b [u8]> + Clone) -> Zeroizing<Vec<u8>> {
-        let len: usize = new.clone().map(<[u8]>::len).sum();
-        // As long as it gets, so that it does not move and leave a copy.
-        let mut all = Zeroizing::new(Vec::with_capacity(self.left.len() + len));
-        all.extend_from_slice(&self.left);
-        new.for_each(|new| all.extend_from_slice(new));
-        all
-    }
-
     /// `all` has left, of which the last `reach` bytes may have the beginning of a value.
     fn leave(&mut self, all: &[u8], reach: usize) {
         let (gone, kept) = all.split_at(all.len().saturating_sub(reach));
@@ -80,12 +71,11 @@ impl Masker {
         let values = &snapshot.values;
         let may_go_on = bytes.is_some();
         let bytes = bytes.unwrap_or_default();
-        let mut all = Zeroizing::new(Vec::with_capacity(self.held.len() + bytes.len()));
-        all.extend_from_slice(&self.held);
-        all.extend_from_slice(&bytes);
+        let all = joined(&self.held, core::iter::once(&*bytes));
         let texts = self.texts(bytes)?;
-        let within = self.inside.with(texts.iter().filter_map(|text| all.get(text.clone())));
-        let beside = self.outside.with(core::iter::once(all.as_slice()));
+        let within =
+            joined(&self.inside.left, texts.iter().filter_map(|text| all.get(text.clone())));
+        let beside = joined(&self.outside.left, core::iter::once(all.as_slice()));
         // What may wait is the message that has not ended.
         let is_open = may_go_on && !self.messages.is_between();
         let open = texts.last().filter(|text| is_open && text.end == all.len());

@@ -43,10 +43,7 @@ impl Redactor {
         let values = &snapshot.values;
         let is_last = bytes.is_none();
         let bytes = bytes.unwrap_or_default();
-        // As long as it gets, so that it does not move and leave a copy.
-        let mut all = Zeroizing::new(Vec::with_capacity(self.held.len() + bytes.len()));
-        all.extend_from_slice(&self.held);
-        all.extend_from_slice(&bytes);
+        let mut all = joined(&self.held, core::iter::once(&*bytes));
         let mut found = values.find_all(&all, self.is_escaped);
         let mut end = all.len();
         if !is_last {
@@ -67,6 +64,19 @@ impl Redactor {
         all.truncate(end);
         Ok(core::mem::take(&mut *all).into())
     }
+}
+
+/// `held`, and what is `new` behind it.
+pub(super) fn joined<'b>(
+    held: &[u8],
+    new: impl Iterator<Item = &'b [u8]> + Clone,
+) -> Zeroizing<Vec<u8>> {
+    let len: usize = new.clone().map(<[u8]>::len).sum();
+    // As long as it gets, so that it does not move and leave a copy.
+    let mut all = Zeroizing::new(Vec::with_capacity(held.len() + len));
+    all.extend_from_slice(held);
+    new.for_each(|new| all.extend_from_slice(new));
+    all
 }
 
 impl Scope {
