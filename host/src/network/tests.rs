@@ -302,7 +302,7 @@ fn what_is_let_go_before_the_start_is_not_held_back_and_what_never_is_ends_all_t
     assert!(!second.is_running());
 }
 
-/// A guest's link with a bug.
+/// A guest's link with a bug, which has lost frames.
 struct Faulty(UnixStream);
 
 impl crate::adapter::GuestLink for Faulty {
@@ -324,6 +324,10 @@ impl crate::adapter::GuestLink for Faulty {
 
     fn send(&mut self, _: &mut crate::rings::RingConsumer) -> std::io::Result<bool> {
         Ok(false)
+    }
+
+    fn dropped_frames(&self) -> u64 {
+        7
     }
 }
 
@@ -387,36 +391,12 @@ fn one_dies_and_its_neighbour_goes_on(start: impl Fn(&mut SmoltcpNetwork, &Runti
     good.shutdown().unwrap();
 }
 
-/// A guest's link that has lost frames.
-struct Lossy(UnixStream);
-
-impl crate::adapter::GuestLink for Lossy {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.0)
-    }
-
-    fn receive(
-        &mut self,
-        _: &mut crate::rings::RingProducer,
-        _: sluicegate_core::FrameBudget,
-    ) -> std::io::Result<bool> {
-        Ok(false)
-    }
-
-    fn send(&mut self, _: &mut crate::rings::RingConsumer) -> std::io::Result<bool> {
-        Ok(false)
-    }
-
-    fn dropped_frames(&self) -> u64 {
-        7
-    }
-}
-
 #[test]
 fn what_a_link_has_lost_is_counted() {
     let (_ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
     let (mut network, control, runtime) = network(config(Permission::Allow));
-    network.attach_link(Box::new(Lossy(theirs))).unwrap();
+    network.attach_link(Box::new(Faulty(theirs))).unwrap();
     network.try_start(runtime.handle().clone()).unwrap();
     control.flows().unwrap();
     // That is answered within a turn, and counted at its end, which shutting down waits for.
