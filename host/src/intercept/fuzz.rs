@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::io::DuplexStream;
+#[cfg(test)]
 use tokio::sync::SemaphorePermit;
 
 #[cfg(test)]
