@@ -31,7 +31,7 @@ struct Form {
     text: Zeroizing<Vec<u8>>,
     /// Whose value it is.
     secret: usize,
-    /// The byte before it has some of it, too; and the one behind it.
+    /// The digit before it has some of it, too; and the one behind it.
     shares: (bool, bool),
 }
 
@@ -129,10 +129,14 @@ impl Forms {
         let first = self.forms.partition_point(|form| begins(form).is_lt());
         let alike = self.forms.iter().skip(first).take_while(|form| begins(form).is_eq());
         let form = alike.filter(|form| rest.starts_with(&form.text)).last()?;
+        let is_digit = |at: Option<usize>| {
+            let byte = at.and_then(|at| bytes.get(at));
+            byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte))
+        };
         let (before, behind) = form.shares;
-        let start = at - usize::from(before && at > 0);
-        let end = at + form.text.len() + usize::from(behind);
-        Some((form, start..end.min(bytes.len())))
+        let end = at + form.text.len();
+        let start = at - usize::from(before && is_digit(at.checked_sub(1)));
+        Some((form, start..end + usize::from(behind && is_digit(Some(end)))))
     }
 }
 

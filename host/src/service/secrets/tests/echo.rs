@@ -131,6 +131,20 @@ fn a_value_in_base64_goes_with_each_digit_that_has_some_of_it() {
 }
 
 #[test]
+fn what_is_no_digit_beside_a_value_in_base64_stays_wherever_it_is_cut() {
+    let value = "wJalrXU/K7+MDENG&x=<1>";
+    let scope = with_value(value);
+    let coded = BASE64_STANDARD.encode(format!("u{value}"));
+    // Digits that have bits of the value alone.
+    let text = format!("\u{3}{}\r\n\u{3}", &coded[2..coded.len() - 2]);
+    for cut in 0..=text.len() {
+        let (first, rest) = text.as_bytes().split_at(cut);
+        let out = taken(&scope, "text/plain", &[first.to_vec(), rest.to_vec()]).concat();
+        assert_eq!(String::from_utf8(out).unwrap(), "\u{3}$MSB_KEY\r\n\u{3}", "{cut}");
+    }
+}
+
+#[test]
 fn a_backslash_before_a_value_hides_nothing_wherever_it_is_cut() {
     let scope = with_value("new/line-of-text");
     let filler = "x".repeat(3000);
