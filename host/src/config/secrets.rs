@@ -72,8 +72,7 @@ pub struct SecretConfig {
     #[serde(default)]
     pub violation_action: Option<ViolationAction>,
     /// Whether the server must have proven its name. Without it one that `tls` does not verify may
-    /// have the value, and so may requests in the clear: at port 80, and at the ports where TLS is
-    /// intercepted.
+    /// have the value, and so may requests in the clear.
     #[serde(default = "yes")]
     pub require_tls_identity: bool,
 }

@@ -120,6 +120,11 @@ impl Snapshot {
         Self { config, secrets, earlier, placeholders, values, is_old, current }
     }
 
+    /// Whether there is no secret.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.secrets.is_empty()
+    }
+
     /// The secrets as they are now; `None`: these are they, or there are none any more.
     fn newer(&self) -> Option<Arc<Self>> {
         let is_old = self.is_old.load(Ordering::Acquire);
@@ -433,6 +438,11 @@ impl Scope {
         StreamScan::of_what_leaves_at_once(Arc::clone(self), "stream")
     }
 
+    /// The same for one in the clear, of any length: what is there as it is, and no more.
+    pub(crate) fn plain_stream(self: &Arc<Self>) -> StreamScan {
+        StreamScan::of_what_is_as_it_is(Arc::clone(self), "stream")
+    }
+
     /// The same for a body in which no length may change: whose value is longer or shorter than its
     /// placeholder has no place there.
     fn of_fixed_lengths(self: &Arc<Self>) -> Arc<Self> {
@@ -468,7 +478,7 @@ impl Scope {
     }
 
     /// Whether there is a placeholder that must not pass.
-    fn forbids(&self) -> bool {
+    pub(crate) fn forbids(&self) -> bool {
         self.stands.iter().any(|stand| stand.is_forbidden())
     }
 

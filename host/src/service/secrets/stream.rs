@@ -28,17 +28,38 @@ pub(crate) struct StreamScan {
     /// Nobody holds what is looked at: what might yet become a placeholder that may pass, and is
     /// already one that may not, is that one.
     leaves_at_once: bool,
+    /// What is hidden is not looked for.
+    is_plain: bool,
 }
 
 impl StreamScan {
     /// For what is held by a [`Rewriter`] where it is not known yet what it becomes.
     pub(super) fn new(scope: Arc<Scope>, place: &'static str) -> Self {
-        Self { scope, place, tail: Vec::new(), is_escaped: false, leaves_at_once: false }
+        let (tail, is_escaped) = (Vec::new(), false);
+        Self { scope, place, tail, is_escaped, leaves_at_once: false, is_plain: false }
     }
 
     /// For what leaves as soon as it was looked at.
     pub(super) fn of_what_leaves_at_once(scope: Arc<Scope>, place: &'static str) -> Self {
         Self { leaves_at_once: true, ..Self::new(scope, place) }
+    }
+
+    /// For what leaves as soon as it was looked at, and is nothing but what it is.
+    pub(super) fn of_what_is_as_it_is(scope: Arc<Scope>, place: &'static str) -> Self {
+        Self { is_plain: true, ..Self::of_what_leaves_at_once(scope, place) }
+    }
+
+    /// Bytes of the longest that may lie across a cut.
+    fn reach(&self) -> usize {
+        let longest = self.scope.snapshot.placeholders.len_max();
+        if self.is_plain { longest.saturating_sub(1) } else { longest * ESCAPED_BYTES_MAX }
+    }
+
+    fn look_at(&self, piece: Piece<'_>) -> Result<(), Violation> {
+        if self.is_plain {
+            return self.scope.look_at_plain(piece.bytes, piece.whole, self.place);
+        }
+        self.scope.look_at(piece, self.place)
     }
 
     /// From now on by what `scope` allows.
@@ -58,15 +79,15 @@ impl StreamScan {
         if !self.scope.forbids() {
             return Ok(());
         }
-        let reach = self.scope.snapshot.placeholders.len_max() * ESCAPED_BYTES_MAX;
+        let reach = self.reach();
         let is_escaped_there = is_escaped_behind(&self.tail, self.is_escaped);
         // Only what lies across the cut needs a copy.
         let joint = bytes.get(..bytes.len().min(reach)).unwrap_or(&[]);
         let seen = self.tail.len();
         self.tail.extend_from_slice(joint);
-        self.scope.look_at(self.piece(&self.tail, self.is_escaped), self.place)?;
+        self.look_at(self.piece(&self.tail, self.is_escaped))?;
         if joint.len() < bytes.len() {
-            self.scope.look_at(self.piece(bytes, is_escaped_there), self.place)?;
+            self.look_at(self.piece(bytes, is_escaped_there))?;
             let (gone, kept) = bytes.split_at(bytes.len().saturating_sub(reach));
             self.is_escaped = is_escaped_behind(gone, is_escaped_there);
             self.tail.clear();
@@ -86,7 +107,7 @@ impl StreamScan {
     /// A placeholder that might have gone on has not, and must not pass.
     pub(crate) fn finish(&mut self) -> Result<(), Violation> {
         let last = Piece { bytes: &self.tail, is_escaped: self.is_escaped, whole: true };
-        self.scope.look_at(last, self.place)
+        self.look_at(last)
     }
 }
 
