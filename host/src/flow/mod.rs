@@ -232,10 +232,8 @@ impl Flows {
     /// Notes that the socket of the flow in slot `index` has something for us.
     pub(crate) fn ready(&mut self, index: usize, event: &mio::event::Event) {
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
-        match &mut slot.flow {
-            Flow::Tcp(tcp) => tcp.note(event),
-            Flow::Datagram(_) | Flow::Names(_) | Flow::Tls(_) => {}
-            Flow::Relay(_) | Flow::Dial { .. } => {}
+        if let Flow::Tcp(tcp) = &mut slot.flow {
+            tcp.note(event);
         }
         let index = slot.id.index;
         self.enqueue(index);

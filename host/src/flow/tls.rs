@@ -1,4 +1,5 @@
-//! A connection whose TLS ends here, or whose HTTP is relayed: its bytes go to a task, and come from one.
+//! A connection whose TLS ends here, or whose HTTP is relayed: its bytes go to a task, and come
+//! from one.
 //!
 //! Owns the driver's side of the pipe between them; must not know what the task does. Who calls
 //! when the pipe has more puts the flow on a list, and wakes the driver.

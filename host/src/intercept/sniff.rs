@@ -139,14 +139,15 @@ where
     let (mut heard, mut replied) = (Vec::new(), Vec::new());
     let (mut piece, mut reply) = ([0; 4096], [0; 4096]);
     let mut held = tokio::time::interval(HELD_MAX);
-    let kind_of_guest = if exchange.is_open() { kind_in_clear } else { kind };
+    let is_open = exchange.is_open();
+    let kind_of_guest = if is_open { kind_in_clear } else { kind };
     let kind = loop {
         let now = tokio::select! {
             // What the guest said first says more of what it is.
             biased;
             len = guest.read(&mut piece) => {
                 let len = len?;
-                if exchange.is_open() {
+                if is_open {
                     held.reset();
                 }
                 let seen = heard.len();
@@ -160,9 +161,7 @@ where
                 replied.extend_from_slice(reply.get(..len).unwrap_or(&[]));
                 if len == 0 { Kind::Other } else { kind_of_reply(&replied) }
             }
-            _ = held.tick(), if !replied.is_empty() || (exchange.is_open() && !heard.is_empty()) => {
-                Kind::Other
-            }
+            _ = held.tick(), if !replied.is_empty() || (is_open && !heard.is_empty()) => Kind::Other,
         };
         if now != Kind::Unknown {
             break now;

@@ -55,28 +55,6 @@ fn scope_of(name: &str) -> Arc<Scope> {
     vault(config()).current().scope(&peer(name))
 }
 
-#[test]
-fn a_plain_stream_is_looked_at_as_it_is_wherever_it_is_cut() {
-    let config = SecretsConfig {
-        secrets: vec![secret("KEY", VALUE, "good.test"), secret("OTHER_KEY", OTHER, "good.test")],
-        ..SecretsConfig::default()
-    };
-    let scope = vault(config).current().scope(&peer("evil.test"));
-    let said = b"$MSB_KE $MSB_OTHER_KE %24MSB_KEY $$MSB_OTHER_KEY";
-    for first in 0..said.len() {
-        for second in first..said.len() {
-            let mut scan = scope.plain_stream();
-            let (one, rest) = said.split_at(first);
-            let (two, three) = rest.split_at(second - first);
-            assert!(scan.push(one).is_ok() && scan.push(two).is_ok(), "{first} {second}");
-            let found = scan.push(three).unwrap_err();
-            assert_eq!(found.env_var.as_deref(), Some("OTHER_KEY"), "{first} {second}");
-        }
-    }
-    let mut allowed = scope_of("good.test").plain_stream();
-    assert!(allowed.push(b"$MSB_KEY").is_ok());
-}
-
 fn head(
     scope: &Arc<Scope>,
     uri: &str,
