@@ -254,16 +254,10 @@ impl SecretsConfig {
             let count = self.secrets.len();
             return Err(ConfigError::new("secrets.secrets", count, "at most 64 secrets"));
         }
-        let mut placeholders = std::collections::BTreeSet::new();
         let mut names = std::collections::BTreeSet::new();
         for secret in &self.secrets {
             secret.check()?;
             let name = &secret.env_var;
-            let field = "secrets.secrets[].placeholder";
-            if !placeholders.insert(secret.placeholder()) {
-                let expected = "a secret with a placeholder of its own";
-                return Err(ConfigError::new(field, name, expected));
-            }
             if !names.insert(name) {
                 let field = "secrets.secrets[].env_var";
                 return Err(ConfigError::new(field, name, "the name of one secret only"));
