@@ -140,6 +140,8 @@ where
     let (mut piece, mut reply) = ([0; 4096], [0; 4096]);
     let mut held = tokio::time::interval(HELD_MAX);
     let is_open = exchange.is_open();
+    // Where anybody may be spoken to, who has said a part of a line may have said all.
+    let has_begun = |heard: &[u8]| is_open && !heard.is_empty();
     let kind_of_guest = if is_open { kind_in_clear } else { kind };
     let kind = loop {
         let now = tokio::select! {
@@ -161,7 +163,7 @@ where
                 replied.extend_from_slice(reply.get(..len).unwrap_or(&[]));
                 if len == 0 { Kind::Other } else { kind_of_reply(&replied) }
             }
-            _ = held.tick(), if !replied.is_empty() || (is_open && !heard.is_empty()) => Kind::Other,
+            _ = held.tick(), if !replied.is_empty() || has_begun(&heard) => Kind::Other,
         };
         if now != Kind::Unknown {
             break now;

@@ -148,6 +148,84 @@ fn where_no_secret_goes_in_the_clear_a_placeholder_goes_nowhere_and_all_else_as_
     }
 }
 
+/// A proxy of HTTP on this host that answers for everybody, and relays what it is asked to; it
+/// keeps what was said to it, and serves so many connections.
+fn proxy(connections: usize) -> (u16, std::thread::JoinHandle<Vec<u8>>) {
+    let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = move || {
+        let mut heard = Vec::new();
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                head.push(byte[0]);
+            }
+            heard.extend_from_slice(&head);
+            if !head.starts_with(b"CONNECT ") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfar\n");
+                continue;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let mut bytes = [0; 1000];
+            while let Ok(len @ 1..) = stream.read(&mut bytes) {
+                heard.extend_from_slice(&bytes[..len]);
+                let _ = stream.write_all(&bytes[..len]);
+            }
+        }
+        heard
+    };
+    (port, std::thread::spawn(serve))
+}
+
+#[test]
+fn through_a_proxy_of_the_guests_requests_pass_as_they_are_and_no_placeholder_does() {
+    if !needs::are_met(&["curl", "python3"]) {
+        return;
+    }
+    let site = Site::in_the_clear();
+    let file = ConfigFile::new(&elsewhere(&site));
+    let (port, served) = proxy(5);
+    let script = r#"
+proxy="http://$0:$1"
+curl -sS -m 20 -x $proxy http://far.test/page
+curl -sS -m 20 -x $proxy http://far.test/?k=$API_KEY
+curl -sS -m 20 -x $proxy http://host.sluicegate.internal:81/?k=$API_KEY
+exec python3 - $0 $1 <<'END'
+import socket, sys
+for said in [b"\x16\x03\x01 hello", b"$MSB_API_KEY"]:
+    stream = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+    stream.sendall(b"CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n\r\n")
+    head = b""
+    while not head.endswith(b"\r\n\r\n"): head += stream.recv(1)
+    print(head.split()[1])
+    stream.sendall(said)
+    try:
+        print(stream.recv(len(said), socket.MSG_WAITALL))
+    except ConnectionError:
+        print("reset")
+    stream.close()
+END
+"#;
+    let mut command = command(&file, script);
+    let finished = crate::process::run(command.args([GOOD, &port.to_string()]));
+    let refused = |name: &str| {
+        format!(
+            "{{\"code\":\"secret_policy_denied\",\"domain\":{name},\"message\":\"Request \
+            blocked by secret policy.\"}}\n"
+        )
+    };
+    // It is at the address of one that may have the value, and another port.
+    let [far, own] = ["\"far.test\"", "null"].map(refused);
+    let tunnels = "b'200'\nb'\\x16\\x03\\x01 hello'\nb'200'\nreset\n";
+    assert_eq!(finished.output, format!("far\n{far}{own}{tunnels}"), "{finished:?}");
+    assert_eq!(events(&finished).len(), 3, "{finished:?}");
+    let heard = served.join().unwrap();
+    assert!(has(&heard, b"GET http://far.test/page HTTP/1.1\r\n"));
+    assert!(has(&heard, b"CONNECT far.test:443 HTTP/1.1\r\n"));
+    assert!(!has(&heard, b"MSB_API_KEY") && !has(&heard, VALUE.as_bytes()));
+}
+
 /// Who speaks on a connection that is not HTTP, line by line: the server `says` first, or nothing;
 /// then the guest says each of `script`, and waits for what it said to come back. Returns what the
 /// server has heard.
