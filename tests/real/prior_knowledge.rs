@@ -250,3 +250,39 @@ fn where_the_host_relays_what_it_says_a_client_that_waits_is_served_and_its_secr
         assert!(denied.iter().all(|denied| denied == name), "{what}");
     }
 }
+
+#[test]
+fn at_any_port_a_placeholder_leaves_in_no_request_over_http_2_and_a_value_where_it_may() {
+    if !needs::are_met(&["curl", "nghttpd", "knotd"]) || !has_module("grpc") {
+        return;
+    }
+    let web = Web::new();
+    let Grpc { server, client } = web.grpc();
+    let mut asked = "listens\n".to_owned();
+    for (is_open, answers, heard) in [
+        (false, ["PERMISSION_DENIED", "heard word", "PERMISSION_DENIED"], &["word"][..]),
+        (true, ["heard word"; 3], &[VALUE, "word", VALUE]),
+    ] {
+        let mut config = asking(&[SERVER]);
+        config["policy"] = json!({"default_egress": "allow"});
+        config["tls"] = json!({"enabled": true});
+        config["secrets"] = json!({"secrets": [{"env_var": "API_KEY", "value": VALUE,
+            "allowed_hosts": [GOOD], "require_tls_identity": !is_open}]});
+        // Of a client that waits for its server, which speaks first.
+        let finished = web.run_under(&config, &format!("{client} {GOOD} $API_KEY word $API_KEY"));
+        assert_eq!(finished.output.lines().collect::<Vec<_>>(), answers, "{finished:?}");
+        asked.extend(heard.iter().map(|said| format!("asked {said}\n")));
+        until("the server says so", || server.output().len() >= asked.len());
+        assert_eq!(server.output(), asked, "{finished:?}");
+        // And of one that asks at once.
+        let url = format!("http://{GOOD}:{PORT}/page");
+        let curl = format!("curl -sS -m 20 --http2-prior-knowledge {url} -H \"X: $API_KEY\"");
+        let finished = web.run_under(&config, &curl);
+        let page = if is_open { "a page" } else { "secret_policy_denied" };
+        assert!(finished.output.contains(page), "{finished:?}");
+        let name = format!("{GOOD}:{PORT}");
+        until("the server says so", || web.heard(&name) >= usize::from(is_open));
+        let has_heard = |what: &str| web.server.output().contains(what);
+        assert_eq!([has_heard(VALUE), has_heard("MSB_API_KEY")], [is_open, false]);
+    }
+}

@@ -255,8 +255,17 @@ impl<R: RingHandle> Engine<'_, R> {
     /// dot at its end.
     #[must_use]
     pub fn is_bound(&self, now: Instant, address: IpAddr, name: &str) -> bool {
-        let is_own = OWN_NAMES.contains(&name) && self.site().gateways.contains(&address);
-        is_own || self.names.of(now, address).any(|bound| bound == name)
+        self.bound_names(now, address).any(|bound| bound == name)
+    }
+
+    /// The names of which [`is_bound`](Self::is_bound) says so.
+    ///
+    /// # Cost
+    /// A step for each.
+    pub fn bound_names(&self, now: Instant, address: IpAddr) -> impl Iterator<Item = &str> {
+        let is_own = self.site().gateways.contains(&address);
+        let own = OWN_NAMES.into_iter().filter(move |_| is_own);
+        own.chain(self.names.of(now, address))
     }
 
     /// The same for an address that is known by names. Apart, as their list is long.

@@ -21,6 +21,12 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.used().filter_map(|slot| self.flow_info(slot))
     }
 
+    /// One of them, if it is still there.
+    #[must_use]
+    pub fn flow(&self, flow: FlowId) -> Option<FlowInfo<'_>> {
+        self.flow_info(self.flows.slot(flow)?)
+    }
+
     /// How many flows there are now: TCP, UDP, echo.
     #[must_use]
     pub fn flow_counts(&self) -> [u32; 3] {

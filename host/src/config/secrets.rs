@@ -3,6 +3,8 @@
 //! Owns how they are written and where their values come from; must not know how they are put into
 //! requests. No value is in any text that this file makes.
 
+mod written;
+
 use core::fmt;
 
 use serde::{Deserialize, Deserializer};
@@ -20,7 +22,7 @@ const VALUE_BYTES_MAX: usize = 64 * 1024;
 
 /// Which credentials the gateway holds for the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(try_from = "written::Secrets")]
 pub struct SecretsConfig {
     /// The credentials.
     pub secrets: Vec<SecretConfig>,
@@ -45,41 +47,28 @@ impl Default for SecretsConfig {
 
 /// One credential.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "written::Secret")]
 pub struct SecretConfig {
     /// The guest's environment variable, whose value is the placeholder.
     pub env_var: String,
     /// The value itself.
-    #[serde(default)]
     pub value: SecretValue,
     /// Where the value is instead.
-    #[serde(default)]
     pub source: Option<SecretSource>,
     /// What the guest has in the value's place; `$MSB_` and the variable's name where it is not
     /// said.
-    #[serde(default)]
     pub placeholder: Option<String>,
     /// Who may be sent the value.
-    #[serde(default)]
     pub allowed_hosts: Vec<HostPattern>,
     /// Where in a request the placeholder becomes the value.
-    #[serde(default)]
     pub substitution: SubstitutionConfig,
     /// Servers that may be sent the placeholder, unchanged.
-    #[serde(default)]
     pub passthrough_hosts: Vec<HostPattern>,
     /// What a violation leads to, in place of what `secrets` says.
-    #[serde(default)]
     pub violation_action: Option<ViolationAction>,
     /// Whether the server must have proven its name. Without it one that `tls` does not verify may
-    /// have the value, and so may requests in the clear: at port 80, and at the ports where TLS is
-    /// intercepted.
-    #[serde(default = "yes")]
+    /// have the value, and so may requests in the clear.
     pub require_tls_identity: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// A credential's value: wiped when it goes, and never shown.
@@ -147,18 +136,14 @@ impl Default for SubstitutionConfig {
 
 /// What follows where a placeholder is on its way to somebody who may not have its value. The
 /// request goes no further in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ViolationAction {
     /// Nothing more.
-    #[serde(alias = "Block")]
     Block,
     /// It is told as an event.
     #[default]
-    #[serde(alias = "BlockAndLog", alias = "block_and_log")]
     BlockAndLog,
     /// That, and the guest is ended ([`TerminationHandle`](crate::TerminationHandle)).
-    #[serde(alias = "BlockAndTerminate", alias = "block_and_terminate")]
     BlockAndTerminate,
 }
 
@@ -269,16 +254,10 @@ impl SecretsConfig {
             let count = self.secrets.len();
             return Err(ConfigError::new("secrets.secrets", count, "at most 64 secrets"));
         }
-        let mut placeholders = std::collections::BTreeSet::new();
         let mut names = std::collections::BTreeSet::new();
         for secret in &self.secrets {
             secret.check()?;
             let name = &secret.env_var;
-            let field = "secrets.secrets[].placeholder";
-            if !placeholders.insert(secret.placeholder()) {
-                let expected = "a secret with a placeholder of its own";
-                return Err(ConfigError::new(field, name, expected));
-            }
             if !names.insert(name) {
                 let field = "secrets.secrets[].env_var";
                 return Err(ConfigError::new(field, name, "the name of one secret only"));

@@ -109,7 +109,7 @@ impl Flows {
         });
         match made {
             Ok(tcp) => {
-                self.insert(flow, Flow::Tcp(tcp));
+                self.insert(flow, Flow::Tcp(tcp.with_look(self.look())));
                 engine.handle(now, Event::Connected { flow });
                 self.enqueue(flow.index);
             }

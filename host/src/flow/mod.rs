@@ -5,6 +5,7 @@
 //! comes, or when the engine says that there is room.
 
 mod caller;
+mod clear;
 mod datagram;
 pub(crate) mod dial;
 mod names;
@@ -71,6 +72,8 @@ enum Served {
     Again,
     /// The ring to the guest is full: it is served when there is room.
     NoRoom,
+    /// The outside has spoken first, on a connection of which that tells what it is.
+    Spoken,
     /// It is over for the host; the engine knows.
     Ended,
 }
@@ -164,6 +167,7 @@ impl Flows {
                     self.intercept(engine, now, flow, &said);
                 }
                 Action::Send { flow } => {
+                    self.hear_guest(engine, now, flow);
                     self.with_tcp(flow, |tcp| tcp.send(engine, now));
                     self.send_tls(engine, now, flow);
                     self.listen_to_names(engine, now, flow);
@@ -228,10 +232,8 @@ impl Flows {
     /// Notes that the socket of the flow in slot `index` has something for us.
     pub(crate) fn ready(&mut self, index: usize, event: &mio::event::Event) {
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
-        match &mut slot.flow {
-            Flow::Tcp(tcp) => tcp.note(event),
-            Flow::Datagram(_) | Flow::Names(_) | Flow::Tls(_) => {}
-            Flow::Relay(_) | Flow::Dial { .. } => {}
+        if let Flow::Tcp(tcp) = &mut slot.flow {
+            tcp.note(event);
         }
         let index = slot.id.index;
         self.enqueue(index);
@@ -289,9 +291,17 @@ impl Flows {
                     self.is_stalled = true;
                     return;
                 }
+                Served::Spoken => {
+                    self.hear_outside(engine, now, id);
+                    self.enqueue(index);
+                }
                 Served::Ended => self.close(id),
             }
         }
+    }
+
+    fn slot(&mut self, flow: FlowId) -> Option<&mut Slot> {
+        self.slots.get_mut(flow.index as usize)?.as_mut().filter(|slot| slot.id == flow)
     }
 
     fn with_tcp(
@@ -299,11 +309,7 @@ impl Flows {
         flow: FlowId,
         act: impl FnOnce(&mut TcpFlow) -> Result<(), tcp::Failed>,
     ) {
-        let Some(Some(slot)) = self.slots.get_mut(flow.index as usize) else { return };
-        if slot.id != flow {
-            return;
-        }
-        if let Flow::Tcp(tcp) = &mut slot.flow
+        if let Some(Slot { flow: Flow::Tcp(tcp), .. }) = self.slot(flow)
             && act(tcp).is_err()
         {
             // The flow says so itself when it is served.
@@ -327,9 +333,9 @@ impl Flows {
     }
 
     fn with_tls<T>(&mut self, flow: FlowId, act: impl FnOnce(&mut TlsFlow) -> T) -> Option<T> {
-        match self.slots.get_mut(flow.index as usize)? {
-            Some(Slot { id, flow: Flow::Tls(tls), .. }) if *id == flow => Some(act(tls)),
-            Some(_) | None => None,
+        match self.slot(flow)? {
+            Slot { flow: Flow::Tls(tls), .. } => Some(act(tls)),
+            Slot { .. } => None,
         }
     }
 
@@ -359,7 +365,7 @@ impl Flows {
         match TcpFlow::connect((flow, now), socket::addresses(to), &self.registry) {
             Ok(tcp) => {
                 let is_connected = tcp.is_connected();
-                self.insert(flow, Flow::Tcp(tcp));
+                self.insert(flow, Flow::Tcp(tcp.with_look(self.look())));
                 if is_connected {
                     engine.handle(now, Event::Connected { flow });
                 }

@@ -13,6 +13,7 @@ use mio::{Interest, Registry};
 use sluicegate_core::{Event, FlowId, Instant, Refusal};
 use socket2::{SockRef, Type};
 
+use super::clear::{Found, Look};
 use super::{HostEngine, Served, socket, token};
 
 /// The socket failed; the engine is told when the flow is next served.
@@ -34,6 +35,9 @@ pub(super) struct TcpFlow {
     is_blocked: bool,
     /// Set once the socket failed under a write.
     has_failed: bool,
+    /// What the guest said must not pass: both sides are to be reset.
+    is_stopped: bool,
+    look: Look,
 }
 
 enum Phase {
@@ -120,7 +124,49 @@ impl TcpFlow {
             is_ending: false,
             is_blocked: false,
             has_failed: false,
+            is_stopped: false,
+            look: Look::No,
         }
+    }
+
+    /// The same, of which what the guest says is looked at, or will be.
+    pub(super) fn with_look(self, look: Look) -> Self {
+        Self { look, ..self }
+    }
+
+    pub(super) fn set_look(&mut self, look: Look) {
+        self.look = look;
+    }
+
+    pub(super) fn look(&self) -> &Look {
+        &self.look
+    }
+
+    /// What the outside has said and nobody has read, as far as `space` goes; nothing: it has ended
+    /// or failed. `None`: it has yet to speak.
+    pub(super) fn peek<'s>(&mut self, space: &'s mut [u8]) -> Option<&'s [u8]> {
+        let peeked = if self.early.is_empty() {
+            self.stream.peek(space)
+        } else {
+            let len = self.early.len().min(space.len());
+            space.iter_mut().zip(&self.early).for_each(|(to, from)| *to = *from);
+            Ok(len)
+        };
+        match peeked {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_readable = false;
+                None
+            }
+            Err(_) => Some(&[]),
+            Ok(len) => Some(space.get(..len).unwrap_or(&[])),
+        }
+    }
+
+    /// The socket for somebody else, and what its outside has said before it was ours.
+    pub(super) fn into_stream(mut self, registry: &Registry) -> (std::net::TcpStream, Bytes) {
+        // It fails for one that is not there.
+        let _ = registry.deregister(&mut self.stream);
+        (self.stream.into(), self.early)
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -149,19 +195,23 @@ impl TcpFlow {
     pub(super) fn send(&mut self, engine: &mut HostEngine<'_>, now: Instant) -> Result<(), Failed> {
         self.is_blocked = false;
         loop {
-            let stream = &mut self.stream;
-            let (mut blocked, mut failed) = (false, false);
-            let taken = engine.take_from_guest(now, self.id, |bytes| match write(stream, bytes) {
-                Ok(written) => {
-                    blocked = written < bytes.len();
-                    written
+            let (stream, look) = (&mut self.stream, &mut self.look);
+            let (mut blocked, mut failed, mut stopped) = (false, false, false);
+            let taken = engine.take_from_guest(now, self.id, |bytes| {
+                match look.pass(bytes, |bytes| write(stream, bytes)) {
+                    Ok(Ok(written)) => {
+                        blocked = written < bytes.len();
+                        return written;
+                    }
+                    Ok(Err(error)) => {
+                        blocked = error.kind() == ErrorKind::WouldBlock;
+                        failed = !blocked;
+                    }
+                    Err(Found) => (failed, stopped) = (true, true),
                 }
-                Err(error) => {
-                    blocked = error.kind() == ErrorKind::WouldBlock;
-                    failed = !blocked;
-                    0
-                }
+                0
             });
+            self.is_stopped |= stopped;
             if failed {
                 self.has_failed = true;
                 return Err(Failed);
@@ -178,6 +228,9 @@ impl TcpFlow {
 
     /// The guest has finished, and all of it is written.
     pub(super) fn finish(&mut self) {
+        if matches!(self.look, Look::First(_)) {
+            self.look = Look::No; // it has said nothing, and will not
+        }
         // Fails where the connection is gone already, which reading will tell.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
@@ -200,8 +253,16 @@ impl TcpFlow {
         {
             return served;
         }
+        if matches!(self.look, Look::First(_)) && self.is_connected() && self.is_readable {
+            return Served::Spoken;
+        }
         if !self.has_failed && self.is_blocked && self.send(engine, now).is_err() {
             self.has_failed = true;
+        }
+        if self.is_stopped {
+            self.reset_on_close();
+            engine.handle(now, Event::OutsideReset { flow: self.id });
+            return Served::Ended;
         }
         if self.has_failed && matches!(self.phase, Phase::Ended) {
             engine.handle(now, Event::OutsideReset { flow: self.id });

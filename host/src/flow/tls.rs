@@ -1,4 +1,5 @@
-//! A connection whose TLS ends here: its bytes go to a task, and come from one.
+//! A connection whose TLS ends here, or whose HTTP is relayed: its bytes go to a task, and come
+//! from one.
 //!
 //! Owns the driver's side of the pipe between them; must not know what the task does. Who calls
 //! when the pipe has more puts the flow on a list, and wakes the driver.
@@ -51,7 +52,7 @@ impl ReadyList {
 }
 
 /// One flow's place on the list.
-struct Bell {
+pub(super) struct Bell {
     index: u32,
     is_listed: AtomicBool,
     list: Arc<ReadyList>,
@@ -142,7 +143,7 @@ impl TlsFlow {
             match stream.serve((engine, now), names) {
                 Served::Waits => {}
                 Served::Again => is_behind = true,
-                served @ (Served::NoRoom | Served::Ended) => return served,
+                served @ (Served::NoRoom | Served::Spoken | Served::Ended) => return served,
             }
         }
         if self.is_blocked {
@@ -153,7 +154,8 @@ impl TlsFlow {
         {
             return match served {
                 Served::Waits if is_behind => Served::Again,
-                Served::Waits | Served::Again | Served::NoRoom | Served::Ended => served,
+                Served::Waits | Served::Again | Served::NoRoom => served,
+                Served::Spoken | Served::Ended => served,
             };
         }
         if self.is_ended && (self.has_failed || self.pipe.is_broken()) {
@@ -239,10 +241,9 @@ impl Flows {
             is_bound,
             begins: call.begins,
             is_denied: call.is_denied,
+            open_to: None,
         };
-        let list = Arc::clone(&tls.ready);
-        let bell = Arc::new(Bell { index: flow.index, is_listed: AtomicBool::new(false), list });
-        let waker = Waker::from(Arc::clone(&bell));
+        let (bell, waker) = self.bell(flow);
         let begun = if asks {
             let begun = interceptor.begin_names(call, &tls.runtime, waker);
             begun.map(|(pipe, end)| (pipe, Some(end)))
@@ -254,11 +255,29 @@ impl Flows {
             self.count(refusal);
             return engine.handle(now, Event::ConnectFailed { flow, refusal });
         };
-        let (is_blocked, has_failed, is_ended) = (false, false, false);
         let names = end.map(|end| self.begin_stream((engine, now), flow, Way::Tls(end)));
+        self.begin_pipe(flow, (pipe, bell), names);
+        engine.handle(now, Event::Connected { flow });
+    }
+
+    /// What a task of `flow` calls by.
+    pub(super) fn bell(&self, flow: FlowId) -> (Arc<Bell>, Waker) {
+        let (is_listed, list) = (AtomicBool::new(false), Arc::clone(&self.tls.ready));
+        let bell = Arc::new(Bell { index: flow.index, is_listed, list });
+        let waker = Waker::from(Arc::clone(&bell));
+        (bell, waker)
+    }
+
+    /// Serves `flow` by a pipe from now on.
+    pub(super) fn begin_pipe(
+        &mut self,
+        flow: FlowId,
+        (pipe, bell): (Pipe, Arc<Bell>),
+        names: Option<NameStream>,
+    ) {
+        let (is_blocked, has_failed, is_ended) = (false, false, false);
         let begun = TlsFlow { id: flow, pipe, bell, is_blocked, has_failed, is_ended, names };
         self.insert(flow, Flow::Tls(Box::new(begun)));
-        engine.handle(now, Event::Connected { flow });
         // What the task has to say may come before any edge.
         self.enqueue(flow.index);
     }

@@ -63,6 +63,16 @@ pub(super) fn check(call: &Call, request: &Parts) -> Result<(), Wrong> {
     host.iter().chain(target).try_for_each(|said| same(call, said))
 }
 
+/// The name that `request` is for, at the server of `call`, if it says one and no other.
+pub(super) fn said(call: &Call, request: &Parts) -> Option<String> {
+    let host = || request.headers.get(HOST)?.to_str().ok()?.parse().ok();
+    let authority: Authority = request.uri.authority().cloned().or_else(host)?;
+    let name = authority.host().to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
+    let call = Call { name: Some(name), ..call.clone() };
+    check(&call, request).ok().and(call.name)
+}
+
 /// Lets the target of a request over HTTP/2 say whom it is for, where only its field does (RFC 9113
 /// 8.3.1). It was checked.
 pub(super) fn complete(call: &Call, request: &mut Parts) {
@@ -129,6 +139,7 @@ mod tests {
             is_bound: true,
             begins: sluicegate_core::Beginning::Tls,
             is_denied: false,
+            open_to: None,
         }
     }
 

@@ -61,6 +61,7 @@ pub(crate) fn call(name: &str) -> Call {
         is_bound: true,
         begins: sluicegate_core::Beginning::Tls,
         is_denied: false,
+        open_to: None,
     }
 }
 

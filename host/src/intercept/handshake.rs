@@ -70,10 +70,8 @@ pub(super) async fn run(
     guest: TaskEnd,
 ) -> Result<(), Broken> {
     if call.begins != Beginning::Tls {
-        let (server, early) = dial(&interceptor, &call).await?;
-        let server = sniff::Heard::behind(early.into(), server);
-        return sniff::serve(Arc::new(Exchange::new(interceptor, call, false)), guest, server)
-            .await;
+        let dialled = dial(&interceptor, &call).await?;
+        return relay(interceptor, call, guest, dialled).await;
     }
     let began = interceptor.lasting.reporter.now();
     let Some((hello, offered)) = hear(&call, guest).await? else { return Ok(()) };
@@ -112,6 +110,17 @@ pub(super) async fn run(
         Some(HTTP_1_1) => http::h1(exchange, guest, upstream).await,
         Some(_) | None => sniff::serve(exchange, guest, upstream).await,
     }
+}
+
+/// Serves one connection in the clear; of its server something may have been heard.
+pub(super) async fn relay(
+    interceptor: Arc<Interceptor>,
+    call: Call,
+    guest: TaskEnd,
+    (server, early): (TcpStream, Bytes),
+) -> Result<(), Broken> {
+    let server = sniff::Heard::behind(early.into(), server);
+    sniff::serve(Arc::new(Exchange::new(interceptor, call, false)), guest, server).await
 }
 
 /// Serves one connection on which the guest asks for names (RFC 7858): what it says goes to

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Request, Response, client, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,6 +37,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::authority;
 use super::body::Body;
 use super::handshake::Guest;
 use super::pipe::Broken;
@@ -66,6 +68,25 @@ impl Exchange {
     pub(super) fn new(interceptor: Arc<Interceptor>, call: Call, is_verified: bool) -> Self {
         let is_refused = AtomicBool::new(false);
         Self { interceptor, call, is_verified, is_refused, tunnels: Tunnels::default() }
+    }
+
+    /// That of one request: what is said of its server is what is known of whom it is for.
+    fn of_request(self: &Arc<Self>, request: &Parts) -> Arc<Self> {
+        let Some(names) = &self.call.open_to else { return Arc::clone(self) };
+        let name = authority::said(&self.call, request);
+        let is_bound = name.as_ref().is_some_and(|name| names.contains(name));
+        Arc::new(Self {
+            interceptor: Arc::clone(&self.interceptor),
+            call: Call { name, is_bound, ..self.call.clone() },
+            is_verified: self.is_verified,
+            is_refused: AtomicBool::new(self.is_refused()),
+            tunnels: self.tunnels.clone(),
+        })
+    }
+
+    /// Whether each request may be for anybody, and policy has nothing to say to that.
+    pub(super) fn is_open(&self) -> bool {
+        self.call.open_to.is_some()
     }
 
     /// The server's connection broke with `error`: tells of an alert.

@@ -29,14 +29,17 @@ mod relay;
 mod report;
 mod sniff;
 mod upstream;
+mod watch;
 mod welcome;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Waker;
 
+use bytes::Bytes;
 use rustls::ServerConfig;
 use sluicegate_core::Beginning;
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -48,6 +51,8 @@ use crate::service::secrets::Vault;
 pub(crate) use forge::Forge;
 pub(crate) use pipe::{End, Pipe, Read, Write};
 pub(crate) use report::Reporter;
+pub(crate) use sniff::{First, first_of_guest, is_of_server_of_http};
+pub(crate) use watch::Watch;
 
 /// Connections of one network that end here at a time, and of HTTP/2 as many that are wide and as
 /// many streams (`http/streams`): a network holds so many times what one of them may.
@@ -76,6 +81,9 @@ pub(crate) struct Call {
     pub(crate) begins: Beginning,
     /// Nobody is connected to: the guest is told that policy denies it.
     pub(crate) is_denied: bool,
+    /// Policy asked for no name, and each request is for whom it says: the names that the gateway
+    /// has told the guest lead to the address. `None`: all are for the one name.
+    pub(crate) open_to: Option<Arc<[String]>>,
 }
 
 impl Call {
@@ -172,6 +180,33 @@ impl Interceptor {
             let _permit = permit;
             handshake::run(interceptor, call, guest).await
         }))
+    }
+
+    /// Begins to relay HTTP, or what may yet be that, between a guest who speaks in the clear and
+    /// `stream`, the host's connection for it, on which `early` was heard.
+    pub(crate) fn begin_clear(
+        self: &Arc<Self>,
+        (call, runtime): (Call, &Handle),
+        (stream, early): (std::net::TcpStream, Bytes),
+        waker: Waker,
+    ) -> Option<Pipe> {
+        let permit = Arc::clone(&self.lasting.sessions).try_acquire_owned().ok()?;
+        let interceptor = Arc::clone(self);
+        Some(Pipe::new(runtime, waker, |guest| async move {
+            let _permit = permit;
+            let server = TcpStream::from_std(stream)?;
+            handshake::relay(interceptor, call, guest, (server, early)).await
+        }))
+    }
+
+    /// What is said on `call` is bytes: what it is looked at with; `None`: with nothing.
+    pub(crate) fn watch(self: &Arc<Self>, call: Call) -> Option<Watch> {
+        Watch::new(Arc::clone(self), call)
+    }
+
+    /// Whether there are placeholders to be looked for.
+    pub(crate) fn looks(&self) -> bool {
+        !self.lasting.vault.current().is_empty()
     }
 
     /// Begins to end the TLS of a guest who asks for names; what it asks comes by the other end,

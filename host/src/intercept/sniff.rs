@@ -61,6 +61,44 @@ fn kind(bytes: &[u8], seen: usize) -> Kind {
     }
 }
 
+/// The same of what is said in the clear, at any port: many protocols of text begin as lenient
+/// servers of HTTP would still take for a request, so only a line that is one counts.
+fn kind_in_clear(bytes: &[u8], seen: usize) -> Kind {
+    if PREFACE.starts_with(bytes) || bytes.starts_with(PREFACE) {
+        return if bytes.len() < PREFACE.len() { Kind::Unknown } else { Kind::Http2 };
+    }
+    match first_line(bytes, seen) {
+        FirstLine::Request => Kind::Http1,
+        FirstLine::Partial => Kind::Unknown,
+        FirstLine::Doubtful | FirstLine::Other => Kind::Other,
+    }
+}
+
+/// What a guest may say first in the clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    /// A handshake of TLS (RFC 8446 5.1).
+    Tls,
+    /// Neither that nor HTTP.
+    Bytes,
+    /// HTTP, or what may yet become that.
+    Http,
+}
+
+/// What `bytes` are, the first that a guest says in the clear.
+pub(crate) fn first_of_guest(bytes: &[u8]) -> First {
+    match (bytes, kind_in_clear(bytes, 0)) {
+        ([22, 3, ..] | [22], _) => First::Tls,
+        (_, Kind::Http1 | Kind::Http2 | Kind::Unknown) => First::Http,
+        (_, Kind::Other) => First::Bytes,
+    }
+}
+
+/// Whether `bytes`, the first that a server says, before its client, may be those of one of HTTP/2.
+pub(crate) fn is_of_server_of_http(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && kind_of_reply(bytes) != Kind::Other
+}
+
 /// What the server's first bytes are: HTTP/2 if they are the header of a frame of settings, which
 /// are six bytes each, without flags and of no stream (RFC 9113 4.1).
 fn kind_of_reply(bytes: &[u8]) -> Kind {
@@ -101,16 +139,23 @@ where
     let (mut heard, mut replied) = (Vec::new(), Vec::new());
     let (mut piece, mut reply) = ([0; 4096], [0; 4096]);
     let mut held = tokio::time::interval(HELD_MAX);
+    let is_open = exchange.is_open();
+    // Where anybody may be spoken to, who has said a part of a line may have said all.
+    let has_begun = |heard: &[u8]| is_open && !heard.is_empty();
+    let kind_of_guest = if is_open { kind_in_clear } else { kind };
     let kind = loop {
         let now = tokio::select! {
             // What the guest said first says more of what it is.
             biased;
             len = guest.read(&mut piece) => {
                 let len = len?;
+                if is_open {
+                    held.reset();
+                }
                 let seen = heard.len();
                 heard.extend_from_slice(piece.get(..len).unwrap_or(&[]));
                 // With nothing heard, its end is what there is to be relayed.
-                if len == 0 { Kind::Other } else { kind(&heard, seen) }
+                if len == 0 { Kind::Other } else { kind_of_guest(&heard, seen) }
             }
             len = server.read(&mut reply) => {
                 let len = len?;
@@ -118,7 +163,7 @@ where
                 replied.extend_from_slice(reply.get(..len).unwrap_or(&[]));
                 if len == 0 { Kind::Other } else { kind_of_reply(&replied) }
             }
-            _ = held.tick(), if !replied.is_empty() => Kind::Other,
+            _ = held.tick(), if !replied.is_empty() || has_begun(&heard) => Kind::Other,
         };
         if now != Kind::Unknown {
             break now;
@@ -289,6 +334,37 @@ mod tests {
             (b"SSH-2.0-", Kind::Other),
         ] {
             assert_eq!(kind_of_reply(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn in_the_clear_only_what_is_a_request_to_everybody_is_http_and_what_may_become_one_waits() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], First::Http),
+            (b"PO", First::Http),
+            (PREFACE, First::Http),
+            (b"PRI * HTTP/2.0", First::Http),
+            (b"\x16\x03\x01", First::Tls),
+            (b"\x16", First::Tls),
+            (b"\x16\x04", First::Bytes),
+            (b"NICK me\r\n", First::Bytes),
+            (b"EHLO me\r\n", First::Bytes),
+            (b"GET / HTTP/1.1\n", First::Bytes),
+            (b"*1\r\n$4\r\nPING\r\n", First::Bytes),
+            (b"OPTIONS rtsp://a RTSP/1.0\r\n", First::Bytes),
+            (b"\0\0\0\x08\x04\xd2\x16\x2f", First::Bytes),
+        ] {
+            assert_eq!(first_of_guest(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
+        for (bytes, expected) in [
+            (&b""[..], false),
+            (b"220 smtp.test\r\n", false),
+            (b"SSH-2.0-x\r\n", false),
+            (b"J\0\0\0\x0a8.0.36", false),
+            (b"\0\0\x12\x04\0\0\0\0\0", true),
+            (b"\0\0", true),
+        ] {
+            assert_eq!(is_of_server_of_http(bytes), expected, "{bytes:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Secrets in plain HTTP: only those that say so, only where TLS is intercepted or at port 80, and
-//! by every other rule that holds inside TLS.
+//! Secrets in the clear: values of those only that say so, and no placeholder to anybody else, in
+//! plain HTTP and in what is none.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -28,6 +28,13 @@ fn open(site: &Site) -> Value {
     config(site, json!({"secrets": {"secrets": secrets}}))
 }
 
+/// The same, with TLS intercepted elsewhere: the site's port is any other.
+fn elsewhere(site: &Site) -> Value {
+    let mut config = open(site);
+    config["tls"]["intercepted_ports"] = json!([443]);
+    config
+}
+
 /// `curl` of a path under `name`, in the clear.
 fn curl(site: &Site, name: &str, words: &str) -> String {
     format!("curl -sS -m 20 {words} -w '\\n%{{http_code}}' http://{name}:{}/p", site.port)
@@ -45,14 +52,16 @@ fn a_secret_that_says_so_goes_to_its_server_in_the_clear() {
         ("a form", r#"--data-urlencode "k=$API_KEY""#, "k=VALUE"),
         ("chunks", r#"-H 'Transfer-Encoding: chunked' -d "a $API_KEY b""#, "a VALUE b"),
     ] {
-        let site = Site::in_the_clear();
-        let finished = run(&open(&site), &curl(&site, GOOD, words));
-        assert!(finished.output.ends_with("\n200"), "{what}: {finished:?}");
-        assert!(!finished.output.contains(VALUE), "{what}: it comes back as a placeholder");
-        assert!(events(&finished).is_empty(), "{what}: {finished:?}");
-        let heard = site.heard();
-        assert!(has(&heard, sent.replace("VALUE", VALUE).as_bytes()), "{what}: {finished:?}");
-        assert!(!has(&heard, b"MSB_API_KEY"), "{what}: no placeholder");
+        for config in [open, elsewhere] {
+            let site = Site::in_the_clear();
+            let finished = run(&config(&site), &curl(&site, GOOD, words));
+            assert!(finished.output.ends_with("\n200"), "{what}: {finished:?}");
+            assert!(!finished.output.contains(VALUE), "{what}: it comes back as a placeholder");
+            assert!(events(&finished).is_empty(), "{what}: {finished:?}");
+            let heard = site.heard();
+            assert!(has(&heard, sent.replace("VALUE", VALUE).as_bytes()), "{what}: {finished:?}");
+            assert!(!has(&heard, b"MSB_API_KEY"), "{what}: no placeholder");
+        }
     }
 }
 
@@ -67,15 +76,19 @@ fn one_that_wants_a_proof_and_one_for_somebody_else_never_leave() {
         ("API_KEY", EVIL, "header", r#"-H "X: $API_KEY""#),
         ("API_KEY", EVIL, "query", r#"-G --data-urlencode "k=$API_KEY""#),
         ("API_KEY", EVIL, "body", r#"-d "$API_KEY""#),
+        ("API_KEY", EVIL, "basic credentials", r#"-u "me:$API_KEY""#),
     ] {
-        let site = Site::in_the_clear();
-        let finished = run(&open(&site), &curl(&site, name, words));
-        assert!(finished.output.ends_with("\n403"), "{secret} {place}: {finished:?}");
-        assert!(finished.output.contains("secret_policy_denied"), "{finished:?}");
-        let events = events(&finished);
-        assert_eq!((events.len(), &events[0]["secret"]), (1, &json!(secret)), "{finished:?}");
-        assert_eq!(events[0]["place"], place);
-        assert!(!has(&site.heard(), b"/p"), "nothing of it has left");
+        for config in [open, elsewhere] {
+            let site = Site::in_the_clear();
+            let finished = run(&config(&site), &curl(&site, name, words));
+            assert!(finished.output.ends_with("\n403"), "{secret} {place}: {finished:?}");
+            assert!(finished.output.contains("secret_policy_denied"), "{finished:?}");
+            assert!(finished.output.contains(name), "whom it was for is told: {finished:?}");
+            let events = events(&finished);
+            assert_eq!((events.len(), &events[0]["secret"]), (1, &json!(secret)), "{finished:?}");
+            assert_eq!((&events[0]["place"], &events[0]["name"]), (&json!(place), &json!(name)));
+            assert!(!has(&site.heard(), b"/p"), "nothing of it has left");
+        }
     }
 }
 
@@ -112,17 +125,177 @@ fn whom_a_request_is_for_must_be_clear_and_where_it_was_led() {
 }
 
 #[test]
-fn without_such_a_secret_nothing_in_the_clear_is_looked_at_or_changed() {
+fn where_no_secret_goes_in_the_clear_a_placeholder_goes_nowhere_and_all_else_as_it_was() {
     if !needs::are_met(&["curl"]) {
         return;
     }
+    for intercepted in [true, false] {
+        let site = Site::in_the_clear();
+        let mut config = if intercepted { open(&site) } else { elsewhere(&site) };
+        config["secrets"]["secrets"][0]["require_tls_identity"] = json!(true);
+        // The first on a connection passes, the second does not, and is the last.
+        let clean = curl(&site, GOOD, "-H 'X-Case: as it is' -H 'Host: any.test, some'");
+        let leaks = curl(&site, GOOD, r#"-d "$API_KEY""#);
+        let both = format!("{clean} --next {}", leaks.trim_start_matches("curl "));
+        let finished = run(&config, &both);
+        let (first, second) = finished.output.split_once("\n200").unwrap();
+        assert!(first.contains("as it is") && second.ends_with("\n403"), "{finished:?}");
+        assert_eq!(events(&finished)[0]["secret"], "API_KEY", "{finished:?}");
+        let heard = site.heard();
+        assert!(has(&heard, b"X-Case: as it is\r\n") && has(&heard, b"Host: any.test, some"));
+        assert!(!has(&heard, b"POST") && !has(&heard, b"MSB_API_KEY"), "of the second nothing");
+        assert_eq!(site.handshakes(), 1, "it is one connection");
+    }
+}
+
+/// A proxy of HTTP on this host that answers for everybody, and relays what it is asked to; it
+/// keeps what was said to it, and serves so many connections.
+fn proxy(connections: usize) -> (u16, std::thread::JoinHandle<Vec<u8>>) {
+    let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = move || {
+        let mut heard = Vec::new();
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                head.push(byte[0]);
+            }
+            heard.extend_from_slice(&head);
+            if !head.starts_with(b"CONNECT ") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfar\n");
+                continue;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let mut bytes = [0; 1000];
+            while let Ok(len @ 1..) = stream.read(&mut bytes) {
+                heard.extend_from_slice(&bytes[..len]);
+                let _ = stream.write_all(&bytes[..len]);
+            }
+        }
+        heard
+    };
+    (port, std::thread::spawn(serve))
+}
+
+#[test]
+fn through_a_proxy_of_the_guests_requests_pass_as_they_are_and_no_placeholder_does() {
+    if !needs::are_met(&["curl", "python3"]) {
+        return;
+    }
     let site = Site::in_the_clear();
-    let mut config = open(&site);
-    config["secrets"]["secrets"][0]["require_tls_identity"] = json!(true);
-    let finished = run(&config, &curl(&site, GOOD, r#"-H "X: $API_KEY""#));
-    assert!(finished.output.ends_with("\n200"), "{finished:?}");
-    assert!(has(&site.heard(), b"X: $MSB_API_KEY\r\n"), "what the guest has, and nobody else");
-    assert!(!has(&site.heard(), VALUE.as_bytes()));
+    let file = ConfigFile::new(&elsewhere(&site));
+    let (port, served) = proxy(5);
+    let script = r#"
+proxy="http://$0:$1"
+curl -sS -m 20 -x $proxy http://far.test/page
+curl -sS -m 20 -x $proxy http://far.test/?k=$API_KEY
+curl -sS -m 20 -x $proxy http://host.sluicegate.internal:81/?k=$API_KEY
+exec python3 - $0 $1 <<'END'
+import socket, sys
+for said in [b"\x16\x03\x01 hello", b"$MSB_API_KEY"]:
+    stream = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+    stream.sendall(b"CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n\r\n")
+    head = b""
+    while not head.endswith(b"\r\n\r\n"): head += stream.recv(1)
+    print(head.split()[1])
+    stream.sendall(said)
+    try:
+        print(stream.recv(len(said), socket.MSG_WAITALL))
+    except ConnectionError:
+        print("reset")
+    stream.close()
+END
+"#;
+    let mut command = command(&file, script);
+    let finished = crate::process::run(command.args([GOOD, &port.to_string()]));
+    let refused = |name: &str| {
+        format!(
+            "{{\"code\":\"secret_policy_denied\",\"domain\":{name},\"message\":\"Request \
+            blocked by secret policy.\"}}\n"
+        )
+    };
+    // It is at the address of one that may have the value, and another port.
+    let [far, own] = ["\"far.test\"", "null"].map(refused);
+    let tunnels = "b'200'\nb'\\x16\\x03\\x01 hello'\nb'200'\nreset\n";
+    assert_eq!(finished.output, format!("far\n{far}{own}{tunnels}"), "{finished:?}");
+    assert_eq!(events(&finished).len(), 3, "{finished:?}");
+    let heard = served.join().unwrap();
+    assert!(has(&heard, b"GET http://far.test/page HTTP/1.1\r\n"));
+    assert!(has(&heard, b"CONNECT far.test:443 HTTP/1.1\r\n"));
+    assert!(!has(&heard, b"MSB_API_KEY") && !has(&heard, VALUE.as_bytes()));
+}
+
+/// Who speaks on a connection that is not HTTP, line by line: the server `says` first, or nothing;
+/// then the guest says each of `script`, and waits for what it said to come back. Returns what the
+/// server has heard.
+fn converse(says: &'static [u8], lines: &[&str]) -> (Vec<u8>, crate::process::Finished) {
+    let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(says).unwrap();
+        let (mut heard, mut bytes) = (Vec::new(), [0; 1000]);
+        while let Ok(len @ 1..) = stream.read(&mut bytes) {
+            heard.extend_from_slice(&bytes[..len]);
+            let _ = stream.write_all(&bytes[..len]);
+        }
+        heard
+    });
+    let site = Site::in_the_clear();
+    let file = ConfigFile::new(&elsewhere(&site));
+    let script = r#"
+import socket, sys
+stream = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+first = int(sys.argv[3])
+if first: print(stream.recv(first, socket.MSG_WAITALL).decode().strip())
+for line in sys.argv[4:]:
+    said = line.encode().decode("unicode_escape").encode("latin-1")
+    stream.sendall(said)
+    try:
+        print(stream.recv(len(said), socket.MSG_WAITALL).decode("latin-1").strip())
+    except ConnectionError as error:
+        print("reset")
+"#;
+    let mut command = command(&file, "exec python3 -c \"$0\" \"$@\"");
+    command.args([script, GOOD, &port.to_string(), &says.len().to_string()]).args(lines);
+    let finished = crate::process::run(&mut command);
+    (server.join().unwrap(), finished)
+}
+
+#[test]
+fn a_stream_at_any_port_passes_as_it_comes_up_to_a_placeholder() {
+    if !needs::are_met(&["python3"]) {
+        return;
+    }
+    for (says, lines, output) in [
+        // A server that speaks first, and one that does not; neither waits for the other.
+        (
+            &b"220 hello\r\n"[..],
+            &["EHLO me\r\n", "a $MSB_API", "_KEY"][..],
+            "220 hello\nEHLO me\na $MSB_API\nreset\n",
+        ),
+        (b"", &["NICK me\r\n", "$MSB_API_KEY"], "NICK me\nreset\n"),
+        (
+            b"",
+            &["\\x00\\x01 binary", "b%24MSB_API_KEY is not it", "$MSB_API_KEY"],
+            "\0\u{1} binary\nb%24MSB_API_KEY is not it\nreset\n",
+        ),
+        // What might have become a line of HTTP, and does not go on.
+        (b"", &["GE", "T lost", "$MSB_API_KEY"], "GE\nT lost\nreset\n"),
+        // The first bytes of a handshake of TLS: what follows is nobody's.
+        (b"", &["\\x16\\x03\\x01 $MSB_API_KEY"], "\u{16}\u{3}\u{1} $MSB_API_KEY\n"),
+    ] {
+        let (heard, finished) = converse(says, lines);
+        assert_eq!(finished.output, output, "{finished:?}");
+        let events = events(&finished);
+        if output.ends_with("reset\n") {
+            assert_eq!((events.len(), &events[0]["place"]), (1, &json!("stream")), "{finished:?}");
+            assert!(!has(&heard, b"$MSB_API_KEY"), "{lines:?}");
+        } else {
+            assert!(events.is_empty(), "{finished:?}");
+        }
+    }
 }
 
 #[test]

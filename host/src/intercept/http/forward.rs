@@ -39,13 +39,14 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, Fault> {
     let manner = Manner::of(&request);
     let (mut parts, body) = request.into_parts();
+    let exchange = &exchange.of_request(&parts);
     if let Err(page) = check(exchange, &parts) {
         return Ok(page.answer(manner));
     }
     let is_http1 = parts.version < Version::HTTP_2;
     let is_connect = parts.method == Method::CONNECT;
     let is_head = parts.method == Method::HEAD;
-    let may_switch = tunnel::narrow(&mut parts.headers);
+    let may_switch = tunnel::narrow(&mut parts.headers, exchange.is_open());
     if is_connect {
         // Neither it nor its answer has a body of its own (RFC 9110 9.3.6).
         parts.headers.remove(CONTENT_LENGTH);
@@ -109,9 +110,12 @@ fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
     if tunnel::is_other(parts) {
         return Err(page::unsupported(name));
     }
-    authority::check(&exchange.call, parts).map_err(|wrong| match wrong {
-        Wrong::Unclear => page::unclear(name),
+    let Err(wrong) = authority::check(&exchange.call, parts) else { return Ok(()) };
+    Err(match wrong {
         Wrong::Padded => page::padded(name),
+        // As through a proxy of the guest's; but such a one may have no secret.
+        Wrong::Unclear | Wrong::Elsewhere(_) if exchange.is_open() => return Ok(()),
+        Wrong::Unclear => page::unclear(name),
         Wrong::Elsewhere(said) => {
             let incident = Incident::Authority { said };
             exchange.interceptor.lasting.reporter.tell(&exchange.call, incident);

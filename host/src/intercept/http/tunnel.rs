@@ -23,14 +23,17 @@ const WEBSOCKET: &str = "websocket";
 /// With which a client offers HTTP/2 (RFC 7540 3.2.1).
 const HTTP2_SETTINGS: &str = "http2-settings";
 
-/// Takes from the fields of a request what it must not become. Whether there is anything left that
-/// the server may switch to.
-pub(super) fn narrow(headers: &mut HeaderMap) -> bool {
+/// Takes from the fields of a request what it must not become; where it `is_open`, bytes of any
+/// kind, which are looked at, but no HTTP/2. Whether there is anything left that the server may
+/// switch to.
+pub(super) fn narrow(headers: &mut HeaderMap, is_open: bool) -> bool {
     headers.remove(HTTP2_SETTINGS);
-    let is_websocket = |value: &HeaderValue| {
-        value.as_bytes().trim_ascii().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+    let is = |value: &[u8], what: &str| value.trim_ascii().eq_ignore_ascii_case(what.as_bytes());
+    let is_http2 = |value: &[u8]| value.split(|byte| *byte == b',').any(|one| is(one, "h2c"));
+    let is_left = |value: &HeaderValue| {
+        is(value.as_bytes(), WEBSOCKET) || (is_open && !is_http2(value.as_bytes()))
     };
-    if !headers.get_all(UPGRADE).iter().all(is_websocket) {
+    if !headers.get_all(UPGRADE).iter().all(is_left) {
         // A server may go on without (RFC 9110 7.8).
         headers.remove(UPGRADE);
     }
@@ -45,8 +48,8 @@ pub(super) fn is_other(request: &Parts) -> bool {
 }
 
 /// The tunnels of one connection.
-#[derive(Default)]
-pub(super) struct Tunnels(Mutex<JoinSet<Result<(), Broken>>>);
+#[derive(Default, Clone)]
+pub(super) struct Tunnels(Arc<Mutex<JoinSet<Result<(), Broken>>>>);
 
 impl Tunnels {
     /// Begins one between two sides that switch.
@@ -95,8 +98,21 @@ mod tests {
                 headers.append(UPGRADE, HeaderValue::from_static(upgrade));
             }
             headers.insert(HTTP2_SETTINGS, HeaderValue::from_static("AAMAAABk"));
-            assert_eq!(narrow(&mut headers), expected, "{upgrades:?}");
+            assert_eq!(narrow(&mut headers, false), expected, "{upgrades:?}");
             assert_eq!(headers.len(), usize::from(expected), "{upgrades:?}: {headers:?}");
+        }
+    }
+
+    #[test]
+    fn an_open_connection_may_become_anything_but_http_2() {
+        for (upgrade, expected) in
+            [("tcp", true), ("TLS/1.2", true), ("websocket", true), ("h2c", false)]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(UPGRADE, HeaderValue::from_static(upgrade));
+            assert_eq!(narrow(&mut headers, true), expected, "{upgrade}");
+            headers.insert(UPGRADE, HeaderValue::from_static("tcp, H2C"));
+            assert!(!narrow(&mut headers, true) && !headers.contains_key(UPGRADE));
         }
     }
 }

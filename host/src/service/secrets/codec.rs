@@ -63,6 +63,13 @@ impl Decoded {
     }
 }
 
+/// The ways in which a text may be hidden that is looked for, and hidden once more. One that may
+/// have a blank is looked for in forms, too: they differ only in what that is.
+pub(super) fn hidden(may_have_blank: bool) -> impl Iterator<Item = Codec> {
+    let all = [Codec::Percent, Codec::Form, Codec::Json];
+    all.into_iter().filter(move |codec| may_have_blank || *codec != Codec::Form)
+}
+
 impl Codec {
     /// Whether `bytes` have an escape, so that they are not what they stand for.
     pub(super) fn is_escaped(self, bytes: &[u8]) -> bool {
@@ -94,7 +101,8 @@ impl Codec {
     }
 
     /// Shows `look` what the bytes around escapes stand for, in pieces: where each begins in
-    /// `bytes`, and what it is. No text of `near` bytes that has an escape is cut.
+    /// `bytes`, what it is, and whether it goes on to their end. No text of `near` bytes that has an
+    /// escape is cut, and none begins behind a backslash.
     ///
     /// # Cost
     /// That of finding the escapes, and of what is near one.
@@ -102,10 +110,11 @@ impl Codec {
         self,
         bytes: &[u8],
         near: usize,
-        mut look: impl FnMut(usize, &Decoded),
+        mut look: impl FnMut(usize, &Decoded, bool),
     ) {
-        let (mut begin, mut piece) = (0, Decoded::default());
+        let (mut begin, mut piece, mut has_escape) = (0, Decoded::default(), false);
         self.walk(bytes, |mut plain, written| {
+            has_escape |= plain.len() != written.len() || plain.first() != bytes.get(written.start);
             if plain.len() != written.len() {
                 let start = piece.bytes.len();
                 piece.bytes.extend_from_slice(plain);
@@ -114,21 +123,25 @@ impl Codec {
                 piece.escapes.push(Escape { written, plain });
                 return;
             }
-            if plain.len() > 2 * near {
-                let (behind, before) = (plain.get(..near), plain.get(plain.len() - near..));
-                if !piece.escapes.is_empty() {
+            let far = plain.get(..plain.len().saturating_sub(near)).unwrap_or(&[]);
+            let run = far.iter().rev().take_while(|byte| **byte == b'\\').count();
+            let cut = far.len() - run;
+            if cut > near {
+                let (behind, before) = (plain.get(..near), plain.get(cut..));
+                if has_escape {
                     piece.bytes.extend_from_slice(behind.unwrap_or(&[]));
-                    look(begin, &piece);
+                    look(begin, &piece, false);
                 }
                 piece.bytes.clear();
                 piece.escapes.clear();
-                begin = written.end - near;
+                has_escape = false;
+                begin = written.start + cut;
                 plain = before.unwrap_or(&[]);
             }
             piece.bytes.extend_from_slice(plain);
         });
-        if !piece.escapes.is_empty() {
-            look(begin, &piece);
+        if has_escape {
+            look(begin, &piece, true);
         }
     }
 

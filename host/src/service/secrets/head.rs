@@ -29,9 +29,12 @@ pub(super) struct InPlace<'s, F> {
 
 impl<F: Fn(&Secret) -> bool> Replace for InPlace<'_, F> {
     fn replace(&self, found: &Found) -> Option<&[u8]> {
-        let secret = self.scope.secret(found.index)?;
-        let may = self.scope.stand(found.index) == Stand::Allowed && (self.is_enabled)(secret);
-        may.then_some(secret.value.as_slice())
+        let mut alike = self.scope.alike(found.index);
+        let gives = |secret: &Secret, stand| stand == Stand::Allowed && (self.is_enabled)(secret);
+        alike
+            .find(|(secret, stand)| gives(secret, *stand))
+            .map(|(secret, _)| &*secret.value)
+            .map(Vec::as_slice)
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct Snapshot {
     earlier: Vec<Arc<Secret>>,
     /// The placeholders, in the order of the secrets.
     placeholders: Patterns,
+    /// Of each secret the first that has its placeholder.
+    first: Vec<usize>,
     /// What is looked for in responses: of the secrets, and of the earlier ones behind them.
     values: Values,
     /// Others have taken their place, and are there.
@@ -110,6 +112,11 @@ impl Snapshot {
                 earlier.push(Arc::clone(old));
             }
         }
+        let first = secrets.iter().map(|secret| {
+            let has = |other: &Arc<Secret>| other.placeholder == secret.placeholder;
+            secrets.iter().position(has).unwrap_or(0)
+        });
+        let first = first.collect();
         let texts = secrets.iter().map(|secret| secret.placeholder.clone().into_bytes());
         let placeholders = Patterns::new(texts.collect());
         let redacted = secrets.iter().chain(&earlier).enumerate().filter(|(_, secret)| {
@@ -117,7 +124,12 @@ impl Snapshot {
         });
         let values = Values::new(redacted.map(|(index, secret)| (index, secret.value.as_slice())));
         let is_old = AtomicBool::new(false);
-        Self { config, secrets, earlier, placeholders, values, is_old, current }
+        Self { config, secrets, earlier, placeholders, first, values, is_old, current }
+    }
+
+    /// Whether there is no secret.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.secrets.is_empty()
     }
 
     /// The secrets as they are now; `None`: these are they, or there are none any more.
@@ -433,6 +445,11 @@ impl Scope {
         StreamScan::of_what_leaves_at_once(Arc::clone(self), "stream")
     }
 
+    /// The same for one in the clear, of any length: what is there as it is, and no more.
+    pub(crate) fn plain_stream(self: &Arc<Self>) -> StreamScan {
+        StreamScan::of_what_is_as_it_is(Arc::clone(self), "stream")
+    }
+
     /// The same for a body in which no length may change: whose value is longer or shorter than its
     /// placeholder has no place there.
     fn of_fixed_lengths(self: &Arc<Self>) -> Arc<Self> {
@@ -463,25 +480,42 @@ impl Scope {
         Arc::new(Self { snapshot: Arc::clone(&self.snapshot), stands, redacts: self.redacts })
     }
 
+    /// Those that have the placeholder of secret `index`, which may be several, each for servers of
+    /// its own.
+    fn alike(&self, index: usize) -> impl Iterator<Item = (&Arc<Secret>, Stand)> {
+        let all = self.snapshot.secrets.iter().zip(&self.stands).zip(&self.snapshot.first);
+        let first = self.snapshot.first.get(index);
+        all.filter(move |(_, its)| first == Some(*its)).map(|((secret, stand), _)| (secret, *stand))
+    }
+
+    /// Whose the placeholder of secret `index` is here: of those that have it, the first that this
+    /// peer may have; where it may have none, and one forbids it, that one.
+    fn meant(&self, index: usize) -> Option<(&Arc<Secret>, Stand)> {
+        self.alike(index).min_by_key(|(_, stand)| match stand {
+            Stand::Allowed => 0,
+            Stand::Outlived => 1,
+            Stand::Forbidden => 2,
+            Stand::Passed => 3,
+        })
+    }
+
     fn stand(&self, index: usize) -> Stand {
-        self.stands.get(index).copied().unwrap_or(Stand::Forbidden)
+        self.meant(index).map_or(Stand::Forbidden, |(_, stand)| stand)
     }
 
     /// Whether there is a placeholder that must not pass.
-    fn forbids(&self) -> bool {
+    pub(crate) fn forbids(&self) -> bool {
+        let is_forbidden = |index: usize| self.stand(index).is_forbidden();
         self.stands.iter().any(|stand| stand.is_forbidden())
-    }
-
-    fn secret(&self, index: usize) -> Option<&Secret> {
-        self.snapshot.secrets.get(index).map(|secret| &**secret)
+            && (0..self.stands.len()).any(is_forbidden)
     }
 
     /// The violation of secret `index`'s placeholder in `place`.
     fn violation(&self, index: usize, place: &'static str) -> Violation {
-        let secret = self.secret(index);
+        let (secret, stand) = self.meant(index).unzip();
         let mut action = secret.map_or(ViolationAction::BlockAndLog, |secret| secret.action);
         // Whoever changed the secret is to blame for it, so that ends no guest.
-        if self.stand(index) == Stand::Outlived && action == ViolationAction::BlockAndTerminate {
+        if stand == Some(Stand::Outlived) && action == ViolationAction::BlockAndTerminate {
             action = ViolationAction::BlockAndLog;
         }
         Violation { env_var: secret.map(|secret| secret.env_var.clone()), place, action }

@@ -15,6 +15,8 @@ pub(super) struct Found {
 pub(super) struct Patterns {
     texts: Vec<Vec<u8>>,
     len_max: usize,
+    /// One has a blank.
+    have_blanks: bool,
     /// `None`: there are none.
     automaton: Option<AhoCorasick>,
 }
@@ -23,8 +25,14 @@ impl Patterns {
     pub(super) fn new(texts: Vec<Vec<u8>>) -> Self {
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts);
         let len_max = texts.iter().map(Vec::len).max().unwrap_or(0);
+        let have_blanks = texts.iter().any(|text| text.contains(&b' '));
         // It fails for more states than there can be.
-        Self { texts, len_max, automaton: automaton.ok() }
+        Self { texts, len_max, have_blanks, automaton: automaton.ok() }
+    }
+
+    /// Whether one has a blank.
+    pub(super) fn have_blanks(&self) -> bool {
+        self.have_blanks
     }
 
     /// Bytes of the longest.

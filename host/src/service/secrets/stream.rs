@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::codec::Codec;
+use super::codec::{Codec, hidden};
 use super::pattern::{Found, Patterns};
 use super::{Scope, Violation};
 
 /// Bytes of a byte that is escaped twice: each of the three of `%24` as `\u` and four digits.
 const ESCAPED_BYTES_MAX: usize = 18;
-/// The ways in which a placeholder may be hidden, and hidden once more.
-pub(super) const HIDDEN: [Codec; 3] = [Codec::Percent, Codec::Form, Codec::Json];
+/// Bytes of a byte that is escaped once, at most: `\u` and four digits.
+const ESCAPE_BYTES_MAX: usize = 6;
 /// Bytes by which a head, or one piece of a body, may grow: a value for each byte would be some GB.
 pub(super) const GROWTH_BYTES_MAX: usize = 256 * 1024;
 
@@ -28,17 +28,38 @@ pub(crate) struct StreamScan {
     /// Nobody holds what is looked at: what might yet become a placeholder that may pass, and is
     /// already one that may not, is that one.
     leaves_at_once: bool,
+    /// What is hidden is not looked for.
+    is_plain: bool,
 }
 
 impl StreamScan {
     /// For what is held by a [`Rewriter`] where it is not known yet what it becomes.
     pub(super) fn new(scope: Arc<Scope>, place: &'static str) -> Self {
-        Self { scope, place, tail: Vec::new(), is_escaped: false, leaves_at_once: false }
+        let (tail, is_escaped) = (Vec::new(), false);
+        Self { scope, place, tail, is_escaped, leaves_at_once: false, is_plain: false }
     }
 
     /// For what leaves as soon as it was looked at.
     pub(super) fn of_what_leaves_at_once(scope: Arc<Scope>, place: &'static str) -> Self {
         Self { leaves_at_once: true, ..Self::new(scope, place) }
+    }
+
+    /// For what leaves as soon as it was looked at, and is nothing but what it is.
+    pub(super) fn of_what_is_as_it_is(scope: Arc<Scope>, place: &'static str) -> Self {
+        Self { is_plain: true, ..Self::of_what_leaves_at_once(scope, place) }
+    }
+
+    /// Bytes of the longest that may lie across a cut.
+    fn reach(&self) -> usize {
+        let longest = self.scope.snapshot.placeholders.len_max();
+        if self.is_plain { longest.saturating_sub(1) } else { longest * ESCAPED_BYTES_MAX }
+    }
+
+    fn look_at(&self, piece: Piece<'_>) -> Result<(), Violation> {
+        if self.is_plain {
+            return self.scope.look_at_plain(piece.bytes, piece.whole, self.place);
+        }
+        self.scope.look_at(piece, self.place)
     }
 
     /// From now on by what `scope` allows.
@@ -58,15 +79,15 @@ impl StreamScan {
         if !self.scope.forbids() {
             return Ok(());
         }
-        let reach = self.scope.snapshot.placeholders.len_max() * ESCAPED_BYTES_MAX;
+        let reach = self.reach();
         let is_escaped_there = is_escaped_behind(&self.tail, self.is_escaped);
         // Only what lies across the cut needs a copy.
         let joint = bytes.get(..bytes.len().min(reach)).unwrap_or(&[]);
         let seen = self.tail.len();
         self.tail.extend_from_slice(joint);
-        self.scope.look_at(self.piece(&self.tail, self.is_escaped), self.place)?;
+        self.look_at(self.piece(&self.tail, self.is_escaped))?;
         if joint.len() < bytes.len() {
-            self.scope.look_at(self.piece(bytes, is_escaped_there), self.place)?;
+            self.look_at(self.piece(bytes, is_escaped_there))?;
             let (gone, kept) = bytes.split_at(bytes.len().saturating_sub(reach));
             self.is_escaped = is_escaped_behind(gone, is_escaped_there);
             self.tail.clear();
@@ -86,7 +107,7 @@ impl StreamScan {
     /// A placeholder that might have gone on has not, and must not pass.
     pub(crate) fn finish(&mut self) -> Result<(), Violation> {
         let last = Piece { bytes: &self.tail, is_escaped: self.is_escaped, whole: true };
-        self.scope.look_at(last, self.place)
+        self.look_at(last)
     }
 }
 
@@ -113,12 +134,15 @@ impl<'b> Piece<'b> {
     pub(super) fn all(bytes: &'b [u8]) -> Self {
         Self { bytes, is_escaped: false, whole: true }
     }
+}
 
-    fn decoded(&self, codec: Codec) -> Vec<u8> {
-        // An escaped byte is no beginning of an escape.
-        let from = usize::from(self.is_escaped && codec == Codec::Json);
-        codec.plain(self.bytes.get(from..).unwrap_or(&[]))
-    }
+/// A part of them, decoded once.
+struct Decoded<'d> {
+    bytes: &'d [u8],
+    /// Nothing follows.
+    whole: bool,
+    /// Nothing is known of what stands before it.
+    is_first: bool,
 }
 
 impl Scope {
@@ -127,18 +151,35 @@ impl Scope {
         #[cfg(test)]
         LOOKED_BYTES.set(LOOKED_BYTES.get() + piece.bytes.len());
         self.look_at_plain(piece.bytes, piece.whole, place)?;
-        for codec in HIDDEN {
-            if !codec.is_escaped(piece.bytes) {
-                continue;
-            }
-            let decoded = piece.decoded(codec);
-            self.look_at_plain(&decoded, piece.whole, place)?;
-            for inner in HIDDEN.into_iter().filter(|inner| inner.is_escaped(&decoded)) {
-                self.look_at_plain(&inner.plain(&decoded), piece.whole, place)?;
-                // Whether a backslash that is the first is escaped is not known so far inside.
-                if let (Codec::Json, Some(behind)) = (inner, decoded.strip_prefix(b"\\")) {
-                    self.look_at_plain(&inner.plain(behind), piece.whole, place)?;
+        let patterns = &self.snapshot.placeholders;
+        let near = patterns.len_max() * ESCAPE_BYTES_MAX;
+        for codec in hidden(patterns.have_blanks()) {
+            // An escaped byte is no beginning of an escape.
+            let from = usize::from(piece.is_escaped && codec == Codec::Json);
+            let mut looked = Ok(());
+            let bytes = piece.bytes.get(from..).unwrap_or(&[]);
+            codec.decode_near(bytes, near, |begin, decoded, is_last| {
+                let (bytes, whole) = (&decoded.bytes, piece.whole && is_last);
+                let decoded = Decoded { bytes, whole, is_first: begin == 0 };
+                if looked.is_ok() {
+                    looked = self.look_at_decoded(decoded, place);
                 }
+            });
+            looked?;
+        }
+        Ok(())
+    }
+
+    fn look_at_decoded(&self, piece: Decoded<'_>, place: &'static str) -> Result<(), Violation> {
+        let Decoded { bytes, whole, is_first } = piece;
+        self.look_at_plain(bytes, whole, place)?;
+        let codecs = hidden(self.snapshot.placeholders.have_blanks());
+        for inner in codecs.filter(|inner| inner.is_escaped(bytes)) {
+            self.look_at_plain(&inner.plain(bytes), whole, place)?;
+            // Whether a backslash that is the first is escaped is not known so far inside.
+            if let (Codec::Json, true, Some(behind)) = (inner, is_first, bytes.strip_prefix(b"\\"))
+            {
+                self.look_at_plain(&inner.plain(behind), whole, place)?;
             }
         }
         Ok(())

@@ -15,9 +15,8 @@ use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::codec::Codec;
+use super::codec::{Codec, hidden};
 use super::pattern::Found;
-use super::stream::HIDDEN;
 
 /// Bytes of a form that the table is made of, at most.
 const WINDOW_BYTES_MAX: usize = 32;
@@ -187,11 +186,11 @@ impl Values {
     pub(super) fn find_all(&self, bytes: &[u8], is_escaped: bool) -> Vec<Found> {
         let mut all = vec![];
         self.forms.find(bytes, |found| all.push(found));
-        for codec in self.codecs() {
+        for codec in hidden(self.have_blanks) {
             // An escaped byte is no beginning of an escape.
             let skipped = usize::from(is_escaped && codec == Codec::Json);
             let rest = bytes.get(skipped..).unwrap_or(&[]);
-            codec.decode_near(rest, self.longest, |begin, decoded| {
+            codec.decode_near(rest, self.longest, |begin, decoded, _| {
                 let begin = skipped + begin;
                 self.forms.find(&decoded.bytes, |found| {
                     let (start, end) = decoded.span(found.start, found.end);
@@ -218,13 +217,8 @@ impl Values {
             is_found
         };
         let name = name.as_bytes();
-        let mut hidden = self.codecs().filter(|codec| codec.is_escaped(name));
-        is_in(name) || hidden.any(|codec| is_in(&codec.plain(name)))
-    }
-
-    /// The ways in which values may be hidden: a form's differs only in what is a blank.
-    fn codecs(&self) -> impl Iterator<Item = Codec> {
-        HIDDEN.into_iter().filter(|codec| *codec != Codec::Form || self.have_blanks)
+        let mut codecs = hidden(self.have_blanks).filter(|codec| codec.is_escaped(name));
+        is_in(name) || codecs.any(|codec| is_in(&codec.plain(name)))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Placeholders that are hidden with care, and values that would grow.
 
+use super::super::codec::Codec;
+use super::super::pattern::Found;
+use super::super::stream::Piece;
 use super::*;
 
 #[test]
@@ -134,4 +137,108 @@ fn an_encoded_body_of_nothing_is_nothing() {
         let begun = pushed(&mut filter, &[0x1f]);
         assert!(begun.and_then(|_| filter.finish()).is_err(), "{coding}");
     }
+}
+
+#[test]
+fn a_plain_stream_is_looked_at_as_it_is_wherever_it_is_cut() {
+    let config = SecretsConfig {
+        secrets: vec![secret("KEY", VALUE, "good.test"), secret("OTHER_KEY", OTHER, "good.test")],
+        ..SecretsConfig::default()
+    };
+    let scope = vault(config).current().scope(&peer("evil.test"));
+    let said = b"$MSB_KE $MSB_OTHER_KE %24MSB_KEY $$MSB_OTHER_KEY";
+    for first in 0..said.len() {
+        for second in first..said.len() {
+            let mut scan = scope.plain_stream();
+            let (one, rest) = said.split_at(first);
+            let (two, three) = rest.split_at(second - first);
+            assert!(scan.push(one).is_ok() && scan.push(two).is_ok(), "{first} {second}");
+            let found = scan.push(three).unwrap_err();
+            assert_eq!(found.env_var.as_deref(), Some("OTHER_KEY"), "{first} {second}");
+        }
+    }
+    let mut allowed = scope_of("good.test").plain_stream();
+    assert!(allowed.push(b"$MSB_KEY").is_ok());
+}
+
+/// Whether there is a placeholder in `bytes` that `scope` forbids, as it is, decoded, or decoded
+/// twice: all of it each time. (A backslash that is the first, once decoded, may be escaped.)
+fn naive(scope: &Scope, bytes: &[u8]) -> bool {
+    let all = [Codec::Percent, Codec::Form, Codec::Json];
+    let once = all.map(|codec| codec.plain(bytes));
+    let behind =
+        once.iter().filter_map(|bytes| Some(Codec::Json.plain(bytes.strip_prefix(b"\\")?)));
+    let twice = once.iter().flat_map(|bytes| all.map(|codec| codec.plain(bytes))).chain(behind);
+    let patterns = &scope.snapshot.placeholders;
+    let is_in = |bytes: &[u8]| {
+        let mut from = 0;
+        while let Some(found) = patterns.find(bytes, from) {
+            if scope.stand(found.index).is_forbidden() {
+                return true;
+            }
+            from = found.end;
+        }
+        false
+    };
+    is_in(bytes)
+        || once.iter().any(|bytes| is_in(bytes))
+        || twice.into_iter().any(|all| is_in(&all))
+}
+
+/// A piece of text: filling, long and short, escapes, and a placeholder that is written in any way.
+fn scrap(dice: &mut Dice, placeholder: &str) -> Vec<u8> {
+    let percent = |byte: u8| format!("%{byte:02x}");
+    let json = |byte: u8| format!("\\u{byte:04x}");
+    let mut text = placeholder.as_bytes().to_vec();
+    match dice.below(8) {
+        0 => return vec![b'x'; dice.below(400)],
+        1 => return vec![b'\\'; dice.below(160)],
+        2 => return b"%41".to_vec(),
+        3 => return b"+".to_vec(),
+        4 => return b"\\n".to_vec(),
+        5 => text.truncate(dice.below(text.len())),
+        _ => {}
+    }
+    for _ in 0..dice.below(3) {
+        let way = dice.below(3);
+        let written = text.iter().flat_map(|byte| match (way, byte) {
+            (0, _) if dice.below(3) == 0 => percent(*byte).into_bytes(),
+            (1, _) if dice.below(3) == 0 => json(*byte).into_bytes(),
+            (2, b' ') => b"+".to_vec(),
+            _ => vec![*byte],
+        });
+        text = written.collect();
+    }
+    text
+}
+
+#[test]
+fn looking_near_escapes_finds_what_looking_at_all_decoded_finds() {
+    let mut dice = Dice(0x5eed);
+    for placeholder in ["$MSB_KEY", "a key with blanks"] {
+        let mut config = config();
+        config.secrets[0].placeholder = Some(placeholder.to_owned());
+        let scope = vault(config).current().scope(&peer("evil.test"));
+        let mut found = [0; 2];
+        for round in 0..4000 {
+            let count = dice.below(6);
+            let bytes = Vec::from_iter((0..count).flat_map(|_| scrap(&mut dice, placeholder)));
+            let expected = naive(&scope, &bytes);
+            let looked = scope.look_at(Piece::all(&bytes), "body").is_err();
+            assert_eq!(looked, expected, "round {round}: {}", String::from_utf8_lossy(&bytes));
+            found[usize::from(expected)] += 1;
+        }
+        assert!(found.iter().all(|count| *count > 500), "both are tried: {found:?}");
+    }
+}
+
+#[test]
+fn a_value_whose_blanks_are_pluses_is_found_where_nothing_else_is_escaped() {
+    let config = SecretsConfig {
+        secrets: vec![secret("KEY", "correct horse battery", "good.test")],
+        ..SecretsConfig::default()
+    };
+    let snapshot = vault(config).current();
+    let found = snapshot.values.find_all(b"a=correct+horse+battery&b", false);
+    assert_eq!(found, [Found { index: 0, start: 2, end: 23 }]);
 }
