@@ -3,6 +3,8 @@
 //! Time is virtual: it passes when nobody has anything left to do, so that what would hang for ever
 //! is seen at once.
 
+mod websocket;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -98,7 +100,7 @@ fn relay(
 }
 
 /// The first byte says to whom and how, the second how it is cut; then the length of what the guest
-/// says, that, and what the server says.
+/// says, that, and what the server says. It may be a message that each says in a WebSocket.
 ///
 /// # Panics
 /// If it has no end, or a server hears what it may not.
@@ -106,6 +108,9 @@ pub fn http(data: &[u8]) {
     let Some((&[mode, cuts, high, low], words)) = data.split_first_chunk::<4>() else { return };
     let len = usize::from(u16::from_be_bytes([high, low])).min(words.len());
     let (guest_says, server_says) = words.split_at(len);
+    if mode & 32 != 0 {
+        return websocket::story((mode, cuts), (guest_says, server_says));
+    }
     let is_good = mode & 1 == 0;
     let is_verified = mode & 8 == 0;
     let agreed = match mode >> 1 & 3 {
