@@ -42,6 +42,8 @@ struct Speaker {
     cuts: u8,
     /// It says nothing before it was spoken to, unless that does not happen.
     waits: bool,
+    /// What it says once it was spoken to behind that.
+    then: Vec<u8>,
 }
 
 /// Lets `speaker` say its words at `end`; returns what it heard.
@@ -49,16 +51,18 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
     let (mut from, mut to) = split(end);
     let mut heard = vec![];
     let spoken_to = Notify::new();
-    let Speaker { words, cuts, waits } = speaker;
+    let Speaker { words, cuts, waits, then } = speaker;
     let saying = async {
-        if waits {
-            let _ = timeout(PAUSE, spoken_to.notified()).await;
-        }
-        for piece in pieces(cuts, &words) {
-            if to.write_all(piece).await.is_err() {
-                break;
+        for (words, waits) in [(words, waits), (then, true)] {
+            if waits && !words.is_empty() {
+                let _ = timeout(PAUSE, spoken_to.notified()).await;
             }
-            tokio::task::yield_now().await;
+            for piece in pieces(cuts, &words) {
+                if to.write_all(piece).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
         }
         sleep(2 * PAUSE).await;
         // Who has gone already needs no end.
@@ -121,8 +125,9 @@ pub fn http(data: &[u8]) {
     let may = is_good && is_verified;
     let server_heard = |interceptor| {
         let call = (call(if is_good { "good.test" } else { "evil.test" }), is_verified);
-        let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false };
-        let server = Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0 };
+        let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false, then: vec![] };
+        let server =
+            Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0, then: vec![] };
         let (guest_heard, server_heard) = relay(interceptor, call, agreed, (guest, server));
         assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
         server_heard

@@ -21,7 +21,8 @@ fn between(
     guest_says: impl AsRef<[u8]>,
     server_says: impl AsRef<[u8]>,
 ) -> (String, String) {
-    let speaker = |words: &[u8], waits| Speaker { words: words.to_vec(), cuts: 0, waits };
+    let speaker =
+        |words: &[u8], waits| Speaker { words: words.to_vec(), cuts: 0, waits, then: vec![] };
     let both = (speaker(guest_says.as_ref(), false), speaker(server_says.as_ref(), true));
     let (guest, server) = relay(&AS_THEY_ARE, (call("good.test"), true), agreed, both);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

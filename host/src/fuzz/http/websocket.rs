@@ -112,9 +112,14 @@ pub(super) fn story((mode, cuts): (u8, u8), (from_guest, from_server): (&[u8], &
     let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n{upgrade}");
     let response = format!("HTTP/1.1 101 Switching\r\n{upgrade}");
     let talk = |interceptor: &Arc<Interceptor>| {
-        let words = |head: &str, frames: &[u8]| [head.as_bytes(), frames].concat();
-        let guest = Speaker { words: words(&request, &sent), cuts, waits: false };
-        let server = Speaker { words: words(&response, &answered), cuts, waits: true };
+        let speaker = |head: &str, waits, frames: &[u8]| {
+            // With the head, where a client does not wait for the answer.
+            let at_once = if mode & 16 == 0 { &[] } else { frames };
+            let then = if mode & 16 == 0 { frames.to_vec() } else { vec![] };
+            Speaker { words: [head.as_bytes(), at_once].concat(), cuts, waits, then }
+        };
+        let guest = speaker(&request, false, &sent);
+        let server = speaker(&response, true, &answered);
         relay(interceptor, (call(name), is_verified), Agreed::Http1, (guest, server))
     };
     let (guest_heard, server_heard) = talk(&AS_THEY_ARE);
