@@ -45,7 +45,8 @@ pub enum Incident {
         /// Whom it was for.
         said: String,
     },
-    /// The server did not prove its name, or did not end its handshake.
+    /// The server did not prove its name, did not end its handshake, or said in a WebSocket what
+    /// can't be looked into.
     Server {
         /// Why.
         problem: String,
@@ -91,7 +92,7 @@ impl fmt::Display for Incident {
                 write!(f, "an {place} in which a placeholder could hide")
             }
             Self::Authority { said } => write!(f, "a request for {said:?}"),
-            Self::Server { problem } => write!(f, "the server's handshake failed: {problem}"),
+            Self::Server { problem } => write!(f, "the server failed: {problem}"),
         }
     }
 }

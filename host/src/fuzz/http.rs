@@ -3,6 +3,8 @@
 //! Time is virtual: it passes when nobody has anything left to do, so that what would hang for ever
 //! is seen at once.
 
+mod websocket;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -40,6 +42,8 @@ struct Speaker {
     cuts: u8,
     /// It says nothing before it was spoken to, unless that does not happen.
     waits: bool,
+    /// What it says once it was spoken to behind that.
+    then: Vec<u8>,
 }
 
 /// Lets `speaker` say its words at `end`; returns what it heard.
@@ -47,16 +51,18 @@ async fn converse(end: DuplexStream, speaker: Speaker) -> Vec<u8> {
     let (mut from, mut to) = split(end);
     let mut heard = vec![];
     let spoken_to = Notify::new();
-    let Speaker { words, cuts, waits } = speaker;
+    let Speaker { words, cuts, waits, then } = speaker;
     let saying = async {
-        if waits {
-            let _ = timeout(PAUSE, spoken_to.notified()).await;
-        }
-        for piece in pieces(cuts, &words) {
-            if to.write_all(piece).await.is_err() {
-                break;
+        for (words, waits) in [(words, waits), (then, true)] {
+            if waits && !words.is_empty() {
+                let _ = timeout(PAUSE, spoken_to.notified()).await;
             }
-            tokio::task::yield_now().await;
+            for piece in pieces(cuts, &words) {
+                if to.write_all(piece).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
         }
         sleep(2 * PAUSE).await;
         // Who has gone already needs no end.
@@ -98,7 +104,7 @@ fn relay(
 }
 
 /// The first byte says to whom and how, the second how it is cut; then the length of what the guest
-/// says, that, and what the server says.
+/// says, that, and what the server says. It may be a message that each says in a WebSocket.
 ///
 /// # Panics
 /// If it has no end, or a server hears what it may not.
@@ -106,6 +112,9 @@ pub fn http(data: &[u8]) {
     let Some((&[mode, cuts, high, low], words)) = data.split_first_chunk::<4>() else { return };
     let len = usize::from(u16::from_be_bytes([high, low])).min(words.len());
     let (guest_says, server_says) = words.split_at(len);
+    if mode & 32 != 0 {
+        return websocket::story((mode, cuts), (guest_says, server_says));
+    }
     let is_good = mode & 1 == 0;
     let is_verified = mode & 8 == 0;
     let agreed = match mode >> 1 & 3 {
@@ -116,8 +125,9 @@ pub fn http(data: &[u8]) {
     let may = is_good && is_verified;
     let server_heard = |interceptor| {
         let call = (call(if is_good { "good.test" } else { "evil.test" }), is_verified);
-        let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false };
-        let server = Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0 };
+        let guest = Speaker { words: guest_says.to_vec(), cuts, waits: false, then: vec![] };
+        let server =
+            Speaker { words: server_says.to_vec(), cuts, waits: mode & 16 == 0, then: vec![] };
         let (guest_heard, server_heard) = relay(interceptor, call, agreed, (guest, server));
         assert!(guest_heard.len() + server_heard.len() < HEARD_BYTES_MAX, "it grows");
         server_heard

@@ -50,7 +50,7 @@ const PEERS: [(&str, bool, [bool; 2]); 5] = [
 /// The last of them may have placeholders as they are.
 const LOG: usize = 4;
 
-fn scope(who: usize, kept: [bool; 2]) -> Arc<Scope> {
+pub(super) fn scope(who: usize, kept: [bool; 2]) -> Arc<Scope> {
     /// By what is kept of the first, and of the second.
     static VAULTS: LazyLock<[[Vault; 2]; 2]> = LazyLock::new(|| {
         [false, true].map(|first| [false, true].map(|second| vault([first, second])))
@@ -114,7 +114,7 @@ pub fn secrets(data: &[u8]) {
 }
 
 /// What a filter makes of `body`, cut so.
-fn through(
+pub(super) fn through(
     filter: Result<BodyFilter, Violation>,
     cuts: u8,
     body: &[u8],

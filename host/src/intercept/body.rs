@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use h2::RecvStream;
 use http_body_util::Full;
 use hyper::HeaderMap;
@@ -31,6 +32,8 @@ pub(super) enum Body {
     Filtered(Box<Filtered>),
     /// One that is not asked for before something has happened.
     Waiting(Box<Waiting>),
+    /// What a stream gives.
+    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, Fault>> + Send>>),
 }
 
 /// A body that waits.
@@ -105,6 +108,12 @@ impl Body {
     pub(super) fn waiting(body: Self, until: impl Future<Output = ()> + Send + 'static) -> Self {
         Self::Waiting(Box::new(Waiting { until: Some(Box::pin(until)), body }))
     }
+
+    pub(super) fn stream(
+        stream: impl Stream<Item = Result<Bytes, Fault>> + Send + 'static,
+    ) -> Self {
+        Self::Stream(Box::pin(stream))
+    }
 }
 
 impl HttpBody for Body {
@@ -131,6 +140,10 @@ impl HttpBody for Body {
                 }
                 Pin::new(&mut waiting.body).poll_frame(context)
             }
+            Self::Stream(stream) => {
+                let piece = ready!(stream.as_mut().poll_next(context));
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+            }
         }
     }
 
@@ -141,6 +154,7 @@ impl HttpBody for Body {
             Self::Streaming(streaming) => streaming.stream.is_end_stream(),
             Self::Filtered(filtered) => filtered.is_over && filtered.trailers.is_none(),
             Self::Waiting(waiting) => waiting.body.is_end_stream(),
+            Self::Stream(_) => false,
         }
     }
 
@@ -153,6 +167,7 @@ impl HttpBody for Body {
             }
             Self::Filtered(filtered) => filtered.size_hint(),
             Self::Waiting(waiting) => waiting.body.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::http::{self, Exchange};
 use super::{Call, Forge, Interceptor, Reporter, sniff};
 use crate::clock::Clock;
 use crate::config::{HttpConfig, TlsConfig};
+use crate::events::Audience;
 use crate::service::secrets::Vault;
 
 /// What the handshakes agreed on.
@@ -26,7 +27,12 @@ pub(crate) enum Agreed {
 
 /// An interceptor with the secrets of `vault`.
 pub(crate) fn interceptor(vault: Arc<Vault>) -> Arc<Interceptor> {
-    let reporter = Reporter::new(Arc::default(), Clock::new(), Default::default(), Arc::default());
+    observed(vault, Arc::default())
+}
+
+/// The same, whose events `audience` is told.
+pub(crate) fn observed(vault: Arc<Vault>, audience: Arc<Audience>) -> Arc<Interceptor> {
+    let reporter = Reporter::new(audience, Clock::new(), Default::default(), Arc::default());
     let tls = TlsConfig { enabled: true, ..TlsConfig::default() };
     let made = Forge::new((vault, None), reporter).make(&tls, &HttpConfig::default());
     let made = made.unwrap_or_else(|error| panic!("no interceptor: {error}"));
@@ -72,7 +78,7 @@ pub(crate) async fn serve(
     agreed: Agreed,
     (guest, server): (DuplexStream, DuplexStream),
 ) -> bool {
-    let exchange = Arc::new(Exchange::new(interceptor, call, is_verified));
+    let exchange = Arc::new(Exchange::new(interceptor, call, is_verified).in_the_clear());
     let served = match agreed {
         Agreed::Http1 => http::h1(exchange, guest, server).await,
         Agreed::Http2 => http::h2(exchange, guest, server).await,

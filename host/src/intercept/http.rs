@@ -18,6 +18,7 @@ mod narrow;
 mod page;
 mod streams;
 mod tunnel;
+mod websocket;
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -47,6 +48,7 @@ use crate::events::Incident;
 use crate::service::secrets::{Peer, Scope, Violation};
 pub(super) use streams::serve as h2;
 use tunnel::Tunnels;
+use websocket::MaskKey;
 
 /// Bytes of the longest head of a message.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
@@ -62,12 +64,25 @@ pub(super) struct Exchange {
     /// The server has ended its TLS with an alert.
     is_refused: AtomicBool,
     tunnels: Tunnels,
+    /// What the frames of a WebSocket are masked with.
+    fresh_key: fn() -> io::Result<MaskKey>,
 }
 
 impl Exchange {
     pub(super) fn new(interceptor: Arc<Interceptor>, call: Call, is_verified: bool) -> Self {
-        let is_refused = AtomicBool::new(false);
-        Self { interceptor, call, is_verified, is_refused, tunnels: Tunnels::default() }
+        let (is_refused, tunnels) = (AtomicBool::new(false), Tunnels::default());
+        let fresh_key = || {
+            let mut key = MaskKey::default();
+            getrandom::fill(&mut key)?;
+            Ok(key)
+        };
+        Self { interceptor, call, is_verified, is_refused, tunnels, fresh_key }
+    }
+
+    /// The same with keys that hide nothing, so that what is sent can be compared.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn in_the_clear(self) -> Self {
+        Self { fresh_key: || Ok(MaskKey::default()), ..self }
     }
 
     /// That of one request: what is said of its server is what is known of whom it is for.
@@ -92,9 +107,13 @@ impl Exchange {
     /// The server's connection broke with `error`: tells of an alert.
     pub(super) fn note_broken(&self, error: &io::Error) {
         if is_alert(error) && !self.is_refused.swap(true, Ordering::AcqRel) {
-            let problem = error.to_string();
-            self.interceptor.lasting.reporter.tell(&self.call, Incident::Server { problem });
+            self.tell(Incident::Server { problem: error.to_string() });
         }
+    }
+
+    /// Tells of what there was on this connection.
+    fn tell(&self, incident: Incident) {
+        self.interceptor.lasting.reporter.tell(&self.call, incident);
     }
 
     /// Whether the server has ended its TLS with an alert.

@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, UdpSocket};
 use std::process::Stdio;
 
 use rustls::version::{TLS12, TLS13};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{EVIL, Flaw, GOOD, Site, VALUE, command, config, events, has, run, told};
 use crate::guest::{ConfigFile, Guest, Setup};
@@ -15,7 +15,11 @@ use crate::waiting::{PATIENCE, until};
 
 /// A client of Python's own, without a library of its own for what it says.
 fn python(site: &Site, script: &str) -> Finished {
-    let file = ConfigFile::new(&config(site, json!({})));
+    python_under(&config(site, json!({})), site, script)
+}
+
+fn python_under(config: &Value, site: &Site, script: &str) -> Finished {
+    let file = ConfigFile::new(config);
     let mut command = command(&file, "exec python3 - $0 $1");
     command.args([GOOD, &site.port.to_string()]).stdin(Stdio::piped());
     let mut process = Process::start(&mut command);
@@ -125,12 +129,13 @@ fn what_ends_early_is_no_end() {
 }
 
 #[test]
-fn a_connection_that_switches_is_bytes_from_then_on() {
+fn a_connection_that_switches_is_bytes_where_there_is_no_secret() {
     if !needs::are_met(&["python3"]) {
         return;
     }
     let site = Site::new(&["http/1.1"]);
-    let finished = python(
+    let finished = python_under(
+        &config(&site, json!({"secrets": {"secrets": []}})),
         &site,
         r#"
 import socket, ssl, sys

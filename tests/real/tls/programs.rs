@@ -242,8 +242,13 @@ import asyncio, socket, ssl, websockets
 async def serve(peer, *_):
     key = peer.request_headers.get("X-Key", "")
     await peer.send(str(len(key)))
-    async for message in peer:
-        await peer.send(message)
+    try:
+        async for message in peer:
+            if len(message) < 100:
+                print("heard", message)
+            await peer.send(message)
+    finally:
+        print("ended", peer.close_code)
 async def main():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain("cert.pem", "key.pem")
@@ -259,23 +264,59 @@ import asyncio, os, ssl, sys, websockets
 async def main():
     url = f"wss://{sys.argv[1]}:{sys.argv[2]}/chat"
     context = ssl.create_default_context()
-    headers = {"X-Key": os.environ["API_KEY"]}
+    key = os.environ["API_KEY"]
+    headers = {"X-Key": key} if len(sys.argv) == 3 else {}
     async with websockets.connect(url, ssl=context, extra_headers=headers) as socket:
-        print(await socket.recv())
+        print(await socket.recv(), socket.extensions)
         for message in ("one", b"\x00\xff", "long " * 50000):
             await socket.send(message)
             print(await socket.recv() == message)
+        await asyncio.wait_for(await socket.ping(b"there"), 20)
+        # In one frame, and in three.
+        for message in (f"key={key}", ["key=", key[:9], key[9:]]):
+            await socket.send(message)
+            print(await socket.recv())
     print("closed", socket.close_code)
-asyncio.run(main())
+try:
+    asyncio.run(main())
+except websockets.ConnectionClosed as closed:
+    print("closed", closed.rcvd.code)
 "#;
 
 #[test]
-fn a_websocket_passes_both_ways_until_it_is_closed() {
+fn a_websocket_passes_both_ways_with_secrets_until_it_is_closed() {
     if !needs::are_met(&[]) {
         return;
     }
     let ran = run(WEBSOCKET_SERVER, WEBSOCKET_CLIENT, "websockets");
     let Some((served, finished)) = ran else { return };
-    let expected = format!("{}\nTrue\nTrue\nTrue\nclosed 1000\n", VALUE.len());
+    // No compression was agreed on, and the value that comes back is the placeholder.
+    let expected = format!(
+        "{} []\nTrue\nTrue\nTrue\nkey=$MSB_API_KEY\nkey=$MSB_API_KEY\nclosed 1000\n",
+        VALUE.len()
+    );
     assert_eq!(finished.output, expected, "{finished:?}\n{served}");
+    let heard = format!("heard key={VALUE}\n");
+    assert_eq!(served.matches(&heard).count(), 2, "{served}");
+    assert!(served.contains("ended 1000\n") && !served.contains("MSB_API_KEY"), "{served}");
+}
+
+#[test]
+fn a_placeholder_in_a_websocket_of_whom_it_is_not_for_ends_that() {
+    if !needs::are_met(&[]) || !has_module("websockets") {
+        return;
+    }
+    let mut python = Command::new(PYTHON);
+    let mut serving = Served::by(python.args(["-u", "-c", WEBSOCKET_SERVER]));
+    let script = format!("exec {PYTHON} - {EVIL} {} keyless", serving.port);
+    let finished = serving.ask(&script, WEBSOCKET_CLIENT);
+    let expected = "0 []\nTrue\nTrue\nTrue\nclosed 1008\n";
+    assert_eq!(finished.output, expected, "{finished:?}");
+    // Its connection has gone without a word.
+    serving.process.wait_for("ended 1006\n");
+    let heard = serving.process.output();
+    assert!(heard.contains("heard one\n") && !heard.contains("key="), "{heard}");
+    let told = super::events(&finished);
+    let told: Vec<_> = told.iter().map(|event| (&event["secret"], &event["place"])).collect();
+    assert_eq!(told, [(&json!("API_KEY"), &json!("WebSocket message"))], "{finished:?}");
 }

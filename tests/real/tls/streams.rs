@@ -11,10 +11,17 @@ use crate::process::Finished;
 /// Does with each stream what its path says, and tells at `/seen` what came of the others.
 const SERVER: &str = r#"
 SEEN, SENT = [], [0]
+def words(heard):
+    # Those of short frames that are masked (RFC 6455 5.2), as many as are whole.
+    while len(heard) > 1 and len(heard) >= (end := 6 + (heard[1] & 127)):
+        key, text = heard[2:6], heard[6:end]
+        del heard[:end]
+        yield bytes(byte ^ key[index % 4] for index, byte in enumerate(text))
+
 def serve(stream):
     peer = greeted()
     peer.update_settings({h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL: 1})
-    tunnels, endless = set(), set()
+    tunnels, endless = {}, set()
 
     def begin(number, head):
         _, what, *more = head[":path"].split("/")
@@ -36,7 +43,7 @@ def serve(stream):
             endless.add(number)
         if what == "tunnel":
             SEEN.append([head[":method"], head[":protocol"]])
-            tunnels.add(number)
+            tunnels[number] = bytearray()
 
     while True:
         for number in endless:
@@ -53,10 +60,13 @@ def serve(stream):
                 begin(number, dict(event.headers))
             elif isinstance(event, h2.events.DataReceived):
                 peer.acknowledge_received_data(event.flow_controlled_length, number)
-                if event.data:
-                    SEEN.append(event.data.decode())
                 if number in tunnels:
-                    peer.send_data(number, event.data.upper())
+                    tunnels[number] += event.data
+                    for word in words(tunnels[number]):
+                        SEEN.append(word.decode())
+                        peer.send_data(number, bytes([0x81, len(word)]) + word.upper())
+                elif event.data:
+                    SEEN.append(event.data.decode())
             elif isinstance(event, h2.events.StreamEnded) and number in tunnels:
                 peer.end_stream(number)
             elif isinstance(event, h2.events.StreamReset):
@@ -176,14 +186,19 @@ def open_tunnel():
     number = begin("/tunnel", [(":protocol", "websocket")], "CONNECT")
     print(dict(next_of(number, ResponseReceived).headers)[":status"])
     return number
+def frame(word):
+    # A message of text, masked with "abcd".
+    masked = bytes(byte ^ b"abcd"[index % 4] for index, byte in enumerate(word))
+    return bytes([0x81, 0x80 | len(word)]) + b"abcd" + masked
 number = open_tunnel()
 for word in (b"one", b"two"):
-    peer.send_data(number, word)
-    print(next_of(number, DataReceived).data.decode())
+    peer.send_data(number, frame(word))
+    heard = next_of(number, DataReceived).data
+    print(heard[:2].hex(), heard[2:].decode())
 peer.end_stream(number)
 next_of(number, StreamEnded)
 "#;
-    let passed = "200\nONE\nTWO\n";
+    let passed = "200\n8103 ONE\n8103 TWO\n";
     let finished = ask(GOOD, &format!("{tunnel}print(seen()[0])"));
     let seen = "[['CONNECT', 'websocket'], 'one', 'two']\n";
     assert_eq!(finished.output, format!("{passed}{seen}"), "{finished:?}");
@@ -192,16 +207,20 @@ next_of(number, StreamEnded)
     let held = r#"
 opened = begin("/open")
 next_of(opened, ResponseReceived)
-for number in (open_tunnel(), opened):
-    peer.send_data(number, b"and " + os.environ["API_KEY"].encode())
-    print(int(next_of(number, StreamReset).error_code))
+said = b"and " + os.environ["API_KEY"].encode()
+tunnel = open_tunnel()
+peer.send_data(tunnel, frame(said))
+# A close, whose code is that of a violation of policy (RFC 6455 7.4.1).
+print(next_of(tunnel, DataReceived).data.hex(), bool(next_of(tunnel, StreamEnded)))
+peer.send_data(opened, said)
+print(int(next_of(opened, StreamReset).error_code))
 print([word for word in seen()[0] if "$" in str(word)])
 "#;
     let finished = ask(EVIL, &format!("{tunnel}{held}"));
-    assert_eq!(finished.output, format!("{passed}200\n2\n2\n[]\n"), "{finished:?}");
+    assert_eq!(finished.output, format!("{passed}200\n880203f0 True\n2\n[]\n"), "{finished:?}");
     let events = events(&finished);
     let places: Vec<_> = events.iter().map(|event| (&event["reason"], &event["place"])).collect();
     let secret = json!("secret");
-    let expected = [(&secret, &json!("stream")), (&secret, &json!("body"))];
+    let expected = [(&secret, &json!("WebSocket message")), (&secret, &json!("body"))];
     assert_eq!(places, expected, "{finished:?}");
 }

@@ -318,7 +318,7 @@ const EXCHANGES: &[(&str, &str)] = &[
     ),
     (
         "GET / HTTP/1.1|Host: good.test|Connection: Upgrade|Upgrade: websocket||then $MSB_KEY",
-        "HTTP/1.1 101 Switching|Connection: Upgrade|Upgrade: websocket||bytes",
+        "HTTP/1.1 101 Switching|Connection: Upgrade|Upgrade: websocket||\u{1}\u{5}bytes",
     ),
     ("CONNECT good.test:443 HTTP/1.1|Host: good.test:443||$MSB_KEY", "HTTP/1.1 200 OK||x"),
     ("HEAD http://evil.test/ HTTP/1.1|Host: good.test||", OK),
@@ -326,6 +326,14 @@ const EXCHANGES: &[(&str, &str)] = &[
     ("\u{0}\u{1}bytes that are none of it $MSB_KEY", "and others"),
 ];
 const OK: &str = "HTTP/1.1 200 OK|Content-Length: 4||wordHTTP/1.1 204 No||";
+
+/// What each says in a WebSocket.
+const MESSAGES: &[(&str, &str)] = &[
+    ("say $MSB_KEY and $MSB_KE", "sk-live/+ \"quoted\" \u{fc} and sk-live/+ \"quo"),
+    ("say $MSB_KEYS", "another-value-entirely\nand more"),
+    (r#"{"k": "\u0024MSB_KEY", "x": "%24MSB_KEY"}"#, r#"{"k": "sk-live/+ \"quoted\" \u00fc"}"#),
+    ("", ""),
+];
 
 fn http() -> Vec<Vec<u8>> {
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -339,6 +347,12 @@ fn http() -> Vec<Vec<u8>> {
             let (guest, server) =
                 (lines(&exchange.0.replace("good.test", name)), lines(exchange.1));
             all.push(pair((mode, (&guest, &server))));
+        }
+        for (guest, server) in MESSAGES {
+            let mut story =
+                pair((mode << 1 & 16 | mode | 32, (guest.as_bytes(), server.as_bytes())));
+            story[1] = mode * 17;
+            all.push(story);
         }
         // A GET of good.test in HTTP/2: settings, then a head without Huffman codes.
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];

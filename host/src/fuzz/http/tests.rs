@@ -16,9 +16,14 @@ use super::*;
 mod streams;
 
 /// What guest and server hear, where the guest calls `good.test` and speaks first.
-fn between(agreed: Agreed, guest_says: &str, server_says: &str) -> (String, String) {
-    let speaker = |words: &str, waits| Speaker { words: words.into(), cuts: 0, waits };
-    let both = (speaker(guest_says, false), speaker(server_says, true));
+fn between(
+    agreed: Agreed,
+    guest_says: impl AsRef<[u8]>,
+    server_says: impl AsRef<[u8]>,
+) -> (String, String) {
+    let speaker =
+        |words: &[u8], waits| Speaker { words: words.to_vec(), cuts: 0, waits, then: vec![] };
+    let both = (speaker(guest_says.as_ref(), false), speaker(server_says.as_ref(), true));
     let (guest, server) = relay(&AS_THEY_ARE, (call("good.test"), true), agreed, both);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (text(guest), text(server))
@@ -68,10 +73,19 @@ fn a_connection_becomes_no_other_in_which_nobody_looks() {
         assert!(!guest.contains("from then on"), "{asks:?}: {guest:?}");
     }
     let request = "GET / HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade\r\n\
-        Upgrade: websocket\r\n\r\nto the server";
-    let (guest, server) = between(Agreed::Http1, request, &SWITCHED.replace("h2c", "websocket"));
-    assert!(guest.ends_with("from then on"), "{guest:?}");
-    assert!(server.ends_with("to the server"), "{server:?}");
+        Upgrade: websocket\r\n\r\n";
+    // And in that it is a message that passes, and nothing else.
+    let switched = SWITCHED.replace("h2c", "websocket").replace("from then on", "");
+    for (to_server, to_guest, passes) in [
+        (&b"\x81\x8d\0\0\0\0to the server"[..], &b"\x81\x0cfrom then on"[..], true),
+        (b"to the server", b"from then on", false),
+    ] {
+        let said = |head: &str, frame| [head.as_bytes(), frame].concat();
+        let (guest, server) =
+            between(Agreed::Http1, said(request, to_server), said(&switched, to_guest));
+        assert_eq!(guest.ends_with("from then on"), passes, "{guest:?}");
+        assert_eq!(server.ends_with("to the server"), passes, "{server:?}");
+    }
 }
 
 #[test]

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,6 +23,7 @@ use super::super::body::{Body, Fault};
 use super::interim::Interim;
 use super::page::Manner;
 use super::tunnel::Tunnels;
+use super::websocket::Watch;
 use super::{Exchange, expect, narrow, page, tunnel};
 use crate::events::Incident;
 use crate::service::secrets::{BodyFilter, Scope, Violation, digest};
@@ -54,7 +56,7 @@ pub(super) async fn answer(
     let found = Arc::<AtomicBool>::default();
     let expects = expect::is_in(&parts, &body);
     let looked = look((exchange, expects), &mut parts, body, &found).await;
-    let (scope, body) = match looked {
+    let Looked { scope, body, watch } = match looked {
         Ok(looked) => looked,
         Err(Stopped::Violation(violation)) => {
             exchange.report(&violation);
@@ -71,10 +73,12 @@ pub(super) async fn answer(
     } else {
         (request, None)
     };
-    let mut response = match send(request, Interim::new(&scope)).await {
+    let response = match send(request, Interim::new(&scope)).await {
         Ok(response) => response,
         // Its own body ended it.
-        Err(_) if found.load(Ordering::Acquire) => return Ok(refusal(exchange, manner)),
+        Err(_) if found.load(Ordering::Acquire) || watch.as_ref().is_some_and(Watch::is_over) => {
+            return Ok(refusal(exchange, manner));
+        }
         Err(_) if exchange.is_refused() => {
             return Ok(page::refused(name_of(exchange)).answer(manner));
         }
@@ -86,22 +90,45 @@ pub(super) async fn answer(
     let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (is_connect && response.status().is_success());
     if is_tunnel {
-        // What is said in it is nobody's to change.
-        if clear(&scope, &mut response).is_err() {
-            return Ok(page::unreadable(name_of(exchange)).answer(manner));
-        }
-        response.headers_mut().remove(CONTENT_LENGTH);
-        // Over HTTP/2 it is what the bodies of the two are.
-        if is_http1 {
-            Tunnels::begin(exchange, on_guest, hyper::upgrade::on(&mut response));
-        }
-        return Ok(response);
+        let on_guest = is_http1.then_some(on_guest);
+        return Ok(switch(exchange, (&scope, watch), response, (manner, on_guest)));
     }
     let mut response = redact(exchange, &scope, response, (manner, is_head)).await?;
     if let Some(expected) = expected {
         expected.conclude(&mut response);
     }
     Ok(response)
+}
+
+/// The answer of a server from which on it is no HTTP. Over HTTP/1, where the guest is `on_guest`,
+/// that begins here; over HTTP/2 it is what the bodies of the two are.
+fn switch(
+    exchange: &Arc<Exchange>,
+    (scope, watch): (&Scope, Option<Watch>),
+    mut response: Response<Body>,
+    (manner, on_guest): (Manner, Option<OnUpgrade>),
+) -> Response<Body> {
+    // What a server of HTTP/1 makes of CONNECT is none of those.
+    let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let watch = watch.filter(|_| is_switched || on_guest.is_none());
+    let extends = watch.is_some() && response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS);
+    if extends {
+        let problem = "a WebSocket with an extension that nobody asked for".to_owned();
+        exchange.tell(Incident::Server { problem });
+    }
+    if clear(scope, &mut response).is_err() || extends {
+        watch.iter().for_each(Watch::refuse);
+        return page::unreadable(name_of(exchange)).answer(manner);
+    }
+    response.headers_mut().remove(CONTENT_LENGTH);
+    match (on_guest, watch) {
+        (Some(guest), watch) => {
+            Tunnels::begin(exchange, (guest, hyper::upgrade::on(&mut response)), watch);
+            response
+        }
+        (None, Some(watch)) => response.map(|body| watch.response(body)),
+        (None, None) => response,
+    }
 }
 
 /// Whether the request is for whom the handshake was for, and one that may be made.
@@ -117,8 +144,7 @@ fn check(exchange: &Exchange, parts: &Parts) -> Result<(), page::Page> {
         Wrong::Unclear | Wrong::Elsewhere(_) if exchange.is_open() => return Ok(()),
         Wrong::Unclear => page::unclear(name),
         Wrong::Elsewhere(said) => {
-            let incident = Incident::Authority { said };
-            exchange.interceptor.lasting.reporter.tell(&exchange.call, incident);
+            exchange.tell(Incident::Authority { said });
             page::misdirected(name)
         }
     })
@@ -169,16 +195,25 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Looks at a request, and puts secrets into it; returns its body, and what it was looked at with.
+/// A request that may pass.
+struct Looked {
+    /// What it was looked at with.
+    scope: Arc<Scope>,
+    body: Body,
+    /// What looks at the WebSocket that it asks for.
+    watch: Option<Watch>,
+}
+
+/// Looks at a request, and puts secrets into it.
 async fn look(
     (exchange, expects): (&Arc<Exchange>, bool),
     parts: &mut Parts,
     body: Body,
     found: &Arc<AtomicBool>,
-) -> Result<(Arc<Scope>, Body), Stopped> {
+) -> Result<Looked, Stopped> {
     let mut scope = exchange.scope();
     if scope.is_empty() {
-        return Ok((scope, body));
+        return Ok(Looked { scope, body, watch: None });
     }
     let is_connect = parts.method == Method::CONNECT;
     let has_body = !body.is_end_stream();
@@ -198,12 +233,23 @@ async fn look(
     if scope.redacts() {
         narrow::narrow(&mut parts.headers);
     }
+    let watch = tunnel::is_websocket(parts).then(|| Watch::new(exchange));
+    if watch.is_some() {
+        // Compressed messages would hide what is in them.
+        parts.headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    }
     if !has_body {
-        return Ok((scope, body));
+        return Ok(Looked { scope, body, watch });
     }
     if is_connect {
-        let (filter, tell) = (scope.tunnel(), teller(exchange, found));
-        return Ok((Arc::clone(&scope), Body::filtered(body, filter, scope, tell)));
+        let body = match watch.as_ref().filter(|_| parts.version == Version::HTTP_2) {
+            Some(watch) => watch.request(body),
+            None => {
+                let (filter, tell) = (scope.tunnel(), teller(exchange, found));
+                Body::filtered(body, filter, Arc::clone(&scope), tell)
+            }
+        };
+        return Ok(Looked { scope, body, watch });
     }
     let filter = scope.body(&parts.headers).map_err(Stopped::Violation)?;
     let body = match whole {
@@ -219,7 +265,7 @@ async fn look(
             Body::filtered(body, filter, Arc::clone(&scope), teller(exchange, found))
         }
     };
-    Ok((scope, body))
+    Ok(Looked { scope, body, watch })
 }
 
 /// Lets the body of a request end where it ends, however long it gets.

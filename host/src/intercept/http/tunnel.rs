@@ -1,5 +1,6 @@
 //! Connections that stop being HTTP: WebSocket (RFC 6455, RFC 8441), and what a server makes of
-//! CONNECT. They live in the session that they began in, and end with it.
+//! CONNECT. They live in the session that they began in, and end with it. What is said in the first
+//! is looked at (`websocket`) where there is a secret; else both are bytes.
 //!
 //! To nothing else is switched: HTTP/2 in the place of HTTP/1 (`h2c`), or TLS inside TLS, would be
 //! requests that nobody looks at, for any host that the server answers for.
@@ -15,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 use super::Exchange;
+use super::websocket::Watch;
 use crate::intercept::pipe::Broken;
 use crate::intercept::relay;
 
@@ -47,17 +49,30 @@ pub(super) fn is_other(request: &Parts) -> bool {
     protocol.is_some_and(|protocol| !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET))
 }
 
+/// Whether `request`, which was [narrowed](narrow), asks for a WebSocket.
+pub(super) fn is_websocket(request: &Parts) -> bool {
+    request.extensions.get::<Protocol>().is_some() || request.headers.contains_key(UPGRADE)
+}
+
 /// The tunnels of one connection.
 #[derive(Default, Clone)]
 pub(super) struct Tunnels(Arc<Mutex<JoinSet<Result<(), Broken>>>>);
 
 impl Tunnels {
-    /// Begins one between two sides that switch.
-    pub(super) fn begin(exchange: &Arc<Exchange>, guest: OnUpgrade, server: OnUpgrade) {
+    /// Begins one between two sides that switch, in which `watch` looks.
+    pub(super) fn begin(
+        exchange: &Arc<Exchange>,
+        (guest, server): (OnUpgrade, OnUpgrade),
+        watch: Option<Watch>,
+    ) {
         let session = Arc::clone(exchange);
         let tunnel = async move {
             let (guest, server) = tokio::try_join!(guest, server)?;
-            relay::run(&session, TokioIo::new(guest), TokioIo::new(server)).await
+            let (guest, server) = (TokioIo::new(guest), TokioIo::new(server));
+            match watch {
+                Some(watch) => watch.relay(guest, server).await,
+                None => relay::run(&session, guest, server).await,
+            }
         };
         let mut tunnels = exchange.tunnels.0.lock().unwrap_or_else(PoisonError::into_inner);
         tunnels.spawn(tunnel);

@@ -8,6 +8,7 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder, ZlibDecoder, ZlibEncoder};
 use hyper::HeaderMap;
 
+use super::codec::Codec;
 use super::coding::{Coding, codec, coding};
 use super::digest;
 use super::head::InPlace;
@@ -51,7 +52,7 @@ enum Change {
 }
 
 /// What becomes of a body's own bytes.
-struct Stage {
+pub(super) struct Stage {
     scope: Arc<Scope>,
     scan: Option<StreamScan>,
     change: Change,
@@ -152,24 +153,28 @@ impl Scope {
     /// # Errors
     /// Its encoding can't be looked into.
     pub(crate) fn body(self: &Arc<Self>, headers: &HeaderMap) -> Result<BodyFilter, Violation> {
-        let messages = messages::kind(headers).map(Messages::new);
-        let scope = self.of_body(messages.is_some());
+        match self.upload(codec(headers), messages::kind(headers), "body") {
+            None => Ok(BodyFilter(Kind::Pass)),
+            Some(stage) => BodyFilter::new(headers, stage),
+        }
+    }
+
+    /// What becomes of the bytes of a request, where texts are written so; `None`: they pass.
+    pub(super) fn upload(
+        self: &Arc<Self>,
+        codec: Codec,
+        kind: Option<messages::Kind>,
+        place: &'static str,
+    ) -> Option<Stage> {
+        let scope = self.of_body(kind.is_some());
         let rewrites = scope.rewrites_body();
         if !rewrites && !scope.forbids() {
-            return Ok(BodyFilter(Kind::Pass));
+            return None;
         }
-        let change = if rewrites {
-            Change::ToValues(Rewriter::new(codec(headers)))
-        } else {
-            Change::Nothing
-        };
-        let stage = Stage {
-            scan: Some(StreamScan::new(Arc::clone(&scope), "body")),
-            change,
-            messages,
-            scope,
-        };
-        BodyFilter::new(headers, stage)
+        let change =
+            if rewrites { Change::ToValues(Rewriter::new(codec)) } else { Change::Nothing };
+        let scan = Some(StreamScan::new(Arc::clone(&scope), place));
+        Some(Stage { scan, change, messages: kind.map(Messages::new), scope })
     }
 
     /// Whether the body of a request with `headers` is looked at, and can be.
@@ -209,17 +214,27 @@ impl Scope {
         headers: &HeaderMap,
         may_be_messages: bool,
     ) -> Result<BodyFilter, Violation> {
+        let kind = messages::kind(headers).filter(|_| may_be_messages);
+        BodyFilter::new(headers, self.download(kind))
+    }
+
+    /// What becomes of the bytes that come back.
+    pub(super) fn download(self: &Arc<Self>, kind: Option<messages::Kind>) -> Stage {
         let snapshot = Arc::clone(&self.snapshot);
-        let change = match messages::kind(headers).filter(|_| may_be_messages) {
+        let change = match kind {
             Some(kind) => Change::Masked(Box::new(Masker::new(kind)), snapshot),
             None => Change::ToPlaceholders(Redactor::new(), snapshot),
         };
-        let stage = Stage { scope: Arc::clone(self), scan: None, change, messages: None };
-        BodyFilter::new(headers, stage)
+        Stage { scope: Arc::clone(self), scan: None, change, messages: None }
     }
 }
 
 impl BodyFilter {
+    /// `stage` as it is; `None`: everything passes.
+    pub(super) fn plain(stage: Option<Stage>) -> Self {
+        Self(stage.map_or(Kind::Pass, Kind::Plain))
+    }
+
     /// `stage` behind the decoder that a body with `headers` needs.
     fn new(headers: &HeaderMap, stage: Stage) -> Result<Self, Violation> {
         match coding(headers) {

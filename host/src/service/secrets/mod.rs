@@ -24,6 +24,7 @@ mod pattern;
 mod redact;
 mod stream;
 mod values;
+mod websocket;
 
 #[cfg(test)]
 mod tests;

@@ -127,7 +127,7 @@ impl Snapshot {
     }
 
     /// `bytes` without values; `None`: there are none in them.
-    fn without_values(
+    pub(super) fn without_values(
         &self,
         bytes: &[u8],
         keeps_lengths: bool,
