@@ -42,6 +42,7 @@ mod tcp_runs;
 mod tcp_segments;
 mod tcp_timers;
 mod tcp_turns;
+mod tcp_use;
 mod turns;
 mod udp;
 

@@ -452,6 +452,15 @@ fn what_answers_no_call_is_dropped_while_one_is_made() {
         let odd = server.segment(flags, b"");
         assert_eq!(world.dropped(&frame::tcp(server.to, &odd)), Some(Drop::Redundant));
     }
+    // Of another SYN than ours: what is no reset is answered by one (RFC 9293 3.10.7.3).
+    for (flags, resets) in [(flag::SYN | flag::ACK, 1), (flag::RST | flag::ACK, 0)] {
+        let wrong = server.segment(flags, b"");
+        let wrong = Segment { flags, ack: wrong.ack.wrapping_sub(1), ..wrong };
+        assert_eq!(world.dropped(&frame::tcp(server.to, &wrong)), Some(Drop::Doubtful));
+        let seen = world.inbox();
+        let is_reset = |tcp: &&Tcp| tcp.has(flag::RST) && tcp.seq == wrong.ack;
+        assert_eq!(seen.iter().filter_map(|seen| seen.tcp()).filter(is_reset).count(), resets);
+    }
     assert_eq!(world.peers.streams.len(), 1);
 }
 

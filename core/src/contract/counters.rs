@@ -80,8 +80,12 @@ pub struct Counters {
 
 impl Counters {
     pub(crate) fn count_drop(&mut self, reason: Drop) {
+        self.count_drops(reason, 1);
+    }
+
+    pub(crate) fn count_drops(&mut self, reason: Drop, frames: u64) {
         if let Some(count) = self.drops.get_mut(reason as usize) {
-            *count += 1;
+            *count += frames;
         }
     }
 

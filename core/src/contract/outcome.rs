@@ -33,8 +33,20 @@ pub enum Drop {
     Port,
     /// A segment of no flow that asks for no answer (a stray RST).
     NoFlow,
-    /// A segment that TCP has no use for in the flow's state (a repeated SYN while connecting).
+    /// A segment that TCP has no use for in the flow's state: a repeated SYN while connecting, what
+    /// comes behind the guest's own FIN, anything on a connection that was just reset.
     Redundant,
+    /// A segment without an acknowledgement on an open connection (RFC 9293 3.10.7.4, fifth).
+    NoAck,
+    /// A segment all of which has come before: its bytes, its FIN, or a later acknowledgement than
+    /// its own. Where it is due, it was acknowledged again. A keepalive is none.
+    Duplicate,
+    /// A segment outside the window that the guest was offered (RFC 9293 3.10.7.4, first). It is
+    /// told where the window is.
+    OutOfWindow,
+    /// Bytes or a FIN before which others are missing, and which cannot wait for them: a FIN alone,
+    /// or one more piece of a stream that has too many gaps.
+    Early,
     /// A reset, a SYN or an acknowledgement on an open connection that whoever does not know the
     /// connection's numbers might have sent (RFC 5961).
     Doubtful,
@@ -57,7 +69,7 @@ pub enum Drop {
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Truncated,
         Self::TooLong,
         Self::SourceMac,
@@ -72,6 +84,10 @@ impl Drop {
         Self::Port,
         Self::NoFlow,
         Self::Redundant,
+        Self::NoAck,
+        Self::Duplicate,
+        Self::OutOfWindow,
+        Self::Early,
         Self::Doubtful,
         Self::IcmpError,
         Self::FlowsFull,
@@ -100,6 +116,10 @@ impl Drop {
             Self::Port => "port",
             Self::NoFlow => "no_flow",
             Self::Redundant => "redundant",
+            Self::NoAck => "no_ack",
+            Self::Duplicate => "duplicate",
+            Self::OutOfWindow => "out_of_window",
+            Self::Early => "early",
             Self::Doubtful => "doubtful",
             Self::IcmpError => "icmp_error",
             Self::FlowsFull => "flows_full",

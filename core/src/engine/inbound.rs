@@ -190,7 +190,7 @@ impl<R: RingHandle> Engine<'_, R> {
         if !(segment.rst || segment.syn && segment.ack.is_some()) {
             return Err(Drop::Redundant);
         }
-        self.tcp.called(now, slot, (ends, segment, syn), &mut self.out);
+        self.tcp.called(now, slot, (ends, segment, syn), &mut self.out)?;
         self.flows.needs_attention(slot);
         self.flows.needs_egress(slot);
         Ok(())

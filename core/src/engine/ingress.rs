@@ -236,9 +236,9 @@ impl<R: RingHandle> Engine<'_, R> {
         let bytes = packet.source.bytes(&mut self.from_guest, &mut self.fragments);
         let whole = canonical(&packet.ip, packet.at.clone(), bytes)?;
         let (whole, end) = trim(ends, segment, fit, whole)?;
-        self.tcp.ingress(now, (slot, segment, end), whole, &mut self.out);
+        let verdict = self.tcp.ingress(now, (slot, segment, end), whole, &mut self.out);
         self.fed(now, slot);
-        Ok(())
+        verdict
     }
 
     /// The guest may repeat its SYN, or give up.

@@ -5,8 +5,10 @@
 //! whatever it carries; so their payloads are put together, as long as one follows the other,
 //! and smoltcp sees one long segment with the newest acknowledgement and window. An
 //! acknowledgement without data is only left out where it is overtaken by a newer one:
-//! repetitions are counted (RFC 5681 3.2). A run ends with the next segment that does not
-//! continue it, and with the frames of a turn, so nothing waits.
+//! repetitions are counted (RFC 5681 3.2). All of a run is of use: it begins with what is expected
+//! next, and ends before the window does; what is not in order is fed by itself, and acknowledged
+//! (RFC 5681 4.2). A run ends with the next segment that does not continue it, and with the frames
+//! of a turn, so nothing waits.
 
 #![allow(clippy::cast_possible_truncation, reason = "a run fits one IP packet, below 2^16")]
 
@@ -35,6 +37,10 @@ pub(super) struct Run {
     key: FlowKey,
     /// The first segment, with the length of all, and what the last said of the other direction.
     segment: Segment,
+    /// How many they are.
+    frames: u64,
+    /// Payload bytes that it may have at most.
+    bytes_max: usize,
     /// Which acknowledgements are believed of it: nothing is sent while there is a run.
     acceptable: Acceptable,
     /// The packet of the first, as long as it is the only one: its bytes are still in the ring.
@@ -48,10 +54,12 @@ fn is_plain(segment: &Segment) -> bool {
         && segment.payload_len <= RUN_SEGMENT_BYTES_MAX
 }
 
-/// Whether `segment` says more than `known` did: it has data, or acknowledges more.
+/// Whether `segment` says more than `known` did: it has data, or acknowledges more; and nothing
+/// older.
 fn is_news(segment: &Segment, known: &Segment) -> bool {
-    let acks = segment.ack.zip(known.ack);
-    segment.payload_len > 0 || acks.is_some_and(|(a, b)| a.wrapping_sub(b).cast_signed() > 0)
+    let Some((ack, known)) = segment.ack.zip(known.ack) else { return false };
+    let least = i32::from(segment.payload_len == 0);
+    ack.wrapping_sub(known).cast_signed() >= least
 }
 
 impl<R: RingHandle> Engine<'_, R> {
@@ -71,7 +79,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let continues = segment.seq == end
             && is_plain(segment)
             && is_news(segment, &known)
-            && known.payload_len + segment.payload_len <= RUN_BYTES_MAX
+            && known.payload_len + segment.payload_len <= run.bytes_max
             && segment.ack.is_some_and(|ack| run.acceptable.contains(ack))
             && run.key == *key;
         if !continues {
@@ -83,6 +91,7 @@ impl<R: RingHandle> Engine<'_, R> {
         }
         self.copy_to_run(packet, segment, known.payload_len);
         if let Some(run) = &mut self.run {
+            run.frames += 1;
             run.segment.payload_len += segment.payload_len;
             (run.segment.ack, run.segment.window) = (segment.ack, segment.window);
         }
@@ -100,9 +109,13 @@ impl<R: RingHandle> Engine<'_, R> {
         if !segment.ack.is_some_and(|ack| acceptable.contains(ack)) {
             return false;
         }
+        let room = self.tcp.room_in_order(slot, segment);
+        let Some(room) = room.filter(|room| segment.payload_len <= *room) else { return false };
         let Some(key) = self.flows.key(slot) else { return false };
         let (flow, only) = (self.flows.id(slot), Some(packet.clone()));
-        self.run = Some(Run { flow, key, segment: *segment, acceptable, only });
+        let bytes_max = room.min(RUN_BYTES_MAX);
+        self.run =
+            Some(Run { flow, key, segment: *segment, frames: 1, bytes_max, acceptable, only });
         true
     }
 
@@ -121,16 +134,15 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// Gives the run to its flow, if there is one and the flow still lives.
     pub(super) fn end_run(&mut self, now: Instant) {
-        let Some(Run { flow, key, segment, only, .. }) = self.run.take() else { return };
-        let Some(slot) = self.flows.slot(flow).filter(|slot| self.tcp.is_open(*slot)) else {
-            return;
-        };
-        let fed = match only {
-            Some(packet) => self.feed(now, slot, &packet, &segment),
-            None => self.feed_run(now, slot, &key, &segment),
+        let Some(Run { flow, key, segment, frames, only, .. }) = self.run.take() else { return };
+        let slot = self.flows.slot(flow).filter(|slot| self.tcp.is_open(*slot));
+        let fed = match (slot, only) {
+            (Some(slot), Some(packet)) => self.feed(now, slot, &packet, &segment),
+            (Some(slot), None) => self.feed_run(now, slot, &key, &segment),
+            (None, _) => Err(Drop::Redundant),
         };
         if let Err(reason) = fed {
-            self.out.counters.count_drop(reason);
+            self.out.counters.count_drops(reason, frames);
         }
     }
 
@@ -161,9 +173,9 @@ impl<R: RingHandle> Engine<'_, R> {
         reply::ip_header(ends, protocol::TCP, len, HOP_LIMIT, packet);
         write_tcp_header(&segment, packet.get_mut(ip_len..).unwrap_or(&mut []));
         let (packet, end) = trim(ends, &segment, fit, packet)?;
-        self.tcp.ingress(now, (slot, &segment, end), packet, &mut self.out);
+        let verdict = self.tcp.ingress(now, (slot, &segment, end), packet, &mut self.out);
         self.fed(now, slot);
-        Ok(())
+        verdict
     }
 }
 

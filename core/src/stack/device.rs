@@ -17,7 +17,6 @@ use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, TcpPacket};
 
 use super::watch::Watch;
-use super::window::Window;
 use crate::contract::{Counters, Drop, Instant, Link, Offload, Refusal, TransportChecksum};
 use crate::limits::{self, ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_PACKET_BYTES_MAX};
 use crate::store::fragments::Late;
@@ -27,9 +26,11 @@ use crate::wire::reply::{self, Fault, HOP_LIMIT, Quote, REPLY_BYTES_MAX};
 use crate::wire::segment::{Headers, set_offered_mss};
 
 mod parts;
+mod shape;
 
 pub(crate) use parts::Parts;
 use parts::Piece;
+pub(crate) use shape::Shape;
 
 /// Payload bytes that one pass through smoltcp may move: what the longest packet has room for
 /// beside an IPv6 header, and a TCP header with as many options as smoltcp writes beside data.
@@ -329,13 +330,18 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         write: impl FnOnce(&mut [u8]),
     ) {
         let Some(frame) = self.ring.reserve(ETHERNET_HEADER_BYTES + len) else {
-            write(self.scratch.get_mut(..len).unwrap_or(&mut []));
+            let packet = self.scratch.get_mut(..len).unwrap_or(&mut []);
+            write(packet);
+            if let Some(headers) = Headers::of(packet) {
+                shape.note_offer(&headers, packet);
+            }
             self.counters.count_drop(Drop::AnswerLost);
             return;
         };
         let packet = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
         write(packet);
         let Some(headers) = Headers::of(packet) else { return };
+        shape.note_offer(&headers, packet);
         let payload = len - headers.len;
         let kept = shape.within(headers.seq(packet), payload);
         if kept == 0 && payload > 0 {
@@ -397,28 +403,6 @@ fn ip_ethertype(ip_len: usize) -> EthernetProtocol {
     if ip_len == 20 { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 }
 }
 
-/// What the guest takes of one TCP flow.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Shape {
-    /// Payload bytes of a segment.
-    pub(crate) segment_bytes: u16,
-    /// The sequence number behind the last byte that the guest's window ever took, once it is
-    /// known.
-    pub(crate) reach: Option<u32>,
-    /// What it is told of our window.
-    pub(crate) window: Window,
-}
-
-impl Shape {
-    /// How many of the `len` bytes from sequence number `seq` on are within reach: smoltcp repeats
-    /// a lost segment with what follows up to its segment size, which is far beyond the guest's,
-    /// window or not. A probe of one byte is meant to be beyond.
-    fn within(self, seq: u32, len: usize) -> usize {
-        let Some(reach) = self.reach.filter(|_| len > 1) else { return len };
-        usize::try_from(reach.wrapping_sub(seq).cast_signed()).unwrap_or(0).min(len)
-    }
-}
-
 /// One pass of smoltcp over one flow: at most one packet in, any number out.
 pub(crate) struct Port<'x, 'a, R: RingHandle> {
     pub(crate) packet: Option<&'x mut [u8]>,
@@ -478,6 +462,7 @@ pub(crate) struct ToGuest<'t, 'a, R: RingHandle> {
 impl<R: RingHandle> phy::TxToken for ToGuest<'_, '_, R> {
     fn consume<T, F: FnOnce(&mut [u8]) -> T>(self, len: usize, f: F) -> T {
         let mut result = None;
+        self.shape.has_answered |= self.is_answer;
         self.out.tcp(len, (self.shape, self.is_answer), |packet| {
             if packet.len() == len {
                 result = Some(f(packet));

@@ -32,7 +32,7 @@ use self::held::Look;
 use self::syn::window_shift;
 use super::device::{Emitter, Port, SUPER_SEGMENT_BYTES_MAX, Shape};
 use super::window::Window;
-use crate::contract::Instant;
+use crate::contract::{Drop, Instant};
 use crate::limits;
 use crate::store::flows::FlowKey;
 use crate::store::ring::RingHandle;
@@ -51,6 +51,7 @@ mod memory;
 mod pages;
 mod path;
 mod syn;
+mod use_of;
 mod wait;
 
 pub(crate) use doubt::Acceptable;
@@ -127,7 +128,7 @@ impl Slot for TcpSlot<'_> {
         buffers: 0,
         moved_bytes: 0,
         phase: Phase::Free,
-        shape: Shape { segment_bytes: 0, reach: None, window: Window::NONE },
+        shape: Shape { segment_bytes: 0, reach: None, window: Window::NONE, has_answered: false },
         scale: 0,
         send_said: false,
         finish_said: false,
@@ -277,8 +278,10 @@ impl<'a> Tcp<'a> {
         flow.phase = Phase::Open;
         flow.since = now;
         let shift = syn.scale.map_or(0, |_| window_shift(receive_bytes));
-        let window = Window::new(shift, receive_bytes, out.segment_bytes(guest.ip(), u16::MAX));
-        flow.shape = Shape { segment_bytes, reach: None, window };
+        let mut window = Window::new(shift, receive_bytes, out.segment_bytes(guest.ip(), u16::MAX));
+        // Nothing, until it answers.
+        window.offer(syn.seq.wrapping_add(1), 0);
+        flow.shape = Shape { segment_bytes, window, ..Shape::default() };
         flow.scale = syn.scale.unwrap_or(0);
         flow.window_max = syn.window.into();
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
@@ -337,18 +340,25 @@ impl<'a> Tcp<'a> {
 
     /// A segment of the guest for a flow that is not connecting. `packet` is an IP packet without
     /// options or extension headers, its payload ends at the sequence number `end`.
+    ///
+    /// # Errors
+    /// Nothing of it was of use.
     pub(crate) fn ingress<R: RingHandle>(
         &mut self,
         now: Instant,
         (slot, segment, end): (u32, &Segment, u32),
         packet: &mut [u8],
         out: &mut Emitter<'a, R>,
-    ) {
-        let unacknowledged = self.socket(slot).map_or(0, |socket| socket.send_queue());
+    ) -> Result<(), Drop> {
+        let known = self.progress(slot);
         self.feed(now, slot, packet, out);
-        let (left, state) = self
-            .socket(slot)
-            .map_or((0, State::Closed), |socket| (socket.send_queue(), socket.state()));
+        let mut progress = self.progress(slot);
+        let mut verdict = Ok(());
+        if progress == known {
+            verdict = self.judge_use(now, (slot, segment), packet, out);
+            progress = self.progress(slot);
+        }
+        let state = progress.state;
         let flow = self.slot(slot);
         flow.heard = now;
         flow.ack_delay.guest_spoke(now, segment.payload_len, flow.shape.segment_bytes);
@@ -369,7 +379,7 @@ impl<'a> Tcp<'a> {
                 flow.shape.reach = Some(reach);
             }
         }
-        if left < unacknowledged {
+        if progress.unacknowledged < known.unacknowledged {
             flow.progress = now;
             (flow.owed, flow.nudged, flow.nudges) = (None, None, 0);
         }
@@ -381,6 +391,7 @@ impl<'a> Tcp<'a> {
         if flow.outside_finished && matches!(state, State::Established | State::CloseWait) {
             self.close(slot);
         }
+        verdict
     }
 
     /// Ends the flow with a reset for the guest, which [`egress`](Self::egress) sends.

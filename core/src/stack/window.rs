@@ -24,17 +24,31 @@ pub(crate) struct Window {
     field: u16,
     /// The sequence number behind all that the guest was told it may send.
     edge: u32,
+    /// The sequence number behind all that smoltcp takes: what its last packet had room for,
+    /// whatever of that the guest was told.
+    offered: u32,
 }
 
 impl Window {
     pub(crate) const NONE: Self =
-        Self { shift: 0, worth_bytes: 0, is_told: false, field: 0, edge: 0 };
+        Self { shift: 0, worth_bytes: 0, is_told: false, field: 0, edge: 0, offered: 0 };
 
     /// The window of a buffer of `buffer_bytes` bytes, in fields shifted by `shift`, for a guest
     /// whose segments have up to `segment_bytes`.
     pub(crate) fn new(shift: u8, buffer_bytes: usize, segment_bytes: u16) -> Self {
         let half = u16::try_from(buffer_bytes / 2).unwrap_or(u16::MAX);
         Self { shift, worth_bytes: segment_bytes.min(half), ..Self::NONE }
+    }
+
+    /// smoltcp says that it takes what `field` has room for behind `ack`.
+    #[inline]
+    pub(crate) fn offer(&mut self, ack: u32, field: u16) {
+        self.offered = ack.wrapping_add(u32::from(field) << self.shift);
+    }
+
+    /// The sequence number behind all that smoltcp takes.
+    pub(crate) fn offered(&self) -> u32 {
+        self.offered
     }
 
     /// The field of a segment that acknowledges up to `ack`, where `free` bytes of the buffer are

@@ -7,7 +7,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::wire::{IpAddress, TcpControl, TcpRepr, TcpSeqNumber};
 
 use super::{Phase, SUPER_SEGMENT_BYTES_MAX, Shape, Slot, Syn, Tcp, TcpSlot, Window, window_shift};
-use crate::contract::Instant;
+use crate::contract::{Drop, Instant};
 use crate::stack::device::Emitter;
 use crate::store::ring::RingHandle;
 use crate::wire::classify::Segment;
@@ -60,13 +60,16 @@ impl<'a> Tcp<'a> {
     }
 
     /// The guest answers our SYN with `segment`: a SYN that says `syn`, or a reset.
+    ///
+    /// # Errors
+    /// It is of another SYN than ours; one that is no reset is answered by one (RFC 9293 3.10.7.3).
     pub(crate) fn called<R: RingHandle>(
         &mut self,
         now: Instant,
         slot: u32,
         (ends, segment, syn): ((SocketAddr, SocketAddr), &Segment, Syn),
         out: &mut Emitter<'a, R>,
-    ) {
+    ) -> Result<(), Drop> {
         let (guest, gateway) = ends;
         let segment_bytes = out.segment_bytes(guest.ip(), syn.mss);
         let offered = SUPER_SEGMENT_BYTES_MAX / usize::from(segment_bytes.max(1))
@@ -84,14 +87,26 @@ impl<'a> Tcp<'a> {
         };
         self.feed_segment(now, slot, (ends, &repr), out);
         let state = self.socket(slot).map_or(State::Closed, |socket| socket.state());
-        if state != State::Established {
-            return;
+        match state {
+            State::Established => {}
+            State::SynSent => return Err(Drop::Doubtful),
+            State::Closed
+            | State::Listen
+            | State::SynReceived
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => return Ok(()),
         }
         #[allow(clippy::cast_possible_truncation, reason = "a buffer is at most 2^30")]
         let receive_bytes = self.receive_bytes as u32;
         let shift = syn.scale.map_or(0, |_| window_shift(self.receive_bytes));
-        let window =
+        let mut window =
             Window::new(shift, self.receive_bytes, out.segment_bytes(guest.ip(), u16::MAX));
+        // The window of our SYN, which smoltcp scales, counts from the guest's.
+        window.offer(segment.seq, u16::try_from(receive_bytes).unwrap_or(u16::MAX));
         let flow = self.slot(slot);
         flow.is_calling = false;
         flow.heard = now;
@@ -103,9 +118,10 @@ impl<'a> Tcp<'a> {
         flow.acked = segment.ack.map(|ack| (ack, segment.window));
         // The window of a SYN is not scaled (RFC 7323 2.2).
         let reach = segment.ack.map(|ack| ack.wrapping_add(segment.window.into()));
-        flow.shape = Shape { segment_bytes, reach, window };
+        flow.shape = Shape { segment_bytes, reach, window, has_answered: false };
         if flow.outside_finished {
             self.close(slot);
         }
+        Ok(())
     }
 }

@@ -24,6 +24,7 @@ impl<'a> Tcp<'a> {
         out: &mut Emitter<'a, R>,
     ) {
         let flow = &mut self.slots[slot];
+        flow.shape.has_answered = false;
         let mut port = Port { packet: Some(packet), out, shape: &mut flow.shape };
         if let Some(set) = &mut flow.set {
             self.iface.poll_ingress_single(smol(now), &mut port, set);

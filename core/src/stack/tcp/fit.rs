@@ -2,7 +2,8 @@
 //!
 //! smoltcp scales the window of its SYN-ACK as it does later ones, which it must not (RFC 7323
 //! 2.2), and so takes bytes beyond its buffer until it has sent an acknowledgement; it takes bytes
-//! beyond a FIN; it overlooks a FIN whose bytes have all come before; and a reset with a text (RFC
+//! beyond a FIN; it takes a FIN behind bytes of the same segment that it cuts off at its window's
+//! edge; it overlooks a FIN whose bytes have all come before; and a reset with a text (RFC
 //! 9293 3.10.7.4) it judges as if the text were data.
 
 use super::{Segment, Socket, Tcp, TcpSlot};
@@ -29,9 +30,30 @@ impl TcpSlot<'_> {
         let before_edge = if self.guest_finished { u32::MAX } else { free as u32 };
         self.edge.wrapping_sub(before_edge)
     }
+
+    /// The sequence number behind the last byte that smoltcp takes now: it may have offered less
+    /// than it has room for, be it by what the shift of a window's field leaves out.
+    pub(super) fn limit(&self) -> u32 {
+        let offered = self.shape.window.offered();
+        if offered.wrapping_sub(self.edge).cast_signed() < 0 { offered } else { self.edge }
+    }
 }
 
 impl Tcp<'_> {
+    /// Payload bytes that the flow in `slot` takes behind the sequence number of `segment`, if that
+    /// is what the guest is to send next and it acknowledges no less than the guest has.
+    ///
+    /// # Cost
+    /// Constant.
+    pub(crate) fn room_in_order(&mut self, slot: u32, segment: &Segment) -> Option<usize> {
+        let free = self.socket(slot).map(|socket| free(socket))?;
+        let flow = self.slot(slot);
+        let is_next = segment.seq == flow.expected(free)
+            && segment.ack.is_some_and(|ack| flow.newer_than(ack).is_none());
+        let room = flow.limit().wrapping_sub(segment.seq).cast_signed();
+        is_next.then_some(usize::try_from(room).unwrap_or(0))
+    }
+
     /// What smoltcp may see of a segment; `None`: all of it.
     ///
     /// # Cost
@@ -50,11 +72,12 @@ impl Tcp<'_> {
         // Payloads are below 2^16, buffers at most 2^30: distances fit 31 bits.
         let end = segment.seq.wrapping_add(segment.payload_len as u32);
         let expected = flow.expected(free);
-        if end.wrapping_sub(flow.edge).cast_signed() <= 0 {
+        let limit = flow.limit();
+        if end.wrapping_sub(limit).cast_signed() <= 0 {
             let overlooked = segment.fin && !flow.guest_finished && end == expected;
             return overlooked.then_some(Fit { seq: end, len: 0, fin: true });
         }
-        let room = flow.edge.wrapping_sub(segment.seq).cast_signed();
+        let room = limit.wrapping_sub(segment.seq).cast_signed();
         Some(match usize::try_from(room) {
             Ok(room @ 1..) => Fit { seq: segment.seq, len: room, fin: false },
             // Nothing is left. One old byte asks for the acknowledgement that a probe of a closed
