@@ -15,7 +15,7 @@ use bytes::Bytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol};
+use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol, Refusal};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::caller::{self, Caller};
@@ -437,6 +437,11 @@ impl Flows {
             let (len, caller) = match caller::receive(socket, &mut ports.space) {
                 Ok(received) => received,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Watch::Quiet,
+                // It tells of the machine, and would do so again at once.
+                Err(error) if socket::refusal(&error) == Refusal::Exhausted => {
+                    self.count(Refusal::Exhausted);
+                    return Watch::Rests(now.plus_millis(REST_MS));
+                }
                 // What became of an earlier answer.
                 Err(_) => continue,
             };
