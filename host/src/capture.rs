@@ -70,8 +70,9 @@ pub struct Capture {
     _reader: Arc<()>,
     /// What the engine's time is by the clock on the wall.
     began: SystemTime,
-    /// Packets whose fate is not known yet.
+    /// Packets whose fate is not known yet, and their bytes.
     waiting: Vec<Packet>,
+    waiting_bytes: usize,
     /// Blocks that are ready.
     blocks: Vec<u8>,
 }
@@ -101,6 +102,7 @@ impl Capture {
             _reader: reader,
             began: began.unwrap_or(SystemTime::UNIX_EPOCH),
             waiting: vec![],
+            waiting_bytes: 0,
             blocks: head(),
         };
         (capture, producer, end)
@@ -154,9 +156,12 @@ impl Capture {
                 CapturedKind::FromGuest => {
                     let packet = packet(true);
                     self.let_go();
-                    self.waiting.push(packet);
+                    self.keep(packet);
                 }
-                CapturedKind::ToGuest => self.waiting.push(packet(false)),
+                CapturedKind::ToGuest => {
+                    let packet = packet(false);
+                    self.keep(packet);
+                }
                 CapturedKind::Dropped(reason) => {
                     // The guest's is the first that waits.
                     let first = self.waiting.first_mut().filter(|packet| packet.is_from_guest);
@@ -170,8 +175,18 @@ impl Capture {
         self.frames.release();
     }
 
+    /// Lets `packet` wait. A turn whose end there was no room for is not waited for for ever.
+    fn keep(&mut self, packet: Packet) {
+        self.waiting_bytes += packet.frame.len();
+        self.waiting.push(packet);
+        if self.waiting_bytes >= CHUNK_BYTES {
+            self.let_go();
+        }
+    }
+
     /// What waits is said all of.
     fn let_go(&mut self) {
+        self.waiting_bytes = 0;
         for packet in self.waiting.drain(..) {
             self.blocks.extend(block(&packet, self.began));
         }
@@ -247,4 +262,42 @@ fn block(packet: &Packet, began: SystemTime) -> Vec<u8> {
         block_len2: 0,
     };
     block.to_vec().expect(WRITES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use sluicegate_core::Offload;
+
+    /// A frame of `len` bytes for the guest, as the engine writes it down.
+    fn to_guest(len: u32) -> Vec<u8> {
+        let at = 1000_u64.to_le_bytes();
+        let head = [&at[..], &len.to_le_bytes(), &0_u32.to_le_bytes(), &[1, 0, 0, 0, 0, 0, 0, 0]];
+        let record = [head.concat(), vec![7; len as usize]].concat();
+        let read = Captured::read(&record).unwrap();
+        assert_eq!((read.kind, read.len), (CapturedKind::ToGuest, len as usize));
+        record
+    }
+
+    #[test]
+    fn what_waits_for_a_turns_end_that_was_lost_is_handed_out_all_the_same() {
+        let (mut capture, mut ring, _end) = Capture::begin(Instant::ZERO, Clock::time_of_day());
+        let mut context = Context::from_waker(Waker::noop());
+        let (record, mut written, mut handed_out) = (to_guest(1000), 0, 0);
+        for _ in 0..20 {
+            for _ in 0..2000 {
+                assert!(ring.push(&record, Offload::NONE));
+                written += 1000;
+            }
+            ring.flush();
+            while let Poll::Ready(piece) = capture.poll(&mut context) {
+                let piece = piece.unwrap();
+                assert!(piece.len() < 3 * CHUNK_BYTES, "a piece of {}", piece.len());
+                handed_out += piece.len();
+            }
+            assert!(capture.waiting_bytes < CHUNK_BYTES);
+            assert!(handed_out + CHUNK_BYTES > written, "{handed_out} of {written}");
+        }
+    }
 }

@@ -239,8 +239,15 @@ impl Loop<'_> {
     fn publish(&self) {
         self.published.publish(self.engine.counters(), self.engine.flow_counts());
         if let FrontEnd::Link { link, .. } = &self.front {
-            let dropped = link.dropped_frames();
-            self.published.adapter_drops.link_full.store(dropped, Ordering::Relaxed);
+            let lost = link.lost_frames();
+            let drops = &self.published.adapter_drops;
+            for (to, from) in [
+                (&drops.link_full, lost.link_full),
+                (&drops.short, lost.short),
+                (&drops.too_long, lost.too_long),
+            ] {
+                to.store(from, Ordering::Relaxed);
+            }
         }
     }
 

@@ -38,14 +38,33 @@ pub(crate) struct Published {
     leases_given_up: AtomicU64,
     router_advertisements: AtomicU64,
     icmp_errors_heeded: AtomicU64,
+    icmp_errors_left_out: AtomicU64,
+    answers_late: AtomicU64,
+    pieces_full: AtomicU64,
+    pieces_late: AtomicU64,
+    capture_lost: AtomicU64,
     /// Turns of the driver's loop: an idle guest causes none.
     pub(crate) driver_turns: AtomicU64,
     /// Sockets that the host would not open or connect, by lack of descriptors, ports or memory.
     pub(crate) host_exhausted: AtomicU64,
     /// Datagrams, on their way through a proxy or back, that there was no room for.
     pub(crate) relay_full: AtomicU64,
+    /// Datagrams that were to go through a proxy, or came that way, and did not get there.
+    pub(crate) relay_lost: AtomicU64,
+    /// Datagrams of the guest that this host's socket, or its link, had no room for.
+    pub(crate) socket_full: AtomicU64,
+    /// Answers of the guest to who came to a published port by datagram, which the host refused.
+    pub(crate) answers_refused: AtomicU64,
     /// Queries of the guest that were more than a turn takes.
     pub(crate) names_full: AtomicU64,
+    /// Queries of the guest that were not asked, as too many were under way.
+    pub(crate) names_busy: AtomicU64,
+    /// Queries of the guest that were longer than any.
+    pub(crate) names_too_long: AtomicU64,
+    /// Streams on which names are asked that gave way to newer ones.
+    pub(crate) name_streams_full: AtomicU64,
+    /// Streams of HTTP/2 that were refused, as a network had as many as it may.
+    pub(crate) http_streams_full: AtomicU64,
     pub(crate) incidents: Incidents,
     /// What the adapter dropped, counted by the VMM's thread.
     pub(crate) adapter_drops: AdapterDrops,
@@ -73,9 +92,10 @@ pub(crate) struct Times {
 pub(crate) struct AdapterDrops {
     /// From the guest: the ring had no room in time.
     pub(crate) ring_full: AtomicU64,
-    /// To the guest: its link had no room.
+    /// To the guest: its link had no room, or nobody was there.
     pub(crate) link_full: AtomicU64,
-    /// From the guest: without a whole virtio header, or with nothing behind it.
+    /// From the guest: without a whole virtio header, or with nothing, or less than a frame has,
+    /// behind it.
     pub(crate) short: AtomicU64,
     /// From the guest: longer than any link's frame. To the guest: longer than its buffers.
     pub(crate) too_long: AtomicU64,
@@ -130,6 +150,11 @@ impl Published {
             (&self.leases_given_up, counters.leases_given_up),
             (&self.router_advertisements, counters.router_advertisements),
             (&self.icmp_errors_heeded, counters.icmp_errors_heeded),
+            (&self.icmp_errors_left_out, counters.icmp_errors_left_out),
+            (&self.answers_late, counters.answers_late),
+            (&self.pieces_full, counters.pieces_full),
+            (&self.pieces_late, counters.pieces_late),
+            (&self.capture_lost, counters.capture_lost),
         ] {
             to.store(from, Ordering::Relaxed);
         }
@@ -236,9 +261,21 @@ impl MetricsHandle {
             ("leases_given_up", read(&p.leases_given_up)),
             ("router_advertisements", read(&p.router_advertisements)),
             ("icmp_errors_heeded", read(&p.icmp_errors_heeded)),
+            ("icmp_errors_left_out", read(&p.icmp_errors_left_out)),
+            ("answers_late", read(&p.answers_late)),
+            ("answers_refused", read(&p.answers_refused)),
+            ("pieces_full", read(&p.pieces_full)),
+            ("pieces_late", read(&p.pieces_late)),
+            ("capture_lost", read(&p.capture_lost)),
             ("host_exhausted", read(&p.host_exhausted)),
+            ("socket_full", read(&p.socket_full)),
             ("relay_full", read(&p.relay_full)),
+            ("relay_lost", read(&p.relay_lost)),
             ("names_full", read(&p.names_full)),
+            ("names_busy", read(&p.names_busy)),
+            ("names_too_long", read(&p.names_too_long)),
+            ("name_streams_full", read(&p.name_streams_full)),
+            ("http_streams_full", read(&p.http_streams_full)),
             ("incident_secret", read(&p.incidents.secret)),
             ("incident_authority", read(&p.incidents.authority)),
             ("incident_server", read(&p.incidents.server)),
@@ -329,6 +366,44 @@ const LISTS: [&[&str]; 6] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What [`drops.md`](../src/drops.md) says of places and counters is so.
+    #[test]
+    fn whatever_goes_no_further_has_a_counter() {
+        let handle = MetricsHandle::new(Arc::new(Rings::new()), Arc::default());
+        let names: Vec<&str> = handle.counters().into_iter().map(|(name, _)| name).collect();
+        let mut counted = std::collections::BTreeSet::new();
+        for row in include_str!("drops.md").lines().filter(|row| row.contains(".rs` `")) {
+            let cells: Vec<&str> = row.split('|').collect();
+            let [_, _, place, counters, _] = cells[..] else { panic!("{row}") };
+            let words: Vec<&str> = place.split('`').skip(1).step_by(2).collect();
+            let [path, function] = words[..] else { panic!("{row}") };
+            let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../");
+            let source = std::fs::read_to_string(format!("{root}{path}")).unwrap();
+            assert!(source.contains(&format!("{function}(")), "{row}");
+            for counter in counters.split('`').skip(1).step_by(2) {
+                let is_it = |name: &&&str| match counter.strip_suffix('*') {
+                    Some(prefix) => name.starts_with(prefix),
+                    None => **name == counter,
+                };
+                let found: Vec<&str> = names.iter().filter(is_it).copied().collect();
+                assert!(!found.is_empty(), "{row}");
+                counted.extend(found);
+            }
+        }
+        // The others count what goes on.
+        let is_loss = |name: &&&str| {
+            ["drop_", "adapter_", "denial_", "refusal_", "incident_", "names_", "relay_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+                || ["_full", "_lost", "_late", "_left_out", "_refused"]
+                    .iter()
+                    .any(|suffix| name.ends_with(suffix))
+        };
+        for name in names.iter().filter(is_loss) {
+            assert!(counted.contains(name), "{name} is in no row");
+        }
+    }
 
     /// That each counter is called by what it counts, and is copied to its place.
     #[test]

@@ -83,7 +83,9 @@ fn upload(bytes: usize) -> (usize, u32) {
     script.send(&mut world, &[8; 100]);
     kept.extend(take(&mut records));
     assert_eq!(world.stream().received.len(), 300 * 1460 + 100, "it all went on");
-    (kept.len(), kept.iter().map(|(_, _, lost)| lost).sum())
+    let lost: u32 = kept.iter().map(|(_, _, lost)| lost).sum();
+    assert_eq!(world.counters().capture_lost, u64::from(lost));
+    (kept.len(), lost)
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use core::net::IpAddr;
 
 use sim::frame::{self, ETHERNET, OUTSIDE_V4, OUTSIDE_V6, OUTSIDES, protocol};
-use sim::{Dice, Pattern, Room, World};
+use sim::guest::Script;
+use sim::{Dice, Message, Pattern, Room, World};
 use sluicegate_core::Drop;
 
 use crate::{Error, at};
@@ -277,6 +278,46 @@ fn each_of_many_that_are_late_is_told_and_what_gave_way_is_not() {
     }
     world.advance(MINUTE_MS);
     assert_eq!(world.inbox(), vec![]);
+    let counted = world.counters();
+    assert_eq!((counted.pieces_full, counted.pieces_late), (4, u64::from(sets)));
+}
+
+/// The cap on what is under reassembly is for that alone.
+#[test]
+fn a_flood_of_pieces_takes_no_place_of_other_traffic_and_each_that_gives_way_is_counted() {
+    let sets = u64::from(sim::default_config().fragment_sets);
+    for outside in OUTSIDES {
+        let mut room = Room::plain();
+        let mut world = room.world();
+        let mut script = Script::connect(&mut world, at(outside, 80), 40_000);
+        world.send(&frame::udp(2000, at(outside, 7), b"first"));
+        let index = world.datagram();
+        let whole = frame::udp(1000, at(outside, 53), &[1; 2000]);
+        for ident in 0..1000 {
+            world.send(&frame::fragments(&whole, ident, 1000)[0]);
+            if ident % 10 == 0 {
+                script.send(&mut world, &[ident as u8; 100]);
+                world.send(&frame::udp(2000, at(outside, 7), &[ident as u8; 100]));
+                world.deliver(index, &[ident as u8; 100]);
+            }
+        }
+        let all: Vec<u8> = (0..100).flat_map(|tenth| [(tenth * 10) as u8; 100]).collect();
+        assert_eq!(world.stream().received, all);
+        let sent = world.peers.datagrams[&index].sent.clone();
+        assert_eq!(sent[0], b"first");
+        assert_eq!(sent[1..].concat(), all);
+        let is_answer = |seen: &&sim::Seen| matches!(seen.message, Message::Udp { .. });
+        assert_eq!(world.inbox().iter().filter(is_answer).count(), 100);
+        let counted = world.counters();
+        assert_eq!((counted.pieces_full, counted.pieces_late), (1000 - sets, 0));
+        // In a minute they are all forgotten, and others have their places.
+        world.advance(MINUTE_MS + 100);
+        assert_eq!(world.counters().pieces_late, sets);
+        for ident in 0..sets as u32 {
+            world.send(&frame::fragments(&whole, 5000 + ident, 1000)[0]);
+        }
+        assert_eq!(world.counters().pieces_full, 1000 - sets);
+    }
 }
 
 #[test]

@@ -232,6 +232,10 @@ fn a_name_is_sure_where_it_was_said_and_leads_there_or_where_it_is_the_only_one(
         let (now, flow) = (world.now(), world.engine.flows().find(|flow| flow.outside == to));
         world.engine.sure_name(now, flow.unwrap().id).map(str::to_owned)
     };
+    let meant = |world: &World<'_>| -> Vec<String> {
+        let (now, flow) = (world.now(), world.engine.flows().find(|flow| flow.outside == to));
+        world.engine.names_meant(now, flow.unwrap().id).map(str::to_owned).collect()
+    };
     let mut first = Script::new(to, 40_000);
     first.open(&mut world);
     assert_eq!(sure(&world), None, "nobody has resolved any");
@@ -239,13 +243,16 @@ fn a_name_is_sure_where_it_was_said_and_leads_there_or_where_it_is_the_only_one(
     assert_eq!(sure(&world).as_deref(), Some("good.test"), "the only one");
     bind(&mut world, "other.test", ip("1.1.1.1"));
     assert_eq!(sure(&world), None, "one of two");
+    assert_eq!(meant(&world), ["good.test", "other.test"]);
     first.send(&mut world, &tls::hello("other.test"));
     assert_eq!(sure(&world).as_deref(), Some("other.test"), "it was said");
+    assert_eq!(meant(&world), ["other.test"]);
     first.say(&mut world, flag::RST, &[]);
     let mut second = Script::new(to, 40_001);
     second.open(&mut world);
     second.send(&mut world, &tls::hello("elsewhere.test"));
     assert_eq!(sure(&world), None, "it was said, and does not lead there");
+    assert_eq!(meant(&world), Vec::<String>::new());
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_flow_ends_after_a_minute_without_a_datagram_either_way() {
 }
 
 #[test]
-fn a_late_answer_to_an_ended_flow_is_ignored() {
+fn a_late_answer_to_an_ended_flow_is_ignored_and_counted() {
     let mut room = Room::plain();
     let mut world = room.world();
     world.send(&frame::udp(1000, at(OUTSIDE_V4, 7), b"ask"));
@@ -96,6 +96,7 @@ fn a_late_answer_to_an_ended_flow_is_ignored() {
     world.engine.deliver(now, flow, b"late");
     world.run();
     assert_eq!(world.inbox(), vec![]);
+    assert_eq!(world.counters().answers_late, 1);
 }
 
 #[test]
@@ -230,6 +231,7 @@ fn icmp_errors_are_limited_to_a_thousand_a_second() {
     }
     let limit = sluicegate_core::limits::ICMP_ERRORS_PER_SECOND_MAX as usize;
     assert_eq!(world.inbox().len(), limit);
+    assert_eq!(world.counters().icmp_errors_left_out, 3000 - limit as u64);
     world.advance(1001);
     world.fail_datagram(index, Refusal::Refused);
     assert_eq!(world.inbox().len(), 1, "and go on in the next second");

@@ -678,7 +678,7 @@ fn a_capture_is_read_by_tshark_and_says_why_a_frame_was_dropped() {
 
 #[test]
 fn a_capture_is_bounded_where_that_is_said_and_a_full_disk_ends_it_alone() {
-    if !needs::are_met(&["tshark", "curl"]) {
+    if !needs::are_met(&["tshark", "curl", "unshare"]) {
         return;
     }
     let port = servers::http(servers::listener(Family::V4));
@@ -692,6 +692,21 @@ fn a_capture_is_bounded_where_that_is_said_and_a_full_disk_ends_it_alone() {
     let full = Process::start(&mut controlled.ctl(&["capture", "/dev/full"]));
     let ended = full.finish();
     assert!(ended.code == 1 && ended.errors.contains("/dev/full: No space left"), "{ended:?}");
+    // And one that becomes full on the way, which only the capture sees.
+    let small = controlled.socket.with_file_name("small");
+    std::fs::create_dir(&small).unwrap();
+    let script = "mount -t tmpfs -o size=512k none \"$0\" && exec \"$@\"";
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", script]).arg(&small);
+    let ctl = controlled.ctl(&["capture"]);
+    let record = unshare.arg(ctl.get_program()).args(ctl.get_args()).arg(small.join("a.pcapng"));
+    let full = Process::start(record);
+    until("the disk is full", || {
+        fetch(1_000_000);
+        full.errors().contains("No space left")
+    });
+    let ended = full.finish();
+    assert!(ended.code == 1 && ended.errors.contains("a.pcapng: No space left"), "{ended:?}");
     fetch(1000);
     let file = controlled.socket.with_file_name("ring.pcapng");
     let mut ring = controlled.ctl(&["capture", "--size-max", "2000000"]);

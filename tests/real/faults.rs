@@ -2,10 +2,11 @@
 //! nobody else anything.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -15,7 +16,7 @@ use crate::needs;
 use crate::process::{self, Process};
 use crate::servers::{self, Family};
 use crate::tls::Scratch;
-use crate::waiting::{PATIENCE, until};
+use crate::waiting::{PATIENCE, timed, until};
 
 /// Every call of some kind of an engine, of which some fail.
 struct Faults {
@@ -49,6 +50,27 @@ impl Faults {
     }
 }
 
+/// What the engine behind `control` has counted as `name`.
+fn counted(control: &Path, name: &str) -> u64 {
+    let mut ctl = sluicegate();
+    let text = process::succeed(ctl.args(["ctl", "metrics"]).env("SLUICEGATE_CONTROL", control));
+    let name = format!("sluicegate_{name}_total ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name));
+    value.unwrap().parse().unwrap()
+}
+
+/// Where the one port of `guest` is published.
+fn published(guest: &Guest) -> SocketAddr {
+    let mut place = None;
+    until("the port is told", || {
+        let errors = guest.engine().errors();
+        let told = errors.lines().find_map(|line| line.strip_prefix("sluicegate: published "));
+        place = told.and_then(|told| told.split(" -> ").next()?.parse().ok());
+        place.is_some()
+    });
+    place.unwrap()
+}
+
 /// Whether what is written to `stream` comes back.
 fn echoes(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.write_all(b"echo")?;
@@ -72,14 +94,7 @@ fn a_listener_outlives_whatever_accept_says_and_does_not_spin() {
     let address = guest.address(Family::V4);
     let inside = guest.namespace().inside(|| TcpListener::bind((address, GUEST_PORT)).unwrap());
     servers::echo(inside);
-    let mut place = None;
-    until("the port is told", || {
-        let errors = guest.engine().errors();
-        let told = errors.lines().find_map(|line| line.strip_prefix("sluicegate: published "));
-        place = told.and_then(|told| told.split(" -> ").next()?.parse().ok());
-        place.is_some()
-    });
-    let place: std::net::SocketAddr = place.unwrap();
+    let place = published(&guest);
     for errno in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EINTR", "EPERM"] {
         let faults = Faults::inject(&guest, "accept4", errno, "1..3");
         let mut outside = TcpStream::connect(place).unwrap();
@@ -101,13 +116,7 @@ fn a_socket_that_the_host_would_not_open_is_one_flow_refused_and_no_other() {
     let control = scratch.0.join("control");
     let config = Some(open_config(json!({})));
     let guest = Guest::with(&Setup { config, control: Some(control.clone()), ..Setup::default() });
-    let exhausted = || {
-        let mut ctl = sluicegate();
-        let text =
-            process::succeed(ctl.args(["ctl", "metrics"]).env("SLUICEGATE_CONTROL", &control));
-        let value = text.lines().find_map(|line| line.split_once("host_exhausted_total "));
-        value.unwrap().1.parse::<u64>().unwrap()
-    };
+    let exhausted = || counted(&control, "host_exhausted");
     let port = servers::echo(servers::listener(Family::V4));
     let to = (guest.gateway(Family::V4), port);
     let mut before = guest.connect(Family::V4, port);
@@ -154,6 +163,62 @@ fn a_datagram_for_which_there_is_no_socket_is_unreachable_and_the_next_goes() {
         let (_, failed) = faults.end();
         assert_eq!(failed, 1, "{errno}");
     }
+}
+
+#[test]
+fn a_datagram_that_the_host_has_no_room_for_is_lost_alone_and_counted() {
+    if !needs::are_met(&["strace"]) {
+        return;
+    }
+    let scratch = Scratch::new("faults");
+    let control = scratch.0.join("control");
+    let config = Some(open_config(json!({})));
+    let guest = Guest::with(&Setup { config, control: Some(control.clone()), ..Setup::default() });
+    let port = servers::echo_datagrams(servers::datagrams(Family::V4));
+    let socket = guest.datagrams((guest.gateway(Family::V4), port));
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    for (number, errno) in ["EAGAIN", "ENOBUFS"].into_iter().enumerate() {
+        let faults = Faults::inject(&guest, "sendto", errno, "1");
+        socket.send(b"lost").unwrap();
+        until("it is counted", || counted(&control, "socket_full") == number as u64 + 1);
+        socket.send(b"goes").unwrap();
+        let mut heard = [0; 8];
+        let len = socket.recv(&mut heard).unwrap();
+        assert_eq!(&heard[..len], b"goes", "{errno}: nothing is said of the other");
+        let (_, failed) = faults.end();
+        assert_eq!(failed, 1, "{errno}");
+    }
+}
+
+#[test]
+fn a_published_port_that_can_not_be_read_rests_and_goes_on() {
+    if !needs::are_met(&["strace"]) {
+        return;
+    }
+    const GUEST_PORT: u16 = 7000;
+    const FAILURES: u32 = 10;
+    let scratch = Scratch::new("faults");
+    let control = scratch.0.join("control");
+    let config = json!({
+        "ports": [{ "host_port": 0, "guest_port": GUEST_PORT, "protocol": "udp" }],
+        "policy": { "default_egress": "allow", "default_ingress": "allow" },
+    });
+    let setup = Setup { config: Some(config), control: Some(control.clone()), ..Setup::default() };
+    let guest = Guest::with(&setup);
+    let inside = (guest.address(Family::V4), GUEST_PORT);
+    let inside = guest.namespace().inside(|| UdpSocket::bind(inside).unwrap());
+    servers::echo_datagrams(inside);
+    let outside = servers::datagrams(Family::V4);
+    outside.connect(published(&guest)).unwrap();
+    let faults = Faults::inject(&guest, "recvmsg", "ENOMEM", &format!("1..{FAILURES}"));
+    let (_, took) = timed(|| {
+        outside.send(b"ask").unwrap();
+        outside.recv(&mut [0; 8]).unwrap();
+    });
+    // Each time it rests for 100 ms; without that, all would have been in one turn.
+    assert!(took >= Duration::from_millis(100) * (FAILURES - 1), "{took:?}");
+    assert_eq!(counted(&control, "host_exhausted"), u64::from(FAILURES));
+    assert_eq!(faults.end().1, FAILURES as usize);
 }
 
 #[test]

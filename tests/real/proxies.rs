@@ -13,7 +13,7 @@ use crate::guest::{Guest, Setup, open_config};
 use crate::names;
 use crate::namespace::Namespace;
 use crate::needs;
-use crate::policy::Outside;
+use crate::policy::{self, Outside};
 use crate::process::{self, Process};
 use crate::servers::{self, Family};
 use crate::tls::Scratch;
@@ -307,6 +307,52 @@ fn datagrams_to_a_name_that_is_excepted_go_without_it() {
         let refused = Err(ErrorKind::ConnectionRefused);
         assert_eq!(heard, if is_excepted { Ok(3) } else { refused }, "{name}");
     }
+}
+
+#[test]
+fn of_two_names_at_one_address_only_the_excepted_one_goes_without_it() {
+    if !needs::are_met(&["dig", "curl"]) {
+        return;
+    }
+    let outside = Outside::new();
+    names::scripted(&outside.neighbour, names::SERVER, |query| vec![names::address(query, 2)]);
+    let server = policy::serve(&outside.neighbour, "11.0.0.2");
+    let (at, _told) = refusing(&outside.host);
+    let proxy = json!({
+        "protocol": "socks5", "address": at.to_string(), "no_proxy": ["*.inside.test"],
+    });
+    let rule = |to| json!({ "direction": "egress", "destination": to, "action": "allow" });
+    let host = rule(json!({ "group": "host" }));
+    let heard = outside.guest(Some(json!({
+        "policy": { "rules": [host, rule(json!({ "domain_suffix": "test" }))] },
+        "dns": { "nameservers": [names::SERVER] }, "outbound_proxy": proxy,
+    })));
+    let unheard = outside.guest(Some(open_config(json!({
+        "dns": { "nameservers": [names::SERVER] }, "outbound_proxy": proxy,
+    }))));
+    let is_reached = |guest: &Guest, name: &str| {
+        let pair = format!("{name}:{}:11.0.0.2", server.port());
+        let url = format!("http://{name}:{}/1000", server.port());
+        let mut curl = guest.command("curl");
+        process::run(curl.args(["-sSf", "-o", "/dev/null", "-m", "20", "--resolve", &pair, &url]))
+            .code
+            == 0
+    };
+    let resolve = |name: &str| {
+        for guest in [&heard, &unheard] {
+            assert_eq!(names::ask(guest, &format!("{name} +short")).trim(), "11.0.0.2");
+        }
+    };
+    resolve("a.inside.test");
+    resolve("b.inside.test");
+    for guest in [&heard, &unheard] {
+        assert!(is_reached(guest, "a.inside.test"), "either name is excepted");
+    }
+    resolve("other.test");
+    assert!(is_reached(&heard, "a.inside.test"), "it is the one that was said");
+    assert!(!is_reached(&heard, "other.test"));
+    // Nobody knows here which of them is meant.
+    assert!(!is_reached(&unheard, "a.inside.test"));
 }
 
 #[test]

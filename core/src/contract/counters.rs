@@ -74,6 +74,16 @@ pub struct Counters {
     /// ICMP errors of the guest's that ended what somebody outside had opened, or shortened the
     /// segments of a connection.
     pub icmp_errors_heeded: u64,
+    /// Datagrams for the guest that came when their flow had ended.
+    pub answers_late: u64,
+    /// ICMP errors that the guest was not sent, as it had had its share of the second.
+    pub icmp_errors_left_out: u64,
+    /// Datagrams in pieces that gave way to newer ones, as too many were under way.
+    pub pieces_full: u64,
+    /// Datagrams of which a piece did not come in time.
+    pub pieces_late: u64,
+    /// Records that a capture has no room for: its reader is slow.
+    pub capture_lost: u64,
     /// Denials that were too many to be told ([`Action::Denied`](super::Action::Denied)).
     pub denials_left_out: u64,
 }

@@ -63,7 +63,7 @@ pub enum Drop {
     Offload,
     /// A message for another DHCP server.
     OtherServer,
-    /// An answer could not be put into the full ring to the guest.
+    /// An answer could not be put into the full ring to the guest, or no packet holds it.
     AnswerLost,
 }
 

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use super::Engine;
 use super::judge::is_for_names;
-use crate::contract::{DatagramKind, FlowId, Instant, Refusal};
+use crate::contract::{DatagramKind, Drop, FlowId, Instant, Refusal};
 use crate::limits::{IP_PACKET_BYTES_MAX, UDP_ROW_DATAGRAMS_MAX};
 use crate::stack::datagram::{self, DatagramSlot};
 use crate::store::flows::{FlowKey, FlowKind};
@@ -24,7 +24,7 @@ impl<R: RingHandle> Engine<'_, R> {
 
     /// Sends the guest a datagram that came back on `flow`: a UDP payload, or a whole echo reply.
     /// Without room ([`can_deliver`](Self::can_deliver)) it is dropped and counted; with an ended
-    /// flow it is ignored.
+    /// flow it is ignored, and counted.
     ///
     /// # Cost
     /// One copy of the payload.
@@ -45,14 +45,18 @@ impl<R: RingHandle> Engine<'_, R> {
         payload: &[u8],
         segment_bytes: u16,
     ) -> usize {
-        let Some(slot) = self.flows.slot(flow) else { return payload.len() };
-        let Some(key) = self.flows.key(slot) else { return payload.len() };
+        let known = self.flows.slot(flow).and_then(|slot| Some((slot, self.flows.key(slot)?)));
+        let Some((slot, key)) = known else {
+            self.out.counters.answers_late += 1;
+            return payload.len();
+        };
         let guest = self.guest(key.outside);
         let done = match key.kind {
             FlowKind::Tcp => return payload.len(),
             FlowKind::Udp => self.deliver_udp(&key, guest, payload, segment_bytes),
             FlowKind::Echo => {
                 let Some(parts) = datagram::echo_reply(guest, &key, payload) else {
+                    self.out.counters.count_drop(Drop::AnswerLost);
                     return payload.len();
                 };
                 let number = datagram::number(DatagramKind::Echo, guest);

@@ -44,18 +44,29 @@ impl<R: RingHandle> Engine<'_, R> {
         waiting.fold([0; 2], |sum, (from, to)| [sum[0] + from as u64, sum[1] + to as u64])
     }
 
-    /// The name of the flow's other end, where there is no doubt: the guest said it and it leads
-    /// there, or it is the only one that was resolved to the address.
+    /// The names by which the guest may mean the flow's other end: the one it said, if that leads
+    /// there, and none if it said another; where it said none, all that lead there.
+    ///
+    /// # Cost
+    /// One hash, and a step for each name of the address.
+    pub fn names_meant(&self, now: Instant, flow: FlowId) -> impl Iterator<Item = &str> {
+        let slot = self.flows.slot(flow);
+        let known = slot.and_then(|slot| Some((slot, self.flows.key(slot)?)));
+        known.into_iter().flat_map(move |(slot, key)| {
+            let account = self.flows.account(slot);
+            let said = self.flows.name(slot).filter(|_| account.is_said && account.is_bound);
+            let bound = (!account.is_said).then(|| self.names.of(now, key.outside));
+            said.into_iter().chain(bound.into_iter().flatten())
+        })
+    }
+
+    /// The name of the flow's other end, where there is no doubt: the only one of
+    /// [`names_meant`](Self::names_meant).
     #[must_use]
     pub fn sure_name(&self, now: Instant, flow: FlowId) -> Option<&str> {
-        let slot = self.flows.slot(flow)?;
-        let (key, account) = (self.flows.key(slot)?, self.flows.account(slot));
-        if account.is_said && account.is_bound {
-            return self.flows.name(slot);
-        }
-        let mut bound = self.names.of(now, key.outside);
-        let first = bound.next()?;
-        (!account.is_said && bound.next().is_none()).then_some(first)
+        let mut meant = self.names_meant(now, flow);
+        let first = meant.next()?;
+        meant.next().is_none().then_some(first)
     }
 
     /// Whether somebody else may look for where `name` leads, in place of the flow's own address: a

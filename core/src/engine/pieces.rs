@@ -23,6 +23,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let whole = payload
             .ok_or(Drop::Truncated)
             .and_then(|payload| self.fragments.add(now, &ip, piece, payload));
+        self.out.counters.pieces_full += self.fragments.take_displaced();
         self.timers.set(self.pieces_slot(), self.fragments.deadline());
         let Some(set) = whole? else { return Ok(None) };
         let step = self.whole(now, ip, set);
@@ -55,6 +56,7 @@ impl<R: RingHandle> Engine<'_, R> {
     /// RFC 8200 4.5). The caller sets the timer of those that are left.
     fn tell_late(&mut self, now: Instant) {
         while let Some(late) = self.fragments.take_late(now) {
+            self.out.counters.pieces_late += 1;
             self.out.late_error(now, &late);
         }
     }

@@ -11,13 +11,15 @@ pub(crate) struct Capture<R: RingHandle> {
     ring: Producer<R>,
     now: Instant,
     lost: u32,
+    /// The same since the last turn's end.
+    lost_this_turn: u64,
     /// Something was written since the last turn's end.
     has_news: bool,
 }
 
 impl<R: RingHandle> Capture<R> {
     pub(crate) fn new(ring: Producer<R>, now: Instant) -> Self {
-        Self { ring, now, lost: 0, has_news: false }
+        Self { ring, now, lost: 0, lost_this_turn: 0, has_news: false }
     }
 
     pub(super) fn set_now(&mut self, now: Instant) {
@@ -38,13 +40,14 @@ impl<R: RingHandle> Capture<R> {
         self.write(CapturedKind::ToGuest, frame);
     }
 
-    /// Whoever reads may go on.
-    pub(super) fn end_turn(&mut self) {
+    /// Whoever reads may go on. Returns how many records there was no room for.
+    pub(super) fn end_turn(&mut self) -> u64 {
         if core::mem::take(&mut self.has_news) {
             self.write(CapturedKind::TurnEnd, &[]);
             self.has_news = false;
             self.ring.flush();
         }
+        core::mem::take(&mut self.lost_this_turn)
     }
 
     fn write(&mut self, kind: CapturedKind, frame: &[u8]) {
@@ -54,6 +57,7 @@ impl<R: RingHandle> Capture<R> {
         let place = self.ring.reserve(HEADER_BYTES + kept);
         let Some((header, rest)) = place.and_then(|place| place.split_first_chunk_mut()) else {
             self.lost = self.lost.saturating_add(1);
+            self.lost_this_turn += 1;
             return;
         };
         *header = captured.header();

@@ -126,7 +126,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
     /// Wakes the consumer if it sleeps: once a batch.
     pub(crate) fn flush(&mut self) {
         self.ring.flush();
-        self.watch.end_turn();
+        self.counters.capture_lost += self.watch.end_turn();
     }
 
     /// The longest IP packet that the guest takes.
@@ -241,6 +241,7 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
             self.errors = ErrorBudget { second, sent: 0 };
         }
         if self.errors.sent >= limits::ICMP_ERRORS_PER_SECOND_MAX {
+            self.counters.icmp_errors_left_out += 1;
             return;
         }
         self.errors.sent += 1;

@@ -63,10 +63,8 @@ impl<R: RingHandle> Watch<R> {
         self.is_on && self.pace.as_ref().is_some_and(|pace| !pace.is_open())
     }
 
-    /// Nothing more comes for now.
-    pub(super) fn end_turn(&mut self) {
-        if let Some(capture) = &mut self.capture {
-            capture.end_turn();
-        }
+    /// Nothing more comes for now. Returns how much a capture had no room for.
+    pub(super) fn end_turn(&mut self) -> u64 {
+        self.capture.as_mut().map_or(0, Capture::end_turn)
     }
 }

@@ -110,13 +110,15 @@ pub(crate) struct Fragments<'a> {
     bytes: &'a mut [u8],
     /// How many of the sets new datagrams may have.
     max: usize,
+    /// Datagrams that gave way to others before they were whole, and are yet to be counted.
+    displaced: u64,
 }
 
 impl<'a> Fragments<'a> {
     /// `bytes` has [`SET_BYTES`] for each of `sets`.
     pub(crate) fn new(sets: &'a mut [FragmentSet], bytes: &'a mut [u8]) -> Self {
         assert!(bytes.len() >= sets.len() * SET_BYTES, "bytes for each set");
-        Self { max: sets.len(), sets, bytes }
+        Self { max: sets.len(), sets, bytes, displaced: 0 }
     }
 
     /// How many sets there are.
@@ -192,11 +194,17 @@ impl<'a> Fragments<'a> {
             .min_by_key(|&i| self.sets.get(i).map(|s| (s.name.is_some(), s.deadline)))
             .unwrap_or(0);
         if let Some(set) = self.sets.get_mut(oldest) {
+            self.displaced += u64::from(set.name.is_some() && !set.discarded);
             *set = FragmentSet::FREE;
             set.name = Some(name);
             set.deadline = now.plus_millis(FRAGMENT_MS_MAX);
         }
         oldest
+    }
+
+    /// How many datagrams gave way to others since this was last asked.
+    pub(crate) fn take_displaced(&mut self) -> u64 {
+        core::mem::take(&mut self.displaced)
     }
 
     /// The whole datagram of `set`, after [`HEADROOM_BYTES`] that the caller may write.

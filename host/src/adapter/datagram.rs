@@ -17,8 +17,8 @@ use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use sluicegate_core::{Cut, FrameBudget, Offload, Piece, Record};
 use socket2::{SockAddr, SockRef, Type};
 
-use super::GuestLink;
 use super::socket::{SocketPath, bind};
+use super::{GuestLink, LostFrames};
 use crate::rings::{RingConsumer, RingProducer};
 
 /// Bytes that the kernel holds of frames for a slow reader.
@@ -31,8 +31,7 @@ pub struct DatagramLink {
     peer: Option<SockAddr>,
     /// A frame that was read from the ring, and what of it the peer has yet to take.
     unsent: Option<(Record, Cut)>,
-    /// Frames that nobody took, or that were longer than any.
-    dropped: u64,
+    lost: LostFrames,
     _path: SocketPath,
 }
 
@@ -55,7 +54,7 @@ impl DatagramLink {
         // What the system gives is enough.
         let _ = SockRef::from(&socket).set_send_buffer_size(QUEUE_BYTES);
         let _ = SockRef::from(&socket).set_recv_buffer_size(QUEUE_BYTES);
-        Ok(Self { socket, peer: None, unsent: None, dropped: 0, _path: path })
+        Ok(Self { socket, peer: None, unsent: None, lost: LostFrames::default(), _path: path })
     }
 
     fn send_piece(&mut self, piece: &Piece<'_>) -> io::Result<Sent> {
@@ -116,8 +115,10 @@ impl GuestLink for DatagramLink {
                         self.peer = SockAddr::unix(path).ok().or_else(|| self.peer.take());
                     }
                     if len > FRAME_BYTES_MAX {
-                        self.dropped += 1;
-                    } else if len >= ETHERNET_HEADER_BYTES {
+                        self.lost.too_long += 1;
+                    } else if len < ETHERNET_HEADER_BYTES {
+                        self.lost.short += 1;
+                    } else {
                         from_guest.commit(len, Offload::NONE);
                     }
                 }
@@ -139,7 +140,7 @@ impl GuestLink for DatagramLink {
             match self.send_rest(to_guest.bytes(&record), &mut cut)? {
                 Sent::Whole => {}
                 Sent::Dropped => {
-                    self.dropped += 1;
+                    self.lost.link_full += 1;
                 }
                 Sent::NotNow => {
                     self.unsent = Some((record, cut));
@@ -151,8 +152,8 @@ impl GuestLink for DatagramLink {
         Ok(false)
     }
 
-    fn dropped_frames(&self) -> u64 {
-        self.dropped
+    fn lost_frames(&self) -> LostFrames {
+        self.lost
     }
 }
 
@@ -183,7 +184,7 @@ mod tests {
         let lens: Vec<usize> =
             std::iter::from_fn(|| frames.read()).map(|record| record.len()).collect();
         assert_eq!(lens, [FRAME_BYTES_MAX]);
-        assert_eq!(link.dropped_frames(), 1);
+        assert_eq!(link.lost_frames(), LostFrames { link_full: 0, short: 1, too_long: 1 });
         assert_eq!(link.peer.as_ref().and_then(SockAddr::as_pathname), Some(theirs.as_path()));
         std::fs::remove_file(&theirs).unwrap();
     }

@@ -110,8 +110,19 @@ pub trait GuestLink: Send {
     /// Only what ends the link: the network ends with it.
     fn send(&mut self, to_guest: &mut RingConsumer) -> io::Result<bool>;
 
-    /// Frames to the guest that have been lost here so far, as the link had no room for them.
-    fn dropped_frames(&self) -> u64 {
-        0
+    /// Frames that have been lost here so far.
+    fn lost_frames(&self) -> LostFrames {
+        LostFrames::default()
     }
+}
+
+/// Frames that a link has lost, by why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LostFrames {
+    /// To the guest: the link had no room for them, or nobody was there.
+    pub link_full: u64,
+    /// From the guest: shorter than a frame can be, or what was said of one made no sense.
+    pub short: u64,
+    /// From the guest: longer than any frame.
+    pub too_long: u64,
 }

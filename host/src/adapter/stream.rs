@@ -23,8 +23,8 @@ use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use sluicegate_core::{Cut, FrameBudget, Offload};
 use socket2::Type;
 
-use super::GuestLink;
 use super::socket::{SocketPath, bind};
+use super::{GuestLink, LostFrames};
 use crate::rings::{RingConsumer, RingProducer};
 
 /// Bytes of the length in front of a frame.
@@ -395,8 +395,10 @@ impl GuestLink for StreamLink {
         }
     }
 
-    fn dropped_frames(&self) -> u64 {
-        self.counts.dropped.load(Ordering::Relaxed)
+    fn lost_frames(&self) -> LostFrames {
+        let link_full = self.counts.dropped.load(Ordering::Relaxed);
+        let offenders = &self.counts.offenders;
+        LostFrames { link_full, too_long: offenders.load(Ordering::Relaxed), short: 0 }
     }
 }
 

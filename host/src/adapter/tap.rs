@@ -23,8 +23,8 @@ use rustix::io::{Errno, retry_on_intr};
 use sluicegate_core::limits::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX};
 use sluicegate_core::{Cut, FrameBudget, Offload, Record};
 
-use super::GuestLink;
 use super::vnet::{self, VNET_HEADER_BYTES};
+use super::{GuestLink, LostFrames};
 use crate::rings::{RingConsumer, RingProducer};
 
 /// Bytes of an interface name, the terminating zero included (`IFNAMSIZ`).
@@ -56,8 +56,7 @@ pub struct Tap {
     /// A frame of the ring to the guest that was read there, and what of it the kernel has yet to
     /// take.
     unsent: Option<(Record, Cut)>,
-    /// Frames to the guest that the kernel would not take.
-    dropped: u64,
+    lost: LostFrames,
 }
 
 /// What crosses an interface unfinished.
@@ -109,7 +108,7 @@ impl Tap {
             frame_bytes_max: ETHERNET_HEADER_BYTES + usize::from(mtu) + 1,
             offload: TapOffload::Off,
             unsent: None,
-            dropped: 0,
+            lost: LostFrames::default(),
         }
     }
 
@@ -132,19 +131,19 @@ impl Tap {
         }
     }
 
-    /// Reads one frame, and what the guest says of it; `None`: none waits.
-    fn read(&self, space: &mut [u8]) -> io::Result<Option<(usize, Offload)>> {
+    /// Reads one frame: how many bytes it has, and what the guest says of it, if that is anything
+    /// that was offered. `None`: none waits.
+    fn read(&self, space: &mut [u8]) -> io::Result<Option<(usize, Option<Offload>)>> {
         let mut header = [0; VNET_HEADER_BYTES];
-        loop {
-            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut *space)];
-            match retry_on_intr(|| rustix::io::readv(&self.device, &mut parts)) {
-                Ok(0) | Err(Errno::AGAIN | Errno::IO | Errno::NETDOWN) => return Ok(None),
-                Ok(bytes) => match (bytes.checked_sub(VNET_HEADER_BYTES), vnet::read(&header)) {
-                    (Some(bytes), Ok(offload)) => return Ok(Some((bytes, offload))),
-                    (None, _) | (_, Err(_)) => {}
-                },
-                Err(error) => return Err(explain_gone(error)),
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(space)];
+        match retry_on_intr(|| rustix::io::readv(&self.device, &mut parts)) {
+            Ok(0) | Err(Errno::AGAIN | Errno::IO | Errno::NETDOWN) => Ok(None),
+            Ok(bytes) => {
+                let len = bytes.checked_sub(VNET_HEADER_BYTES);
+                let offload = len.and_then(|_| vnet::read(&header).ok());
+                Ok(Some((len.unwrap_or(0), offload)))
             }
+            Err(error) => Err(explain_gone(error)),
         }
     }
 
@@ -221,8 +220,11 @@ impl GuestLink for Tap {
             let Some((bytes, offload)) = self.read(space)? else {
                 return Ok(false);
             };
-            from_guest.commit(bytes, offload);
             budget.take(bytes);
+            match offload {
+                Some(offload) => from_guest.commit(bytes, offload),
+                None => self.lost.short += 1,
+            }
         }
         Ok(true)
     }
@@ -237,7 +239,7 @@ impl GuestLink for Tap {
             match self.send_rest(to_guest.bytes(&record), record.offload, &mut cut)? {
                 Written::Whole => {}
                 Written::Dropped => {
-                    self.dropped += 1;
+                    self.lost.link_full += 1;
                 }
                 Written::NotNow => {
                     self.unsent = Some((record, cut));
@@ -249,8 +251,8 @@ impl GuestLink for Tap {
         Ok(false)
     }
 
-    fn dropped_frames(&self) -> u64 {
-        self.dropped
+    fn lost_frames(&self) -> LostFrames {
+        self.lost
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
-use sluicegate_host::adapter::GuestLink;
+use sluicegate_host::adapter::{GuestLink, LostFrames};
 use sluicegate_host::{FrameBudget, MetricsHandle, RingConsumer, RingProducer, SmoltcpNetwork};
 use tokio::runtime::Runtime;
 
@@ -123,7 +123,7 @@ impl<L: GuestLink> GuestLink for Watched<L> {
         self.link.send(to_guest)
     }
 
-    fn dropped_frames(&self) -> u64 {
-        self.link.dropped_frames()
+    fn lost_frames(&self) -> LostFrames {
+        self.link.lost_frames()
     }
 }

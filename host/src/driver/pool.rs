@@ -152,10 +152,19 @@ impl Drop for Thread {
 
 impl End {
     fn tell(self, outcome: Outcome) {
+        let told = self.outcome.clone();
+        drop(self);
+        // Whoever would wait may be gone.
+        let _ = told.send(outcome);
+    }
+}
+
+/// A network that nobody tells of any more is over as well: its thread has died, or it never came
+/// to it.
+impl Drop for End {
+    fn drop(&mut self) {
         self.networks.fetch_sub(1, Ordering::Relaxed);
         self.is_over.store(true, Ordering::Release);
-        // Whoever would wait may be gone.
-        let _ = self.outcome.send(outcome);
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct DatagramFlow {
     segment_bytes_max: u16,
     /// What the socket cuts longer payloads into; 0: nothing.
     segment_bytes: u16,
+    /// Datagrams that the socket had no room for, and that are yet to be counted.
+    lost: u64,
 }
 
 impl DatagramFlow {
@@ -62,11 +64,11 @@ impl DatagramFlow {
             // A kernel that has it not gives datagrams one by one.
             let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         }
-        Ok(Self { id, socket, kind, segment_bytes_max: u16::MAX, segment_bytes: 0 })
+        Ok(Self { id, socket, kind, segment_bytes_max: u16::MAX, segment_bytes: 0, lost: 0 })
     }
 
     /// Sends one datagram, or a row of datagrams of `segment_bytes` each, of which the last may be
-    /// shorter. A full socket drops them, as the network may.
+    /// shorter. A full socket drops them, as the network may; see [`take_lost`](Self::take_lost).
     ///
     /// # Errors
     /// What the guest is told of these datagrams, or of an earlier one.
@@ -143,7 +145,7 @@ impl DatagramFlow {
 
     /// Gives the kernel `payload`; returns the fate of an earlier one that it reported, and that of
     /// this one.
-    fn offer(&self, payload: &[u8]) -> (Result<(), Refusal>, rustix::io::Result<()>) {
+    fn offer(&mut self, payload: &[u8]) -> (Result<(), Refusal>, rustix::io::Result<()>) {
         match self.offer_once(payload) {
             // The kernel reports an earlier datagram's fate in place of sending this one.
             Err(Errno::CONNREFUSED) => (Err(Refusal::Refused), self.offer_once(payload)),
@@ -151,12 +153,24 @@ impl DatagramFlow {
         }
     }
 
-    fn offer_once(&self, payload: &[u8]) -> rustix::io::Result<()> {
+    fn offer_once(&mut self, payload: &[u8]) -> rustix::io::Result<()> {
         let send = || rustix::net::send(&self.socket, payload, SendFlags::empty());
         match retry_on_intr(send) {
-            Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(Errno::AGAIN | Errno::NOBUFS) => {
+                self.lost += match usize::from(self.segment_bytes) {
+                    0 => 1,
+                    bytes => payload.len().div_ceil(bytes).max(1) as u64,
+                };
+                Ok(())
+            }
             Err(errno) => Err(errno),
         }
+    }
+
+    /// How many datagrams the socket had no room for since this was last asked.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        core::mem::take(&mut self.lost)
     }
 
     /// What the guest is told of `errno`.

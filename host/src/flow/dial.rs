@@ -51,9 +51,11 @@ impl Dialler {
         flow: FlowId,
         address: SocketAddr,
     ) -> Option<Target> {
+        if self.proxy.excepts(address.ip(), engine.names_meant(now, flow)) {
+            return None;
+        }
         let name = engine.sure_name(now, flow);
-        let known = name.map(|name| (name, engine.is_allowed_by_name(flow, name)));
-        self.proxy.target(address, known)
+        Some(self.proxy.target(address, name.filter(|name| engine.is_allowed_by_name(flow, name))))
     }
 }
 

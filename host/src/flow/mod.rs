@@ -119,9 +119,9 @@ impl Flows {
             registry,
             outbox: Outbox::new(),
             inbox: Inbox::new(),
+            names: Names::new(resolver, Arc::clone(&published)),
             published,
             speaker,
-            names: Names::new(resolver),
             ports,
             tls,
             dialler,
@@ -206,7 +206,7 @@ impl Flows {
                     payload,
                     segment_bytes,
                     ..
-                } if self.ports.answer(flow, payload, segment_bytes).is_some() => {}
+                } if self.answer_caller(flow, payload, segment_bytes) => {}
                 Action::SendDatagram { flow, kind, to, payload, segment_bytes } => {
                     let failed = if let Some(is_relayed) = self.is_relayed((flow, kind), to) {
                         let from = Association { flow, kind, to, is_relayed };
@@ -431,7 +431,9 @@ impl Flows {
         }
         match self.slots.get_mut(flow.index as usize) {
             Some(Some(Slot { flow: Flow::Datagram(datagram), .. })) => {
-                datagram.send(payload, segment_bytes).map_err(failed)
+                let sent = datagram.send(payload, segment_bytes);
+                self.published.socket_full.fetch_add(datagram.take_lost(), Ordering::Relaxed);
+                sent.map_err(failed)
             }
             Some(_) | None => Ok(()),
         }

@@ -12,12 +12,14 @@
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sluicegate_core::{Event, FlowId, FrameBudget, Instant, QueryStep, limits};
 
 use super::{Flow, Flows, HostEngine, Slot};
+use crate::metrics::Published;
 use crate::service::dns::{Answered, Cache, Resolver, Server};
 pub(super) use stream::{NameStream, Way};
 
@@ -67,6 +69,7 @@ enum Heard {
 
 /// The name service of a network.
 pub(super) struct Names {
+    pub(super) published: Arc<Published>,
     resolver: Resolver,
     cache: Cache,
     pending: HashMap<u32, Pending>,
@@ -90,8 +93,9 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(resolver: Resolver) -> Self {
+    pub(super) fn new(resolver: Resolver, published: Arc<Published>) -> Self {
         Self {
+            published,
             resolver,
             cache: Cache::default(),
             pending: HashMap::new(),
@@ -132,6 +136,9 @@ impl Names {
         let known = self.cache.answer(now, &asked);
         if known.is_none() && self.waiting < WAITING_MAX && self.ask(asked, (flow, query)) {
             return (Heard::Later, 0);
+        }
+        if known.is_none() {
+            self.published.names_busy.fetch_add(1, Ordering::Relaxed);
         }
         let len = engine.judge_answer(now, (flow, query), known.as_deref(), &mut self.out);
         (reply(len), known.map_or(0, |known| known.len()))
@@ -210,6 +217,7 @@ impl Flows {
         if streams.len() >= STREAMS_MAX
             && let Some((_, oldest)) = streams.pop_front()
         {
+            self.published.name_streams_full.fetch_add(1, Ordering::Relaxed);
             self.reset_stream(engine, now, oldest);
         }
         let stream = NameStream::new(id, now, way);
@@ -242,7 +250,12 @@ impl Flows {
     ) {
         self.vacate(engine, now, flow);
         let bytes = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
-        for query in payload.chunks(bytes.max(1)).filter(|query| query.len() <= QUERY_BYTES_MAX) {
+        let empty = payload.is_empty().then_some(payload);
+        for query in payload.chunks(bytes.max(1)).chain(empty) {
+            if query.len() > QUERY_BYTES_MAX {
+                self.published.names_too_long.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             if self.names.datagrams_left.is_spent() {
                 self.published.names_full.fetch_add(1, Ordering::Relaxed);
                 continue;

@@ -9,17 +9,19 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol};
+use rustix::io::Errno;
+use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol, Refusal};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::caller::{self, Caller};
 use super::tcp::TcpFlow;
 use super::who::who_came;
-use super::{Flow, Flows, HostEngine};
+use super::{Flow, Flows, HostEngine, socket};
 use crate::config::PortConfig;
 use crate::error::Error;
 
@@ -235,18 +237,28 @@ impl Ports {
         self.watches.iter().filter_map(rests).min()
     }
 
-    /// The guest's answer to a peer of a UDP port; `None`: the flow is none of these.
-    pub(super) fn answer(&self, flow: FlowId, payload: &[u8], segment_bytes: u16) -> Option<()> {
+    /// The guest's answer to a peer of a UDP port: how many datagrams of it had no room, and how
+    /// many the host would not have. `None`: the flow is none of these.
+    pub(super) fn answer(
+        &self,
+        flow: FlowId,
+        payload: &[u8],
+        segment_bytes: u16,
+    ) -> Option<(u64, u64)> {
         let (_, (index, peer)) = self.peers.get(&flow.index).filter(|(own, _)| *own == flow)?;
         let Door::Udp(socket) = &self.listener(*index)?.door else { return None };
         let step = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
-        let mut rest = payload;
+        let (mut rest, mut full, mut refused) = (payload, 0, 0);
         loop {
             let (one, more) = rest.split_at(step.min(rest.len()));
             // A full socket drops it, as the network may; and so may whoever is gone.
-            let _ = caller::answer(socket, one, peer);
+            match caller::answer(socket, one, peer) {
+                Ok(_) => {}
+                Err(error) if is_full(&error) => full += 1,
+                Err(_) => refused += 1,
+            }
             if more.is_empty() {
-                return Some(());
+                return Some((full, refused));
             }
             rest = more;
         }
@@ -273,6 +285,12 @@ impl Ports {
     }
 }
 
+/// Whether a datagram did not leave by lack of room alone.
+fn is_full(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::AGAIN | Errno::NOBUFS))
+}
+
 /// Watches `listeners` no longer.
 fn unwatch<'l>(listeners: impl Iterator<Item = &'l Listener>, registry: &Registry) {
     for listener in listeners {
@@ -282,6 +300,15 @@ fn unwatch<'l>(listeners: impl Iterator<Item = &'l Listener>, registry: &Registr
 }
 
 impl Flows {
+    /// Answers a peer of a UDP port, as [`Ports::answer`] does; false: the flow is none of these.
+    pub(super) fn answer_caller(&self, flow: FlowId, payload: &[u8], segment_bytes: u16) -> bool {
+        let answered = self.ports.answer(flow, payload, segment_bytes);
+        let (full, refused) = answered.unwrap_or_default();
+        self.published.socket_full.fetch_add(full, Ordering::Relaxed);
+        self.published.answers_refused.fetch_add(refused, Ordering::Relaxed);
+        answered.is_some()
+    }
+
     /// Watches the listeners that are new in `change`, which may yet be refused.
     pub(crate) fn watch_ports(&self, change: &PortChange) -> io::Result<()> {
         self.ports.watch(&change.new, &self.registry)
@@ -359,6 +386,7 @@ impl Flows {
                 }
                 Err(error) => {
                     let guest_port = port.guest_port;
+                    self.count(socket::refusal(&error));
                     tracing::warn!(%error, guest_port, "a published port can't accept");
                     return Watch::Rests(now.plus_millis(REST_MS));
                 }
@@ -386,6 +414,7 @@ impl Flows {
         match TcpFlow::accepted(flow, stream, &self.registry) {
             Ok(tcp) => self.insert(flow, Flow::Tcp(tcp.with_early(early))),
             Err(error) => {
+                self.count(socket::refusal(&error));
                 tracing::warn!(%error, "a connection that was accepted can't be watched");
                 engine.handle(now, Event::OutsideReset { flow });
             }
@@ -408,6 +437,11 @@ impl Flows {
             let (len, caller) = match caller::receive(socket, &mut ports.space) {
                 Ok(received) => received,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Watch::Quiet,
+                // It tells of the machine, and would do so again at once.
+                Err(error) if socket::refusal(&error) == Refusal::Exhausted => {
+                    self.count(Refusal::Exhausted);
+                    return Watch::Rests(now.plus_millis(REST_MS));
+                }
                 // What became of an earlier answer.
                 Err(_) => continue,
             };
@@ -469,5 +503,28 @@ mod tests {
         ports.forget(first);
         assert_eq!(ports.flows.get(&peer(0)), Some(&second));
         assert_eq!(ports.answer(first, b"late", 0), None);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_leave_is_counted_by_why() {
+        let (mut flows, _poll) = crate::flow::tests::flows();
+        let port: PortConfig = "127.0.0.1:0:53/udp".parse().unwrap();
+        flows.ports.put(0, Listener::bind(&port, 1).unwrap());
+        let [there, nowhere] = [0, 1].map(|index| FlowId { index, generation: 1 });
+        let caller = UdpSocket::bind("127.0.0.1:0").unwrap();
+        flows.ports.remember(there, (0, Caller::of(caller.local_addr().unwrap())));
+        // Nobody is at port 0.
+        flows.ports.remember(nowhere, peer(0));
+        let refused = |flows: &Flows| flows.published.answers_refused.load(Ordering::Relaxed);
+        assert!(flows.answer_caller(there, &[7; 250], 100));
+        assert_eq!(refused(&flows), 0);
+        let lens = [(); 3].map(|()| caller.recv(&mut [0; 200]).unwrap());
+        assert_eq!(lens, [100, 100, 50]);
+        assert!(flows.answer_caller(nowhere, &[7; 250], 100));
+        assert_eq!(refused(&flows), 3, "each of the row");
+        assert!(!flows.answer_caller(FlowId { index: 2, generation: 1 }, b"", 0));
+        for (errno, is_it) in [(Errno::AGAIN, true), (Errno::NOBUFS, true), (Errno::INVAL, false)] {
+            assert_eq!(is_full(&errno.into()), is_it, "{errno}");
+        }
     }
 }

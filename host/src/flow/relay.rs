@@ -63,6 +63,11 @@ impl Room {
         Some(Parcel { _room: taken?, datagram: datagram.to_vec() })
     }
 
+    /// Counts a datagram that got lost otherwise.
+    fn lost(&self) {
+        self.published.relay_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn take(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
         let bytes = u32::try_from(bytes).ok()?;
         let [flow, all] = &self.bytes;
@@ -131,6 +136,9 @@ impl Mailbox {
         match relay.try_recv(&mut space) {
             Ok(len) => {
                 let datagram = space.get(..len).and_then(|all| target.unwrap(all));
+                if datagram.is_none() {
+                    room.lost();
+                }
                 Ok(datagram.and_then(|datagram| room.parcel(datagram)))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -152,7 +160,9 @@ async fn serve(
             parcel = out.recv() => {
                 let Some(parcel) = parcel else { return Ok(()) };
                 // One that the network does not take is lost, as ever.
-                let _ = relay.send(&target.wrap(&parcel.datagram)).await;
+                if relay.send(&target.wrap(&parcel.datagram)).await.is_err() {
+                    room.lost();
+                }
             }
             readable = relay.readable() => {
                 readable?;
@@ -236,20 +246,22 @@ impl Flows {
     /// Hands a datagram, or a row of them, to the task of `flow`; without one they are lost, and do
     /// not leave in another way.
     pub(super) fn relay(&mut self, flow: FlowId, payload: &[u8], segment_bytes: u16) {
-        let Some(Some(Slot { id, flow: Flow::Relay(relay), .. })) =
-            self.slots.get(flow.index as usize)
-        else {
-            return;
+        let relay = match self.slots.get(flow.index as usize) {
+            Some(Some(Slot { id, flow: Flow::Relay(relay), .. })) if *id == flow => Some(relay),
+            Some(_) | None => None,
         };
-        if *id != flow {
-            return;
-        }
         let step = if segment_bytes == 0 { payload.len().max(1) } else { segment_bytes.into() };
         let empty = payload.is_empty().then_some(payload);
         for datagram in payload.chunks(step).chain(empty) {
-            if let Some(parcel) = relay.room.parcel(datagram) {
-                // A task that has ended says so itself.
-                let _ = relay.out.send(parcel);
+            let Some(relay) = relay else {
+                self.published.relay_lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            // A task that has ended says so itself.
+            if let Some(parcel) = relay.room.parcel(datagram)
+                && relay.out.send(parcel).is_err()
+            {
+                relay.room.lost();
             }
         }
     }

@@ -228,6 +228,19 @@ fn what_waits_for_a_proxy_that_says_nothing_is_bounded_of_a_flow_and_of_all() {
 }
 
 #[test]
+fn what_was_to_go_by_a_proxy_whose_association_is_gone_is_counted_and_does_not_leave() {
+    let (mut flows, _poll) = flows();
+    let (socket, from) = outside(0);
+    let from = Association { is_relayed: true, ..from };
+    let lost = |flows: &Flows| flows.published.relay_lost.load(Ordering::Relaxed);
+    assert_eq!(flows.send_datagrams(from, &[7; 250], 100), Ok(()));
+    assert_eq!(lost(&flows), 3, "each of the row");
+    assert_eq!(flows.send_datagrams(from, &[], 0), Ok(()));
+    assert_eq!(lost(&flows), 4);
+    assert_eq!(heard(&socket), Vec::<Vec<u8>>::new());
+}
+
+#[test]
 fn a_flow_for_names_leaves_no_socket_of_the_one_that_gave_way_to_it() {
     with_engine(|engine, _| {
         let (mut flows, _poll) = flows();

@@ -55,6 +55,13 @@ pub(crate) fn streams_left(interceptor: &Interceptor) -> usize {
     interceptor.lasting.streams.available_permits()
 }
 
+/// How many were refused, as there were none left.
+#[cfg(test)]
+pub(crate) fn streams_refused(interceptor: &Interceptor) -> u64 {
+    let counter = &interceptor.lasting.reporter.published.http_streams_full;
+    counter.load(std::sync::atomic::Ordering::Relaxed)
+}
+
 /// A call for the server `name`, at an address that it leads to.
 pub(crate) fn call(name: &str) -> Call {
     let end = |port| SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), port));

@@ -284,7 +284,7 @@ mod tests {
         let forge = Forge::new((vault, Some(Arc::clone(&proxy))), reporter);
         let interceptor = forge.make(&tls, &HttpConfig::default()).unwrap().0.unwrap();
         let call = fuzz::call("good.test");
-        let through_proxy = proxy.target(call.destination, None);
+        let through_proxy = Some(proxy.target(call.destination, None));
         let call = Call { through_proxy, begins: Beginning::Clear, ..call };
         let handle = tokio::runtime::Handle::current();
         let mut pipe = interceptor.begin(call, &handle, Waker::noop().clone()).unwrap();

@@ -20,7 +20,7 @@ pub(crate) struct Reporter {
     audience: Arc<Audience>,
     clock: Clock,
     termination: TerminationHandle,
-    published: Arc<Published>,
+    pub(super) published: Arc<Published>,
     budget: Mutex<Budget>,
 }
 
@@ -63,6 +63,11 @@ impl Reporter {
     /// Counts how long the handshakes took that began at `began`.
     pub(super) fn note_handshakes(&self, began: Instant) {
         self.published.times.tls.note(since(began, self.now()));
+    }
+
+    /// Counts a stream of HTTP/2 that was refused, as the network had as many as it may.
+    pub(super) fn note_stream_refused(&self) {
+        self.published.http_streams_full.fetch_add(1, Ordering::Relaxed);
     }
 
     fn count(&self, incident: &Incident) {

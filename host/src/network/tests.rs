@@ -326,8 +326,8 @@ impl crate::adapter::GuestLink for Faulty {
         Ok(false)
     }
 
-    fn dropped_frames(&self) -> u64 {
-        7
+    fn lost_frames(&self) -> crate::adapter::LostFrames {
+        crate::adapter::LostFrames { link_full: 7, short: 8, too_long: 9 }
     }
 }
 
@@ -402,5 +402,7 @@ fn what_a_link_has_lost_is_counted() {
     // That is answered within a turn, and counted at its end, which shutting down waits for.
     network.shutdown().unwrap();
     let counters = network.metrics_handle().counters();
-    assert!(counters.contains(&("adapter_link_full", 7)), "{counters:?}");
+    for lost in [("adapter_link_full", 7), ("adapter_short", 8), ("adapter_too_long", 9)] {
+        assert!(counters.contains(&lost), "{lost:?} {counters:?}");
+    }
 }

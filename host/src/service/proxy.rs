@@ -28,7 +28,9 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::secrets::SecretSource;
-use crate::config::{CREDENTIAL_BYTES_MAX, ProxyConfig, ProxyException, ProxyProtocol};
+use crate::config::{
+    CREDENTIAL_BYTES_MAX, HostPattern, ProxyConfig, ProxyException, ProxyProtocol,
+};
 
 mod socks;
 
@@ -74,24 +76,37 @@ impl Proxy {
         Ok(Self { user: user.transpose()?, config })
     }
 
-    /// Whom to ask for a connection to `address`, which is known by `name`, and whether the proxy
-    /// may look for its address; `None`: nobody, it is reached without a proxy.
-    pub(crate) fn target(
+    /// Whether `address` is reached without a proxy: for itself, or since every one of `names`, by
+    /// which it may be meant, is one that is. Of two at one address the other is to go through the
+    /// proxy, and who can't say which it is that the guest means lets nothing past.
+    pub(crate) fn excepts<'a>(
         &self,
-        address: SocketAddr,
-        known: Option<(&str, bool)>,
-    ) -> Option<Target> {
-        let is_excepted = self.config.no_proxy.iter().any(|exception| match exception {
-            ProxyException::Network(network) => network.contains(address.ip().to_canonical()),
-            ProxyException::Host(pattern) => known.is_some_and(|(name, _)| pattern.matches(name)),
+        address: IpAddr,
+        names: impl Iterator<Item = &'a str>,
+    ) -> bool {
+        let exceptions = &self.config.no_proxy;
+        let is_meant = exceptions.iter().any(|exception| match exception {
+            ProxyException::Network(network) => network.contains(address.to_canonical()),
+            ProxyException::Host(pattern) => *pattern == HostPattern::Any,
         });
+        let mut names = names.map(|name| {
+            exceptions.iter().any(|exception| match exception {
+                ProxyException::Network(_) => false,
+                ProxyException::Host(pattern) => pattern.matches(name),
+            })
+        });
+        is_meant || names.next().is_some_and(|first| first && names.all(|is_in| is_in))
+    }
+
+    /// Whom to ask for a connection to `address`; `name` is its own, where the proxy may look for
+    /// the address.
+    pub(crate) fn target(&self, address: SocketAddr, name: Option<&str>) -> Target {
         // SOCKS4 knows addresses only.
         let sends = self.config.send_names && self.config.protocol != ProxyProtocol::Socks4;
-        let target = match known.filter(|(_, may_be_sent)| sends && *may_be_sent) {
-            Some((name, _)) => Target::Name(name.to_owned(), address.port()),
+        match name.filter(|_| sends) {
+            Some(name) => Target::Name(name.to_owned(), address.port()),
             None => Target::Address(address),
-        };
-        (!is_excepted).then_some(target)
+        }
     }
 
     /// Connects to `target`. Beside the connection come bytes that the server has said already.
@@ -293,34 +308,37 @@ mod tests {
     #[test]
     fn a_name_is_sent_where_it_is_known_and_can_be() {
         let to: SocketAddr = "192.0.2.1:443".parse().unwrap();
-        let name = Some(("one.test", true));
-        let named = Some(Target::Name("one.test".to_owned(), 443));
-        let bare = Some(Target::Address(to));
+        let named = Target::Name("one.test".to_owned(), 443);
+        let bare = Target::Address(to);
         for protocol in [ProxyProtocol::Socks5, ProxyProtocol::HttpConnect] {
-            assert_eq!(proxy(protocol, &[]).target(to, name), named);
+            assert_eq!(proxy(protocol, &[]).target(to, Some("one.test")), named);
             assert_eq!(proxy(protocol, &[]).target(to, None), bare);
-            assert_eq!(proxy(protocol, &[]).target(to, Some(("one.test", false))), bare);
         }
-        assert_eq!(proxy(ProxyProtocol::Socks4, &[]).target(to, name), bare);
+        assert_eq!(proxy(ProxyProtocol::Socks4, &[]).target(to, Some("one.test")), bare);
         let mut quiet = proxy(ProxyProtocol::Socks5, &[]);
         quiet.config.send_names = false;
-        assert_eq!(quiet.target(to, name), bare);
+        assert_eq!(quiet.target(to, Some("one.test")), bare);
     }
 
     #[test]
     fn what_is_excepted_is_reached_without_it() {
-        let proxy = proxy(ProxyProtocol::Socks5, &["10.0.0.0/8", "::1", "*.in.test"]);
-        for (address, name, is_proxied) in [
-            ("10.1.2.3:80", None, false),
-            ("[::ffff:10.1.2.3]:80", None, false),
-            ("11.1.2.3:80", None, true),
-            ("[::1]:80", None, false),
-            ("192.0.2.1:80", Some("a.in.test"), false),
-            ("192.0.2.1:80", Some("in.testing"), true),
+        let exceptions = ["10.0.0.0/8", "::1", "*.in.test", "one.test"];
+        let proxied = proxy(ProxyProtocol::Socks5, &exceptions);
+        for (address, names, is_excepted) in [
+            ("10.1.2.3", &[][..], true),
+            ("::ffff:10.1.2.3", &["other.test"], true),
+            ("11.1.2.3", &[], false),
+            ("::1", &[], true),
+            ("192.0.2.1", &["a.in.test"], true),
+            ("192.0.2.1", &["in.testing"], false),
+            ("192.0.2.1", &["a.in.test", "one.test", "b.in.test"], true),
+            ("192.0.2.1", &["a.in.test", "other.test"], false),
+            ("192.0.2.1", &["other.test", "a.in.test"], false),
         ] {
-            let known = name.map(|name| (name, false));
-            let target = proxy.target(address.parse().unwrap(), known);
-            assert_eq!(target.is_some(), is_proxied, "{address} {name:?}");
+            let address = address.parse().unwrap();
+            let is = |proxy: &Proxy| proxy.excepts(address, names.iter().copied());
+            assert_eq!(is(&proxied), is_excepted, "{address} {names:?}");
+            assert!(is(&proxy(ProxyProtocol::Socks5, &["*"])), "{address}: all that there is");
         }
     }
 }

@@ -187,7 +187,7 @@ fn a_link_that_takes_no_more_gets_the_rest_later_in_order() {
     }
     assert!(refusals > 0, "the pair never filled up, so this tested nothing");
     assert!(consumer.is_empty());
-    assert_eq!(tap.dropped_frames(), 0);
+    assert_eq!(tap.lost_frames(), LostFrames::default());
 }
 
 #[test]
@@ -202,7 +202,26 @@ fn a_frame_that_the_kernel_refuses_is_dropped_and_counted() {
     assert!(!tap.send(&mut consumer).unwrap());
     let (_, first) = got(&guest).unwrap();
     assert_eq!(first, frame(1), "the next frame is not held up");
-    assert_eq!(tap.dropped_frames(), 1);
+    assert_eq!(tap.lost_frames().link_full, 1);
+}
+
+#[test]
+fn a_frame_of_which_nonsense_is_said_is_dropped_and_counted_and_takes_of_the_budget() {
+    let (mut tap, guest) = tap(1500);
+    let mut nonsense = [0; VNET_HEADER_BYTES];
+    nonsense[1] = 3; // UDP fragmentation, which was never offered
+    for _ in 0..3 {
+        rustix::io::writev(&guest, &[IoSlice::new(&nonsense), IoSlice::new(&frame(1))]).unwrap();
+    }
+    rustix::io::write(&guest, &[0; VNET_HEADER_BYTES - 1]).unwrap();
+    put(&guest, &frame(2));
+    let (mut producer, mut consumer) = ring(65_536);
+    assert!(tap.receive(&mut producer, FrameBudget::new(3, usize::MAX)).unwrap(), "more waits");
+    assert!(consumer.read().is_none());
+    assert!(!tap.receive(&mut producer, FrameBudget::new(3, usize::MAX)).unwrap());
+    let record = consumer.read().unwrap();
+    assert_eq!(consumer.bytes(&record), frame(2));
+    assert_eq!(tap.lost_frames(), LostFrames { short: 4, ..LostFrames::default() });
 }
 
 #[test]

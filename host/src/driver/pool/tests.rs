@@ -13,6 +13,24 @@ fn end() -> (End, Receiver<Outcome>) {
     (End { outcome, is_over: Arc::default(), networks: Arc::new(AtomicUsize::new(1)) }, told)
 }
 
+#[test]
+fn a_network_whose_thread_has_died_is_over_and_takes_no_place() {
+    for is_told in [false, true] {
+        let (end, told) = end();
+        let (is_over, networks) = (Arc::clone(&end.is_over), Arc::clone(&end.networks));
+        let running = Running::Pooled(told, is_over);
+        assert!(!running.is_over());
+        if is_told {
+            end.tell(Ok(()));
+        } else {
+            drop(end);
+        }
+        assert!(running.is_over());
+        assert_eq!(networks.load(Ordering::Relaxed), 0);
+        assert_eq!(running.wait().is_ok(), is_told);
+    }
+}
+
 /// Runs a table at which those sit that `seat` seats, until they have gone; returns how the last
 /// of them that `seat` returns ended, after all the others ended well.
 fn serve(seat: impl FnOnce(&mut Table) -> Vec<Receiver<Outcome>> + Send + 'static) -> Outcome {

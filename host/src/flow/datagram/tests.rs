@@ -196,6 +196,32 @@ fn a_datagram_that_no_packet_holds_is_too_big_in_a_row_as_well() {
     }
 }
 
+/// A Unix socket tells of lack of room at once, where loopback drops at the receiver.
+#[test]
+fn what_the_socket_has_no_room_for_is_dropped_and_counted_datagram_by_datagram() {
+    let mut pair = Pair::new(loopbacks()[0]);
+    let (full, other) =
+        Socket::pair(socket2::Domain::UNIX, Type::DGRAM.nonblocking(), None).unwrap();
+    pair.flow.socket = full;
+    let mut sent = 0;
+    while pair.flow.lost == 0 {
+        assert_eq!(pair.flow.send(&bytes(1000), 0), Ok(()));
+        sent += 1;
+    }
+    assert_eq!(pair.flow.take_lost(), 1);
+    assert_eq!(pair.flow.send(&bytes(2500), 1000), Ok(()));
+    assert_eq!(pair.flow.take_lost(), 3, "this kind takes no rows, so one by one");
+    (pair.flow.segment_bytes, pair.flow.segment_bytes_max) = (1000, u16::MAX);
+    assert_eq!(pair.flow.send(&bytes(2500), 1000), Ok(()));
+    assert_eq!(pair.flow.take_lost(), 3, "as a row");
+    assert_eq!(pair.flow.send(&[], 0), Ok(()));
+    assert_eq!(pair.flow.take_lost(), 1, "an empty one is one");
+    // What was not lost is there.
+    let other = std::os::unix::net::UnixDatagram::from(other);
+    let heard = std::iter::from_fn(|| other.recv(&mut [0; 2000]).ok()).count();
+    assert_eq!(heard, sent - 1);
+}
+
 #[test]
 fn a_row_is_received_in_one_call() {
     for mut pair in Pair::both() {

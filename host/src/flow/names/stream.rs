@@ -7,6 +7,7 @@
 //! from it; and it goes on in the next turn where this one has heard enough of all.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use sluicegate_core::{Event, FlowId, Instant};
 
@@ -90,8 +91,12 @@ impl NameStream {
                 }
             }
             self.is_behind = !self.has_room() || names.streams_left.is_spent();
-            if self.is_behind || self.is_too_long() {
-                return self.is_behind;
+            if !self.is_behind && self.is_too_long() {
+                names.published.names_too_long.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+            if self.is_behind {
+                return true;
             }
             if !self.take(engine, now) {
                 return true;

@@ -72,6 +72,54 @@ fn a_row_of_queries_is_heard_up_to_the_budget_of_a_turn_and_the_rest_is_counted(
 }
 
 #[test]
+fn queries_that_go_no_further_are_counted_by_why() {
+    with_engine(|engine, _| {
+        let (mut flows, _poll) = flows();
+        let counted = |flows: &Flows| {
+            let p = &flows.published;
+            [&p.names_too_long, &p.names_busy, &p.names_full].map(|it| it.load(Ordering::Relaxed))
+        };
+        let refused = |engine: &HostEngine<'_>| engine.counters().name_refusals;
+        flows.hear_names(engine, NOW, (datagrams(0), &[7; QUERY_BYTES_MAX + 1], 0));
+        assert_eq!(counted(&flows), [1, 0, 0]);
+        let row = [7; 2 * QUERY_BYTES_MAX + 2];
+        let bytes = u16::try_from(QUERY_BYTES_MAX + 1).unwrap();
+        flows.hear_names(engine, NOW, (datagrams(0), &row, bytes));
+        assert_eq!(counted(&flows), [3, 0, 0]);
+        assert_eq!(refused(engine), [0; 6], "nobody has looked at them");
+        // One that says nothing is a query that is none.
+        flows.hear_names(engine, NOW, (datagrams(0), &[], 0));
+        assert_eq!(refused(engine)[sluicegate_core::NameRefusal::Query as usize], 1);
+        flows.names.waiting = WAITING_MAX;
+        flows.hear_names(engine, NOW, (datagrams(0), &query(), 0));
+        assert_eq!(counted(&flows), [3, 1, 0]);
+        assert_eq!(refused(engine)[sluicegate_core::NameRefusal::Unreachable as usize], 1);
+        // On a stream.
+        let mut guest = stream(&mut flows, 0);
+        guest.write_all(&[0xff; 2]).now_or_never().unwrap().unwrap();
+        flows.serve(engine, NOW);
+        assert_eq!(counted(&flows), [4, 1, 0]);
+        assert!(flows.slots[0].is_none(), "it is over");
+    });
+}
+
+#[test]
+fn with_a_stream_too_many_the_oldest_gives_way_and_is_counted() {
+    with_engine(|engine, _| {
+        let (mut flows, _poll) = flows();
+        let full = |flows: &Flows| flows.published.name_streams_full.load(Ordering::Relaxed);
+        let count = u32::try_from(STREAMS_MAX).unwrap();
+        for index in 0..=count {
+            assert_eq!(full(&flows), 0, "{index}");
+            flows.accept_names(engine, NOW, FlowId { index, generation: 1 });
+        }
+        assert_eq!(full(&flows), 1);
+        let is_there = |index: u32| flows.slots[index as usize].is_some();
+        assert_eq!([0, 1, count].map(is_there), [false, true, true]);
+    });
+}
+
+#[test]
 fn streams_are_heard_up_to_the_budget_of_a_turn_and_take_turns() {
     with_engine(|engine, _| {
         let (mut flows, _poll) = flows();

@@ -15,6 +15,8 @@ use h2::{client, server};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use crate::intercept::Reporter;
+
 /// Streams that were reset, and that h2 remembers for a while: by default so many, and nothing of
 /// them but that.
 const LINGERING_MAX: usize = 10;
@@ -26,6 +28,7 @@ pub(super) struct Server {
     waits: Arc<AtomicWaker>,
     /// The network's streams, and those of them that this connection has.
     streams: Arc<Semaphore>,
+    reporter: Arc<Reporter>,
     taken: OwnedSemaphorePermit,
     /// The guest was offered all that the server has.
     has_offered: bool,
@@ -42,7 +45,7 @@ impl Server {
     pub(super) fn new<S>(
         sender: SendRequest<Bytes>,
         connection: client::Connection<S, Bytes>,
-        streams: Arc<Semaphore>,
+        (streams, reporter): (Arc<Semaphore>, Arc<Reporter>),
     ) -> Result<(Self, Connection<S>), TryAcquireError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -50,16 +53,20 @@ impl Server {
         let taken = Arc::clone(&streams).try_acquire_many_owned(0)?;
         let waits = Arc::<AtomicWaker>::default();
         let connection = Connection { connection, waits: Arc::clone(&waits) };
-        Ok((Self { sender, waits, streams, taken, has_offered: false }, connection))
+        Ok((Self { sender, waits, streams, reporter, taken, has_offered: false }, connection))
     }
 
     /// Whether the network has room for one more stream, which is taken.
     pub(super) fn takes_one(&mut self) -> bool {
         let one = Arc::clone(&self.streams).try_acquire_owned();
-        one.is_ok_and(|one| {
-            self.taken.merge(one);
-            true
-        })
+        match one {
+            Ok(one) => self.taken.merge(one),
+            Err(_) => {
+                self.reporter.note_stream_refused();
+                return false;
+            }
+        }
+        true
     }
 
     /// Gives back the streams that have ended, where there are `live`, and offers what the server

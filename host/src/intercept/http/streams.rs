@@ -82,7 +82,8 @@ where
         .max_send_buffer_size(WAITING_BYTES_MAX)
         .handshake(upstream)
         .await?;
-    let (server, connection) = Server::new(sender.clone(), connection, streams)?;
+    let bounds = (streams, Arc::clone(&lasting.reporter));
+    let (server, connection) = Server::new(sender.clone(), connection, bounds)?;
     let connection = Arc::clone(&exchange).until_told(connection);
     let guest = Guest::new(guest, Some(server), move |request, respond| {
         carry(Arc::clone(&exchange), sender.clone(), request, respond)

@@ -6,7 +6,7 @@ use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, client, server};
 
 use super::*;
-use crate::intercept::fuzz::{fill, streams_left};
+use crate::intercept::fuzz::{fill, streams_left, streams_refused};
 
 /// Bytes of a window that nobody fills.
 const VAST: u32 = (1 << 31) - 1;
@@ -79,6 +79,7 @@ fn a_stream_that_was_reset_counts_until_nothing_is_left_of_it() {
         assert_eq!(streams_left(&interceptor), 0);
         // But for those that only wait to be forgotten.
         assert!((asked - all - 10..=asked - all).contains(&told), "{told} of {asked} were refused");
+        assert_eq!(streams_refused(&interceptor), told as u64);
         drop(sender);
         sleep(PAUSE).await;
     });
