@@ -24,7 +24,7 @@ pub(crate) struct LinkArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Number of the guest on this host, which its addresses follow from
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     slot: u16,
     /// Take the place of the network whose snapshot (`sluicegate ctl snapshot`) this is: with its
     /// addresses, whatever the slot, and its ports and names
@@ -155,12 +155,6 @@ impl LinkArgs {
             return Err("enabled: the config says false, so there is no network to make".into());
         }
         self.decide(&mut config.policy);
-        if self.egress.is_none() && self.config.is_none() {
-            warn(
-                "without --config the public Internet is reached, and not this host or private \
-                 networks; --egress allow lets all traffic out, --egress deny none",
-            );
-        }
         if self.profile == ProfileName::SingleTenant {
             config.ports.extend(self.published());
         }
@@ -191,6 +185,13 @@ impl LinkArgs {
             let overlay = move |config| args.overlay(config);
             (socket, Desk::new(network.control_handle(), overlay, document))
         });
+        // Last, so that what is wrong is not said behind it.
+        if self.egress.is_none() && self.config.is_none() {
+            warn(
+                "without --config the public Internet is reached, and not this host or private \
+                 networks; --egress allow lets all traffic out, --egress deny none",
+            );
+        }
         Ok(Described { network, control, withheld })
     }
 
