@@ -241,6 +241,7 @@ fn a_configuration_that_is_refused_changes_nothing_and_says_why() {
         (deny(json!({ "polizy": {} })), "did you mean `policy`"),
         (deny(json!({ "interface": { "mac": "02:00:00:00:00:99" } })), "interface: another link"),
         (deny(json!({ "trust_host_cas": true })), "trust_host_cas: true"),
+        (deny(json!({ "outbound": { "device": "lo" } })), "outbound: another way out"),
         (
             deny(json!({ "tls": { "enabled": true, "upstream_ca_cert": ["/nowhere.pem"] } })),
             "/nowhere.pem",

@@ -79,6 +79,9 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let ms = config.dns.query_timeout_ms;
     let outside = if config.dns.rebind_protection { "public addresses only" } else { "anywhere" };
     writeln!(out, "  names are asked of {asked} for {ms} ms, and may lead to {outside}")?;
+    if !config.outbound.is_empty() {
+        writeln!(out, "  what goes on outside leaves {}", config.outbound)?;
+    }
     if config.tls.enabled {
         let ports: Vec<_> = config.tls.intercepted_ports.iter().map(ToString::to_string).collect();
         writeln!(out, "  TLS at port {} ends at the gateway", ports.join(", "))?;

@@ -42,6 +42,10 @@ pub(crate) struct LinkArgs {
     /// told. May be said again
     #[arg(long, short = 'p', value_name = "[BIND:]HOST:GUEST[/udp]")]
     publish: Vec<PortList>,
+    /// Go on outside from this address of this host (of either family one), or by this interface;
+    /// over what the config's `outbound` says, also where that is a tenant's. May be said again
+    #[arg(long, value_name = "ADDRESS|INTERFACE")]
+    outbound: Vec<String>,
     /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public
     /// Internet and the gateway's name server at most, and decides neither its addresses
     /// nor its name servers
@@ -209,6 +213,9 @@ impl LinkArgs {
         if self.profile == ProfileName::MultiTenant {
             // A tenant publishes nothing: these stay, whatever it writes.
             config.ports.extend(self.published());
+        }
+        for word in &self.outbound {
+            config.outbound.say(word);
         }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         let asked = self.autoconf.map(|asked| asked == Autoconf::On);
