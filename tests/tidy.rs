@@ -28,6 +28,7 @@ const HOST: &[&[&str]] = &[
     &["error", "clock", "wake", "rings", "netns", "events", "termination", "histogram"],
     &["metrics", "memory", "capture"],
     &["config", "open_metrics"],
+    &["outbound"],
     &["service", "snapshot"],
     &["intercept"],
     &["flow"],
@@ -112,6 +113,15 @@ const PER_PACKET: &[&str] = &[
 /// What a line of log may have above DEBUG beside its words: no name of anybody's, and no address.
 /// Those are for who asked for events.
 const LOGGED: &[&str] = &["count", "error", "fields", "guest_port", "length", "path", "reach"];
+
+/// Where a socket that leads outside is opened, so that it leaves from where it was said; and where
+/// others are: those that listen, and the kernel's own.
+const OPENERS: &[&str] = &[
+    "host/src/adapter/",
+    "host/src/outbound.rs",
+    "host/src/flow/ports.rs",
+    "host/src/service/addresses.rs",
+];
 
 /// Parts of names that say nothing.
 const EMPTY_WORDS: &[&str] = &["Manager", "Handler", "Util", "Shared", "Context"];
@@ -610,6 +620,26 @@ fn no_line_of_log_is_for_a_packet_or_names_anybody() {
     }
     for path in PER_PACKET {
         assert!(root().join(path).exists(), "{path} is elsewhere");
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn what_leads_outside_is_opened_in_one_place() {
+    let mut wrong = vec![];
+    for source in sources("host/src") {
+        let is_library =
+            !["host/src/cli/", "host/src/fuzz"].iter().any(|at| source.path.starts_with(at));
+        let is_tests = source.path.ends_with("tests.rs") || source.path.contains("/tests/");
+        if !is_library || is_tests || OPENERS.iter().any(|at| source.path.starts_with(at)) {
+            continue;
+        }
+        for (line, code) in source.code() {
+            let opens = ["TcpStream::connect(", "TcpSocket::new", "Socket::new(", "Socket::bind("];
+            if opens.iter().any(|call| code.contains(call)) {
+                wrong.push(format!("{}:{line}: not tied to `outbound`", source.path));
+            }
+        }
     }
     assert_none(&wrong);
 }

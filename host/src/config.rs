@@ -23,6 +23,7 @@ pub(crate) mod host;
 mod http;
 mod identity;
 mod nameserver;
+mod outbound;
 mod policy;
 mod ports;
 mod proxy;
@@ -39,6 +40,7 @@ pub use host::HostPattern;
 pub use http::{DenyResponseFormat, HttpConfig};
 pub(crate) use identity::Identity;
 pub use nameserver::{NameChannel, NameServer};
+pub use outbound::OutboundConfig;
 pub use policy::{DestinationConfig, PolicyConfig, RuleConfig};
 pub(crate) use ports::PORTS_MAX;
 pub use ports::{PortConfig, PortList, PortProtocol};
@@ -98,6 +100,8 @@ pub struct NetworkConfig {
     pub secrets: SecretsConfig,
     /// Through whom connections go on; `None`: they go straight.
     pub outbound_proxy: Option<ProxyConfig>,
+    /// From which address and interface of this host connections go on.
+    pub outbound: OutboundConfig,
     /// Networks of 96 bits behind which is IPv4 (RFC 6052 2.2), beside 64:ff9b::/96.
     pub nat64_prefixes: Vec<Ipv6Addr>,
     /// How much may pass each way.
@@ -138,6 +142,7 @@ impl Default for NetworkConfig {
             trust_host_cas: false,
             secrets: SecretsConfig::default(),
             outbound_proxy: None,
+            outbound: OutboundConfig::default(),
             nat64_prefixes: vec![],
             rate_limiter: None,
             profile: Profile::SingleTenant,
@@ -268,6 +273,7 @@ impl NetworkConfig {
         fixed("interface", self.interface == new.interface, "another link")?;
         let is_same_proxy = self.outbound_proxy == new.outbound_proxy;
         fixed("outbound_proxy", is_same_proxy, "another")?;
+        fixed("outbound", self.outbound == new.outbound, "another way out")?;
         let trust = new.trust_host_cas;
         fixed(
             "trust_host_cas",
@@ -291,6 +297,7 @@ impl NetworkConfig {
         self.tls.check()?;
         self.secrets.check()?;
         self.outbound_proxy.as_ref().map_or(Ok(()), ProxyConfig::check)?;
+        self.outbound.check()?;
         if !self.secrets.secrets.is_empty() && !self.tls.enabled {
             let (count, expected) = (self.secrets.secrets.len(), "of use without tls.enabled");
             return Err(ConfigError::new("secrets.secrets", count, expected).into());

@@ -33,6 +33,7 @@ use crate::flow::tls::Tls;
 use crate::flow::{Flows, HostEngine};
 use crate::memory::{Pages, Storage, map};
 use crate::metrics::Published;
+use crate::outbound::Outbound;
 use crate::rings::{RingConsumer, RingProducer};
 use crate::service::dns::{Resolver, ResolverParts};
 use crate::snapshot::NameSnapshot;
@@ -102,6 +103,7 @@ pub(crate) struct Driver {
     pub(crate) orders: Receiver<Arc<Slip>>,
     pub(crate) tls: Tls,
     pub(crate) dialler: Option<Dialler>,
+    pub(crate) outbound: Outbound,
 }
 
 impl Driver {
@@ -132,7 +134,7 @@ impl Driver {
         let ports = Ports::new(listeners, &for_flows, PORTS)
             .map_err(Error::machine("watching the published ports"))?;
         let said = (driver.speaker, resolver, ports);
-        let ways = (driver.tls, driver.dialler);
+        let ways = (driver.tls, driver.dialler, driver.outbound);
         let mut flows = Flows::new(for_flows, Arc::clone(&driver.published), pages, said, ways);
         own.update(&mut engine, &mut flows, now);
         for known in &driver.known_names {

@@ -17,6 +17,16 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// This host has not what the configuration says that connections go on from.
+    #[error("configuration: {field}: {value} can't be used{}: {source}", hint(source))]
+    Outbound {
+        /// The field, dotted from the top.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A field of the configuration is out of its range; the text names field, value and limit.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),

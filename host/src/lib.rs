@@ -34,6 +34,7 @@ mod metrics;
 pub mod netns;
 mod network;
 mod open_metrics;
+mod outbound;
 pub mod replay;
 mod rings;
 mod service;

@@ -25,6 +25,7 @@ use crate::flow::relay::Mailbox;
 use crate::flow::tls::{ReadyList, Tls};
 use crate::intercept::{Forge, Reporter};
 use crate::metrics::{MetricsHandle, Published};
+use crate::outbound::Outbound;
 use crate::rings::{RingConsumer, RingProducer, Rings};
 use crate::service::certs::NewFiles;
 use crate::service::dns::{ResolverParts, Server};
@@ -92,6 +93,7 @@ pub struct SmoltcpNetwork {
     vault: Arc<Vault>,
     forge: Arc<Forge>,
     proxy: Option<Arc<Proxy>>,
+    outbound: Outbound,
     /// What holds it back when it is started, if anything.
     gate: Option<Arc<Gate>>,
     /// Names that the guest has resolved before.
@@ -139,10 +141,13 @@ impl SmoltcpNetwork {
         let termination = TerminationHandle::default();
         let vault = Arc::new(Vault::new(config.secrets.clone())?);
         let clock = Clock::new();
-        let proxy = config.outbound_proxy.clone().map(Proxy::new).transpose()?.map(Arc::new);
+        let outbound = Outbound::new(&config.outbound);
+        let proxy = config.outbound_proxy.clone().map(Proxy::new).transpose()?;
+        let proxy = proxy.map(|proxy| Arc::new(proxy.asked_from(outbound.clone())));
         let told = (Arc::clone(&audience), Arc::clone(&published));
         let reporter = Reporter::new(told.0, clock, termination.clone(), told.1);
-        let forge = Arc::new(Forge::new((Arc::clone(&vault), proxy.clone()), reporter));
+        let forge = Forge::new((Arc::clone(&vault), proxy.clone()), reporter);
+        let forge = Arc::new(forge.calling_from(outbound.clone()));
         let (interceptor, files) = forge.make(&config.tls, &config.http)?;
         forge.set(interceptor);
         let rings = Arc::new(Rings::new());
@@ -188,6 +193,7 @@ impl SmoltcpNetwork {
             vault,
             forge,
             proxy,
+            outbound,
             gate: None,
             known_names: vec![],
         };
@@ -272,9 +278,10 @@ impl SmoltcpNetwork {
     /// servers are asked of this host's resolver, on this thread.
     ///
     /// # Errors
-    /// [`Error::AlreadyStarted`], a name server that this host's resolver does not know, a port
-    /// that can't be published: after the last two it may be tried again. No thread or memory to be
-    /// had, or a configuration that does not fit the link.
+    /// [`Error::AlreadyStarted`], an address or interface of `outbound` that this host has not, a
+    /// name server that its resolver does not know, a port that can't be published: after the last
+    /// three it may be tried again. No thread or memory to be had, or a configuration that does not
+    /// fit the link.
     pub fn try_start(&mut self, runtime: tokio::runtime::Handle) -> Result<(), Error> {
         self.start_by(runtime, Running::alone)
     }
@@ -302,6 +309,7 @@ impl SmoltcpNetwork {
             return Err(Error::AlreadyStarted);
         }
         // Whatever may fail comes before anything is taken, so that a start may be repeated.
+        self.outbound.try_out()?;
         let servers = name_servers(&self.dns)?;
         let gate = self.gate.clone().filter(|gate| !gate.is_open());
         // On this thread: whoever starts a network decides in which namespace it listens.
@@ -345,6 +353,7 @@ impl SmoltcpNetwork {
                 runtime: runtime.clone(),
                 ready: ReadyList::new(Arc::clone(&self.wake)),
             },
+            outbound: self.outbound.clone(),
             dialler: self.proxy.as_ref().map(|proxy| Dialler {
                 proxy: Arc::clone(proxy),
                 runtime: runtime.clone(),
@@ -358,6 +367,7 @@ impl SmoltcpNetwork {
                 clock: self.clock,
                 published: Arc::clone(&self.published),
                 servers,
+                outbound: self.outbound.clone(),
                 timeout: Duration::from_millis(self.dns.query_timeout_ms),
             },
         };

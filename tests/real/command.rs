@@ -111,6 +111,11 @@ fn check_names_the_field_the_value_and_the_limit() {
     let wrong = ConfigFile::new(&json!({ "polcy": {} }));
     let path = wrong.path().display().to_string();
     assert!(say(&format!("check {path}")).errors.contains(&format!("{path}: polcy: ")));
+    let beyond = ConfigFile::new(&json!({ "interface": { "mtu": 100 } }));
+    let path = beyond.path().display().to_string();
+    assert!(say(&format!("check {path}")).errors.contains(&format!("{path}: interface.mtu: 100")));
+    let typed = say("check -");
+    assert!(typed.errors.contains("standard input: this is not JSON"), "{typed:?}");
     let missing = say("check /there/is/no/such.json");
     assert_eq!(missing.code, 1);
     assert!(missing.errors.contains("/there/is/no/such.json"), "{missing:?}");
@@ -127,6 +132,8 @@ fn every_command_has_help_with_examples_that_fits_the_terminal() {
         assert!(help.output.contains(&example), "{command}: {}", help.output);
         let long = help.output.lines().find(|line| line.chars().count() > 100);
         assert_eq!(long, None, "{command}");
+        let codes = ["", "vm", "run"].contains(&command) || help.output.contains("Exit status: 0");
+        assert!(codes, "{command}: what its exit code means");
         // A value is explained by the words of its own option.
         assert_eq!(help.output.matches("Every frame is one").count(), 0, "{command}");
     }

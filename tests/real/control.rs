@@ -241,6 +241,7 @@ fn a_configuration_that_is_refused_changes_nothing_and_says_why() {
         (deny(json!({ "polizy": {} })), "did you mean `policy`"),
         (deny(json!({ "interface": { "mac": "02:00:00:00:00:99" } })), "interface: another link"),
         (deny(json!({ "trust_host_cas": true })), "trust_host_cas: true"),
+        (deny(json!({ "outbound": { "device": "lo" } })), "outbound: another way out"),
         (
             deny(json!({ "tls": { "enabled": true, "upstream_ca_cert": ["/nowhere.pem"] } })),
             "/nowhere.pem",
@@ -256,6 +257,7 @@ fn a_configuration_that_is_refused_changes_nothing_and_says_why() {
         let refused = controlled.put(&config);
         assert_eq!(refused.code, 1, "{config}");
         assert!(refused.errors.contains(words), "{config}: {}", refused.errors);
+        assert!(refused.errors.starts_with("sluicegate: standard input: "), "{refused:?}");
         assert_eq!(controlled.json(&["config"]), before, "{config}");
         echoes(&mut stream).unwrap();
     }
@@ -430,8 +432,23 @@ fn a_flow_is_ended_by_its_number() {
     process::succeed(&mut controlled.ctl(&["end", &id]));
     assert_eq!(echoes(&mut streams[0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     echoes(&mut streams[1]).unwrap();
-    let twice = process::run(&mut controlled.ctl(&["end", &id]));
+    // One that has ended keeps no other from its end.
+    let guest = streams[1].local_addr().unwrap().to_string();
+    let flows = controlled.flows();
+    let other = flows.iter().find(|flow| flow["guest"] == guest.as_str()).unwrap();
+    let twice = process::run(&mut controlled.ctl(&["end", &id, &other["id"].to_string()]));
     assert!(twice.code == 1 && twice.errors.contains(&format!("flow {id}")), "{}", twice.errors);
+    assert_eq!(echoes(&mut streams[1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let word = process::run(&mut controlled.ctl(&["end", "first"]));
+    assert!(word.code == 2 && word.errors.contains("not the number of a flow"), "{word:?}");
+    // The socket may be named behind what is asked, or in the environment, and must be somewhere.
+    let mut behind = sluicegate();
+    process::succeed(behind.args(["ctl", "flows", "--control"]).arg(&controlled.socket));
+    let mut named = sluicegate();
+    process::succeed(named.env("SLUICEGATE_CONTROL", &controlled.socket).args(["ctl", "flows"]));
+    let nowhere =
+        process::run(sluicegate().env_remove("SLUICEGATE_CONTROL").args(["ctl", "flows"]));
+    assert!(nowhere.code == 2 && nowhere.errors.contains("SLUICEGATE_CONTROL"), "{nowhere:?}");
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod metrics;
 mod names;
 mod neighbours;
 mod offload;
+mod outbound;
 mod pings;
 mod policy;
 mod pool;

@@ -19,6 +19,8 @@ use super::link::{self, LinkArgs};
 /// root. The namespace must not have a default route.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Exit status: 0 if a signal ended it, 1 if the guest can't be served, 2 if the options are wrong.
+
 Examples:
   ip netns add guest
   sluicegate attach --netns guest --config policy.json

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sluicegate_host::{Permission, Protocol};
+use sluicegate_host::{Error, Permission, Protocol};
 
 use super::config_file;
 use super::failure::{self, Failure};
@@ -15,7 +15,7 @@ use super::link::ProfileName;
 /// Says what is wrong (field, value, what it should be), or what the network would do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit status: 0 if the file is good, 1 if it is not.
+Exit status: 0 if the file is good, 1 if it is not, 2 if the options are wrong.
 
 Examples:
   sluicegate check network.json
@@ -38,9 +38,13 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let written = config_file::read(Some(&args.file))?.1;
     let dropped = written.not_a_tenants();
     let config = args.profile.apply(written);
-    let core = config.to_core(0, [0; 16])?;
+    let name = config_file::name_of(&args.file).display();
+    let core = config.to_core(0, [0; 16]).map_err(|error| {
+        let Error::Config(error) = error else { return error.to_string() };
+        format!("{name}: {error}")
+    })?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}: ok", args.file.display())?;
+    writeln!(out, "{name}: ok")?;
     for (index, rule) in config.policy.rules.iter().enumerate() {
         writeln!(out, "  rule {index}: {rule}")?;
     }
@@ -75,6 +79,9 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     let ms = config.dns.query_timeout_ms;
     let outside = if config.dns.rebind_protection { "public addresses only" } else { "anywhere" };
     writeln!(out, "  names are asked of {asked} for {ms} ms, and may lead to {outside}")?;
+    if !config.outbound.is_empty() {
+        writeln!(out, "  what goes on outside leaves {}", config.outbound)?;
+    }
     if config.tls.enabled {
         let ports: Vec<_> = config.tls.intercepted_ports.iter().map(ToString::to_string).collect();
         writeln!(out, "  TLS at port {} ends at the gateway", ports.join(", "))?;

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::config_file;
-use super::failure::{self, Failure};
+use super::failure::{self, ASKED_WRONGLY, Failure, complain, warn};
 
 mod record;
 mod table;
@@ -26,7 +26,7 @@ pub(super) use table::{Flows, HEAD, Row, UP};
 /// policy forbids is reset, and what it allows does not notice.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit status: 0 if it was done, 1 if not.
+Exit status: 0 if it was done, 1 if not, 2 if the options are wrong.
 
 Examples:
   sluicegate run --control /tmp/net.ctl --config network.json -- bash
@@ -41,8 +41,8 @@ Examples:
   curl --unix-socket /tmp/net.ctl http://localhost/v1/metrics     # the same without this program")]
 pub(crate) struct CtlArgs {
     /// The control socket of the network
-    #[arg(long, value_name = "PATH", env = "SLUICEGATE_CONTROL")]
-    control: PathBuf,
+    #[arg(long, value_name = "PATH", env = "SLUICEGATE_CONTROL", global = true)]
+    control: Option<PathBuf>,
     #[command(subcommand)]
     command: CtlCommand,
 }
@@ -72,7 +72,7 @@ enum CtlCommand {
     /// End flows by their numbers
     End {
         /// As `ctl flows` shows them
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = flow_number)]
         ids: Vec<u64>,
     },
     /// List the published ports: where this host really listens
@@ -96,42 +96,52 @@ enum CtlCommand {
     Events,
 }
 
+/// Reads the number of a flow.
+fn flow_number(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "not the number of a flow, as `sluicegate ctl flows` shows it")
+}
+
 /// Does what is asked.
 pub(crate) fn run(args: &CtlArgs) -> ExitCode {
+    let Some(control) = &args.control else {
+        // What stands before or behind the command's name can't be required by clap.
+        warn(
+            "which network? --control PATH (or SLUICEGATE_CONTROL) names the socket that it was \
+             started with",
+        );
+        return ExitCode::from(ASKED_WRONGLY);
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(obey(args)));
+    let done = runtime
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(obey(control, &args.command)));
     failure::exit_code(done)
 }
 
-async fn obey(args: &CtlArgs) -> Result<(), Failure> {
-    match &args.command {
-        CtlCommand::Config { number: false } => print(get(args, "config").await?).await,
+async fn obey(control: &Path, command: &CtlCommand) -> Result<(), Failure> {
+    match command {
+        CtlCommand::Config { number: false } => print(get(control, "config").await?).await,
         CtlCommand::Config { number: true } => {
-            let answer = get(args, "config").await?;
+            let answer = get(control, "config").await?;
             let tag = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
             let number = tag.ok_or("the network did not say it")?.trim_matches('"');
             Ok(writeln!(std::io::stdout(), "{number}")?)
         }
-        CtlCommand::Put { file, if_version } => put(args, file, *if_version).await,
-        CtlCommand::Flows { json: true } => print(get(args, "flows").await?).await,
+        CtlCommand::Put { file, if_version } => put(control, file, *if_version).await,
+        CtlCommand::Flows { json: true } => print(get(control, "flows").await?).await,
         CtlCommand::Flows { json: false } => {
-            let flows = flows(&args.control).await?;
+            let flows = flows(control).await?;
             Ok(std::io::stdout().write_all(table::flows(&flows).as_bytes())?)
         }
-        CtlCommand::End { ids } => {
-            for id in ids {
-                ask(&args.control, Method::DELETE, &format!("flows/{id}"), (None, vec![])).await?;
-            }
-            Ok(())
-        }
-        CtlCommand::Snapshot => print(get(args, "snapshot").await?).await,
-        CtlCommand::Ports => print(get(args, "ports").await?).await,
+        CtlCommand::End { ids } => end(control, ids).await,
+        CtlCommand::Snapshot => print(get(control, "snapshot").await?).await,
+        CtlCommand::Ports => print(get(control, "ports").await?).await,
         CtlCommand::Capture { file, size_max } => {
-            let frames = ask(&args.control, Method::POST, "capture", (None, vec![])).await?;
+            let frames = ask(control, Method::POST, "capture", (None, vec![])).await?;
             record::write(frames, file, *size_max).await
         }
-        CtlCommand::Metrics => print(get(args, "metrics").await?).await,
-        CtlCommand::Events => print(get(args, "events").await?).await,
+        CtlCommand::Metrics => print(get(control, "metrics").await?).await,
+        CtlCommand::Events => print(get(control, "events").await?).await,
     }
 }
 
@@ -141,20 +151,49 @@ pub(super) async fn flows(control: &Path) -> Result<Flows, Failure> {
     Flows::read(&answer.into_body().collect().await?.to_bytes())
 }
 
-async fn get(args: &CtlArgs, what: &str) -> Result<Response<Incoming>, Failure> {
-    ask(&args.control, Method::GET, what, (None, vec![])).await
+async fn get(control: &Path, what: &str) -> Result<Response<Incoming>, Failure> {
+    ask(control, Method::GET, what, (None, vec![])).await
 }
 
-async fn put(args: &CtlArgs, file: &Path, expected: Option<u64>) -> Result<(), Failure> {
-    let text = std::fs::read(config_file::path_of(file))
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+/// Ends the flows `ids`. One that has ended by itself meanwhile keeps no other from its end.
+async fn end(control: &Path, ids: &[u64]) -> Result<(), Failure> {
+    let mut failed = None;
+    for id in ids {
+        let ended = ask(control, Method::DELETE, &format!("flows/{id}"), (None, vec![])).await;
+        if let Err(failure) = ended
+            && let Some(before) = failed.replace(failure)
+        {
+            complain(before.as_ref());
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn put(control: &Path, file: &Path, expected: Option<u64>) -> Result<(), Failure> {
+    let name = config_file::name_of(file).display();
+    let text =
+        std::fs::read(config_file::path_of(file)).map_err(|error| format!("{name}: {error}"))?;
     let tag = expected.map(|version| format!("\"{version}\""));
-    ask(&args.control, Method::PUT, "config", (tag, text)).await?;
-    Ok(())
+    let response = send(control, Method::PUT, "config", (tag, text)).await?;
+    match refusal(response).await? {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(format!("{name}: {problem}").into()),
+    }
 }
 
 /// Sends one request; an answer that is no success is an error in its words.
 async fn ask(
+    control: &Path,
+    method: Method,
+    what: &str,
+    sent: (Option<String>, Vec<u8>),
+) -> Result<Response<Incoming>, Failure> {
+    let response = send(control, method, what, sent).await?;
+    Ok(refusal(response).await??)
+}
+
+/// Sends one request, and returns whatever is answered.
+async fn send(
     control: &Path,
     method: Method,
     what: &str,
@@ -172,13 +211,19 @@ async fn ask(
     if let Some(tag) = tag {
         request = request.header(IF_MATCH, tag);
     }
-    let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
-    if response.status().is_success() {
-        return Ok(response);
-    }
+    Ok(sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?)
+}
+
+/// `response` if it is a success; else what it says is the matter.
+async fn refusal(
+    response: Response<Incoming>,
+) -> Result<Result<Response<Incoming>, String>, Failure> {
     let status = response.status();
+    if status.is_success() {
+        return Ok(Ok(response));
+    }
     let text = response.into_body().collect().await?.to_bytes();
-    Err(problem(status, &text).into())
+    Ok(Err(problem(status, &text)))
 }
 
 /// What an answer says that is no success.

@@ -13,13 +13,15 @@ use super::failure::{self, Failure};
 /// NAME=value a line, as env(1) takes it. The values of secrets are not in it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Exit status: 0; 1 if the configuration is wrong, 2 if the options are.
+
 Examples:
   sluicegate env
   sluicegate env --slot 7 --config network.json
   env $(sluicegate env --slot 7) my-vmm        # hand them to a VMM")]
 pub(crate) struct EnvArgs {
     /// Number of the guest on this host, which its addresses follow from
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     slot: u16,
     /// MTU of the guest's interface: 1280 to 65520 [default: the config's, else 1500]
     #[arg(long, value_name = "N")]

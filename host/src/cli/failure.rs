@@ -4,6 +4,9 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+/// The exit code of a command line that says too little, as clap has it.
+pub(super) const ASKED_WRONGLY: u8 = 2;
+
 /// Anything that ends a sub-command.
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
 

@@ -24,7 +24,7 @@ pub(crate) struct LinkArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Number of the guest on this host, which its addresses follow from
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     slot: u16,
     /// Take the place of the network whose snapshot (`sluicegate ctl snapshot`) this is: with its
     /// addresses, whatever the slot, and its ports and names
@@ -42,6 +42,10 @@ pub(crate) struct LinkArgs {
     /// told. May be said again
     #[arg(long, short = 'p', value_name = "[BIND:]HOST:GUEST[/udp]")]
     publish: Vec<PortList>,
+    /// Go on outside from this address of this host (of either family one), or by this interface;
+    /// over what the config's `outbound` says, also where that is a tenant's. May be said again
+    #[arg(long, value_name = "ADDRESS|INTERFACE")]
+    outbound: Vec<String>,
     /// Whose word the configuration is: with `multi-tenant` a tenant's, who reaches the public
     /// Internet and the gateway's name server at most, and decides neither its addresses
     /// nor its name servers
@@ -155,12 +159,6 @@ impl LinkArgs {
             return Err("enabled: the config says false, so there is no network to make".into());
         }
         self.decide(&mut config.policy);
-        if self.egress.is_none() && self.config.is_none() {
-            warn(
-                "without --config the public Internet is reached, and not this host or private \
-                 networks; --egress allow lets all traffic out, --egress deny none",
-            );
-        }
         if self.profile == ProfileName::SingleTenant {
             config.ports.extend(self.published());
         }
@@ -191,6 +189,13 @@ impl LinkArgs {
             let overlay = move |config| args.overlay(config);
             (socket, Desk::new(network.control_handle(), overlay, document))
         });
+        // Last, so that what is wrong is not said behind it.
+        if self.egress.is_none() && self.config.is_none() {
+            warn(
+                "without --config the public Internet is reached, and not this host or private \
+                 networks; --egress allow lets all traffic out, --egress deny none",
+            );
+        }
         Ok(Described { network, control, withheld })
     }
 
@@ -208,6 +213,9 @@ impl LinkArgs {
         if self.profile == ProfileName::MultiTenant {
             // A tenant publishes nothing: these stay, whatever it writes.
             config.ports.extend(self.published());
+        }
+        for word in &self.outbound {
+            config.outbound.say(word);
         }
         config.interface.mtu = self.mtu.or(config.interface.mtu);
         let asked = self.autoconf.map(|asked| asked == Autoconf::On);

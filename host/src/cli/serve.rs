@@ -36,7 +36,10 @@ libkrun (C, then what krunvm and podman --runtime krun pass on):
   krun_add_net_unixgram(ctx, \"/tmp/net.sock\", -1, mac, 0, 0);       # with --datagram
 
 A descriptor instead of a path, of a socketpair whose other end the VMM has:
-  sluicegate serve --fd 3")]
+  sluicegate serve --fd 3
+
+Exit status: 0 if a signal ended it, or the machine that it ends with has gone; 1 if the guest can't
+be served, 2 if the options are wrong.")]
 pub(crate) struct ServeArgs {
     /// Where the machine connects to; only this user may
     #[arg(long, value_name = "PATH", group = "machine")]

@@ -21,6 +21,9 @@ use super::failure::{self, Failure};
 /// The network is one that was started with `--control PATH`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Exit status: 0 if a key ended it, 1 if the network can't be asked (any more), 2 if the options are
+wrong.
+
 Keys: q ends it; s puts the table in another order; Up, Down, PageUp, PageDown and Home scroll.
 
 Examples:

@@ -13,8 +13,8 @@ use super::dns::DnsFile;
 use super::ports::ACCEPT_QUEUE_DEFAULT;
 use super::rules::{PolicyFile, nat64};
 use super::{
-    HttpConfig, InterfaceConfig, NetworkConfig, PolicyConfig, PortConfig, ProxyConfig,
-    RateLimiterConfig, SecretsConfig, TlsConfig,
+    HttpConfig, InterfaceConfig, NetworkConfig, OutboundConfig, PolicyConfig, PortConfig,
+    ProxyConfig, RateLimiterConfig, SecretsConfig, TlsConfig,
 };
 use crate::error::LoadError;
 
@@ -45,6 +45,7 @@ pub(super) struct File {
     secrets: Option<SecretsConfig>,
     trust_host_cas: Option<bool>,
     outbound_proxy: Option<ProxyConfig>,
+    outbound: OutboundConfig,
 }
 
 /// A file that says nothing of it wants a network.
@@ -78,6 +79,7 @@ impl File {
             trust_host_cas: self.trust_host_cas.unwrap_or(false),
             secrets: self.secrets.unwrap_or_default(),
             outbound_proxy: self.outbound_proxy,
+            outbound: self.outbound,
             rate_limiter: self.rate_limiter.map(RateLimiterConfig::check).transpose()?,
             profile: Profile::SingleTenant,
             identity: None,

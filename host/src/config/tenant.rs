@@ -9,7 +9,8 @@
 use sluicegate_core::Profile;
 
 use super::{
-    DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, SecretsConfig, TlsConfig,
+    DnsConfig, InterceptCaConfig, InterfaceConfig, NetworkConfig, OutboundConfig, SecretsConfig,
+    TlsConfig,
 };
 
 /// TCP flows, and UDP flows either way, of a tenant who asks for no number.
@@ -27,7 +28,7 @@ enum Say {
 }
 
 /// What a tenant may not say; `ports` are the platform's.
-const NOT_A_TENANTS: [Field; 16] = [
+const NOT_A_TENANTS: [Field; 17] = [
     ("interface", Say::None, |a, b| a.interface != b.interface),
     ("max_connections", Say::Some, |a, _| a.max_connections == Some(0)),
     ("max_udp_connections", Say::Some, |a, _| a.max_udp_connections == Some(0)),
@@ -47,6 +48,7 @@ const NOT_A_TENANTS: [Field; 16] = [
     ("trust_host_cas", Say::None, |a, b| a.trust_host_cas != b.trust_host_cas),
     ("secrets", Say::None, |a, b| a.secrets != b.secrets),
     ("outbound_proxy", Say::None, |a, b| a.outbound_proxy != b.outbound_proxy),
+    ("outbound", Say::None, |a, b| a.outbound != b.outbound),
     ("nat64_prefixes", Say::None, |a, b| a.nat64_prefixes != b.nat64_prefixes),
 ];
 
@@ -67,7 +69,8 @@ impl NetworkConfig {
     ///   gateway's port 53.
     /// - `interface` and `nat64_prefixes` are dropped: addresses follow from the slot. So is `dns`:
     ///   the platform's name servers are asked, and rebinding is looked at.
-    /// - `ports` and `outbound_proxy` are dropped, as they are places of this host and its network.
+    /// - `ports`, `outbound_proxy` and `outbound` are dropped, as they are places of this host and
+    ///   its network.
     /// - `strict` is true, of all and of each rule.
     /// - Of `tls` the files are dropped, as they are this host's (`intercept_ca`,
     ///   `upstream_ca_cert`, `scoped_upstream_ca_cert`); `trust_host_cas` is false; and `secrets`
@@ -115,6 +118,7 @@ impl NetworkConfig {
             trust_host_cas: _,
             secrets: _,
             outbound_proxy: _,
+            outbound: _,
             nat64_prefixes: _,
             rate_limiter,
             profile: _,
@@ -147,6 +151,7 @@ impl NetworkConfig {
             trust_host_cas: false,
             secrets: SecretsConfig::default(),
             outbound_proxy: None,
+            outbound: OutboundConfig::default(),
             nat64_prefixes: vec![],
             rate_limiter,
             profile: Profile::MultiTenant,
@@ -215,6 +220,7 @@ mod tests {
         "trust_host_cas": true, "secrets": {"secrets": [
             {"env_var": "A", "value": "v", "allowed_hosts": ["a.test"]}]},
         "outbound_proxy": {"protocol": "socks5", "address": "192.0.2.1:1080"},
+        "outbound": {"ipv4_address": "192.0.2.20"},
         "nat64_prefixes": ["fd00:64::/96"],
         "rate_limiter": {"egress": {"ops": {"size": 1, "refill_time_ms": 1}}}}"#;
 
@@ -239,6 +245,7 @@ mod tests {
                 "trust_host_cas",
                 "secrets",
                 "outbound_proxy",
+                "outbound",
                 "nat64_prefixes",
             ]
         );

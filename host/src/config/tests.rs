@@ -84,6 +84,7 @@ fn the_table_has_every_field() {
         ("bandwidth", r#"{"rate_limiter": {"egress": {"ops": {"zzz": 1}}}}"#),
         ("outbound_proxy", r#"{"outbound_proxy": {"zzz": 1}}"#),
         ("outbound_proxy.credentials", proxy),
+        ("outbound.", r#"{"outbound": {"zzz": 1}}"#),
     ] {
         let start = format!("| `{section}");
         let rows: Vec<&str> = table

@@ -9,8 +9,8 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
+use mio::Interest;
 use mio::unix::SourceFd;
-use mio::{Interest, Registry};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::SendFlags;
@@ -19,6 +19,7 @@ use sluicegate_core::{DatagramKind, Event, FlowId, Instant, Refusal};
 use socket2::{Protocol, Socket, Type};
 
 use super::row::Inbox;
+use super::socket::Opener;
 use super::{HostEngine, Served, socket, token};
 
 /// Times that one flow may ask its socket for datagrams in one turn.
@@ -45,7 +46,7 @@ impl DatagramFlow {
         id: FlowId,
         kind: DatagramKind,
         address: SocketAddr,
-        registry: &Registry,
+        opener: Opener<'_>,
     ) -> Result<Self, Refusal> {
         let protocol = match kind {
             DatagramKind::Udp => None,
@@ -53,10 +54,10 @@ impl DatagramFlow {
             DatagramKind::Echo => Some(Protocol::ICMPV6),
         };
         let opened = || {
-            let socket = socket::open(address, Type::DGRAM, protocol)?;
+            let socket = opener.outbound.socket(address, Type::DGRAM, protocol)?;
             socket.connect(&address.into())?;
             let fd = socket.as_raw_fd();
-            registry.register(&mut SourceFd(&fd), token(id), Interest::READABLE)?;
+            opener.registry.register(&mut SourceFd(&fd), token(id), Interest::READABLE)?;
             Ok(socket)
         };
         let socket = opened().map_err(|error: io::Error| socket::refusal(&error))?;

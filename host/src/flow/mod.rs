@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::events::{Denied, NetworkEvent, Speaker};
 use crate::memory::Pages;
 use crate::metrics::{Published, since};
+use crate::outbound::Outbound;
 use crate::rings::HeapRing;
 use crate::service::dns::{Resolver, Server};
 use datagram::DatagramFlow;
@@ -38,6 +39,7 @@ use names::{NameStream, Names};
 use ports::Ports;
 use relay::RelayFlow;
 use row::{Association, Inbox, Outbox};
+use socket::Opener;
 use tcp::TcpFlow;
 use tls::{Said, Tls, TlsFlow};
 
@@ -83,6 +85,8 @@ pub(crate) struct Flows {
     slots: Vec<Option<Slot>>,
     queue: VecDeque<u32>,
     registry: Registry,
+    /// From where flows go on.
+    outbound: Outbound,
     /// Where datagrams of the guest are gathered before they are sent.
     outbox: Outbox,
     /// Where datagrams are received before the engine frames them.
@@ -110,13 +114,14 @@ impl Flows {
         published: Arc<Published>,
         pages: Pages,
         (speaker, resolver, ports): (Speaker, Resolver, Ports),
-        (tls, dialler): (Tls, Option<Dialler>),
+        (tls, dialler, outbound): (Tls, Option<Dialler>, Outbound),
     ) -> Self {
         Self {
             pages,
             slots: Vec::new(),
             queue: VecDeque::new(),
             registry,
+            outbound,
             outbox: Outbox::new(),
             inbox: Inbox::new(),
             names: Names::new(resolver, Arc::clone(&published)),
@@ -271,7 +276,8 @@ impl Flows {
             let id = slot.id;
             let served = match &mut slot.flow {
                 Flow::Tcp(tcp) => {
-                    let served = tcp.serve(engine, now, &self.registry);
+                    let opener = Opener { registry: &self.registry, outbound: &self.outbound };
+                    let served = tcp.serve(engine, now, opener);
                     if let Some(dialled) = tcp.take_dialled() {
                         self.published.times.connect.note(since(dialled, now));
                     }
@@ -352,29 +358,8 @@ impl Flows {
         }
     }
 
-    fn connect(
-        &mut self,
-        engine: &mut HostEngine<'_>,
-        now: Instant,
-        flow: FlowId,
-        to: sluicegate_core::Outside,
-    ) {
-        if self.dial(engine, now, flow, to) {
-            return;
-        }
-        match TcpFlow::connect((flow, now), socket::addresses(to), &self.registry) {
-            Ok(tcp) => {
-                let is_connected = tcp.is_connected();
-                self.insert(flow, Flow::Tcp(tcp.with_look(self.look())));
-                if is_connected {
-                    engine.handle(now, Event::Connected { flow });
-                }
-            }
-            Err(refusal) => {
-                self.count(refusal);
-                engine.handle(now, Event::ConnectFailed { flow, refusal });
-            }
-        }
+    fn opener(&self) -> Opener<'_> {
+        Opener { registry: &self.registry, outbound: &self.outbound }
     }
 
     /// Takes a datagram or a row in, to be sent with those that follow, or sends it at once.
@@ -424,7 +409,7 @@ impl Flows {
         let known = matches!(self.slots.get(flow.index as usize), Some(Some(s)) if s.id == flow);
         if !known {
             let (address, _) = socket::addresses(to);
-            let opened = DatagramFlow::open(flow, kind, address, &self.registry)
+            let opened = DatagramFlow::open(flow, kind, address, self.opener())
                 .inspect_err(|refusal| self.complain(kind, *refusal))
                 .map_err(failed)?;
             self.insert(flow, Flow::Datagram(opened));

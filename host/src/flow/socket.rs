@@ -1,11 +1,13 @@
-//! Opening host sockets, and what their errors mean to a guest.
+//! Where host sockets go, and what their errors mean to a guest.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use mio::Registry;
 use rustix::io::Errno;
 use sluicegate_core::{Outside, Refusal};
-use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::outbound::Outbound;
 
 /// Where to connect: the first choice, and one to try where that is refused. For names no socket is
 /// opened.
@@ -20,18 +22,26 @@ pub(super) fn addresses(to: Outside) -> (SocketAddr, Option<SocketAddr>) {
     }
 }
 
-/// A non-blocking socket of the family of `to`.
-pub(super) fn open(to: SocketAddr, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
-    Socket::new(Domain::for_address(to), kind.nonblocking(), protocol)
+/// What sockets of flows are opened with.
+#[derive(Clone, Copy)]
+pub(super) struct Opener<'f> {
+    /// Where they are watched.
+    pub(super) registry: &'f Registry,
+    /// From where they go on.
+    pub(super) outbound: &'f Outbound,
 }
 
 /// What a guest is told of `error`.
 pub(super) fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::CONNREFUSED | Errno::CONNRESET) => Refusal::Refused,
-        Some(Errno::NETUNREACH | Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT | Errno::NETDOWN) => {
-            Refusal::NetUnreachable
-        }
+        Some(
+            Errno::NETUNREACH
+            | Errno::ADDRNOTAVAIL
+            | Errno::AFNOSUPPORT
+            | Errno::NETDOWN
+            | Errno::NODEV,
+        ) => Refusal::NetUnreachable,
         Some(Errno::HOSTUNREACH | Errno::HOSTDOWN) => Refusal::HostUnreachable,
         Some(Errno::TIMEDOUT) => Refusal::TimedOut,
         Some(Errno::ACCESS | Errno::PERM) => Refusal::Forbidden,
@@ -61,7 +71,13 @@ mod tests {
     const MEANINGS: [(Refusal, &[Errno]); 5] = [
         (
             Refusal::NetUnreachable,
-            &[Errno::NETUNREACH, Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT, Errno::NETDOWN],
+            &[
+                Errno::NETUNREACH,
+                Errno::ADDRNOTAVAIL,
+                Errno::AFNOSUPPORT,
+                Errno::NETDOWN,
+                Errno::NODEV,
+            ],
         ),
         (Refusal::HostUnreachable, &[Errno::HOSTUNREACH, Errno::HOSTDOWN]),
         (Refusal::TimedOut, &[Errno::TIMEDOUT]),

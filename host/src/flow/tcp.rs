@@ -10,11 +10,12 @@ use std::net::{Shutdown, SocketAddr};
 use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
-use sluicegate_core::{Event, FlowId, Instant, Refusal};
+use sluicegate_core::{Event, FlowId, Instant, Outside, Refusal};
 use socket2::{SockRef, Type};
 
 use super::clear::{Found, Look};
-use super::{HostEngine, Served, socket, token};
+use super::socket::Opener;
+use super::{Flow, Flows, HostEngine, Served, socket, token};
 
 /// The socket failed; the engine is told when the flow is next served.
 pub(super) struct Failed;
@@ -57,16 +58,16 @@ impl TcpFlow {
     pub(super) fn connect(
         (id, now): (FlowId, Instant),
         (first, fallback): (SocketAddr, Option<SocketAddr>),
-        registry: &Registry,
+        opener: Opener<'_>,
     ) -> Result<Self, Refusal> {
         let dialled = Some(now);
-        match start(id, first, registry) {
+        match start(id, first, opener) {
             Ok((stream, connected)) => {
                 Ok(Self { dialled, ..Self::new(id, stream, connected, fallback) })
             }
             Err(refused) => {
                 match fallback.filter(|_| is_worth_another(socket::refusal(&refused))) {
-                    Some(other) => start(id, other, registry)
+                    Some(other) => start(id, other, opener)
                         .map(|(stream, connected)| Self {
                             dialled,
                             ..Self::new(id, stream, connected, None)
@@ -246,10 +247,10 @@ impl TcpFlow {
         &mut self,
         engine: &mut HostEngine<'_>,
         now: Instant,
-        registry: &Registry,
+        opener: Opener<'_>,
     ) -> Served {
         if let Phase::Connecting { fallback } = self.phase
-            && let Some(served) = self.conclude(engine, now, (fallback, registry))
+            && let Some(served) = self.conclude(engine, now, (fallback, opener))
         {
             return served;
         }
@@ -280,7 +281,7 @@ impl TcpFlow {
         &mut self,
         engine: &mut HostEngine<'_>,
         now: Instant,
-        (fallback, registry): (Option<SocketAddr>, &Registry),
+        (fallback, opener): (Option<SocketAddr>, Opener<'_>),
     ) -> Option<Served> {
         let flow = self.id;
         let error = match self.stream.take_error() {
@@ -299,7 +300,7 @@ impl TcpFlow {
         };
         let refusal = socket::refusal(&error);
         if let Some(other) = fallback.filter(|_| is_worth_another(refusal))
-            && let Ok((stream, connected)) = start(flow, other, registry)
+            && let Ok((stream, connected)) = start(flow, other, opener)
         {
             let dialled = self.dialled;
             *self = Self { dialled, ..Self::new(flow, stream, connected, None) };
@@ -371,6 +372,34 @@ impl TcpFlow {
     }
 }
 
+impl Flows {
+    /// Connects `flow` to where it goes, through the proxy if there is one for it.
+    pub(super) fn connect(
+        &mut self,
+        engine: &mut HostEngine<'_>,
+        now: Instant,
+        flow: FlowId,
+        to: Outside,
+    ) {
+        if self.dial(engine, now, flow, to) {
+            return;
+        }
+        match TcpFlow::connect((flow, now), socket::addresses(to), self.opener()) {
+            Ok(tcp) => {
+                let is_connected = tcp.is_connected();
+                self.insert(flow, Flow::Tcp(tcp.with_look(self.look())));
+                if is_connected {
+                    engine.handle(now, Event::Connected { flow });
+                }
+            }
+            Err(refusal) => {
+                self.count(refusal);
+                engine.handle(now, Event::ConnectFailed { flow, refusal });
+            }
+        }
+    }
+}
+
 /// Whether the other loopback may have what this one had not.
 fn is_worth_another(refusal: Refusal) -> bool {
     match refusal {
@@ -384,8 +413,8 @@ fn is_worth_another(refusal: Refusal) -> bool {
 }
 
 /// Opens a socket and begins to connect it; true: it is connected already.
-fn start(id: FlowId, to: SocketAddr, registry: &Registry) -> io::Result<(TcpStream, bool)> {
-    let socket = socket::open(to, Type::STREAM, None)?;
+fn start(id: FlowId, to: SocketAddr, opener: Opener<'_>) -> io::Result<(TcpStream, bool)> {
+    let socket = opener.outbound.socket(to, Type::STREAM, None)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     let connected = match socket.connect(&to.into()) {
@@ -398,7 +427,8 @@ fn start(id: FlowId, to: SocketAddr, registry: &Registry) -> io::Result<(TcpStre
         Err(error) => return Err(error),
     };
     let mut stream = TcpStream::from_std(socket.into());
-    registry.register(&mut stream, token(id), Interest::READABLE | Interest::WRITABLE)?;
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    opener.registry.register(&mut stream, token(id), interest)?;
     Ok((stream, connected))
 }
 

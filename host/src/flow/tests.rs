@@ -27,7 +27,13 @@ pub(super) fn flows() -> (Flows, mio::Poll) {
     let ready = tls::ReadyList::new(Arc::clone(&wake));
     let tls = Tls { interceptor: None, runtime: runtime(), ready };
     (
-        Flows::new(registry, Arc::default(), pages, (speaker, resolver(wake), ports), (tls, None)),
+        Flows::new(
+            registry,
+            Arc::default(),
+            pages,
+            (speaker, resolver(wake), ports),
+            (tls, None, Default::default()),
+        ),
         poll,
     )
 }
@@ -63,6 +69,7 @@ fn resolver(wake: Arc<DriverWake>) -> Resolver {
         wake,
         clock: Clock::new(),
         servers: vec![],
+        outbound: Default::default(),
         timeout: PATIENCE,
     })
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Interceptor, Lasting, Reporter};
 use crate::config::{HttpConfig, InterceptCaConfig, TlsConfig};
 use crate::error::{AuthorityError, Error};
+use crate::outbound::Outbound;
 use crate::service::certs::{Authority, NewFiles};
 use crate::service::proxy::Proxy;
 use crate::service::secrets::Vault;
@@ -31,6 +32,12 @@ impl Forge {
     /// Nothing is intercepted yet.
     pub(crate) fn new(held: (Arc<Vault>, Option<Arc<Proxy>>), reporter: Reporter) -> Self {
         Self { lasting: Lasting::new(held, reporter), now: Mutex::default() }
+    }
+
+    /// The same, where servers are called from `outbound`.
+    pub(crate) fn calling_from(mut self, outbound: Outbound) -> Self {
+        self.lasting.outbound = outbound;
+        self
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {

@@ -25,6 +25,7 @@ use super::pipe::{Broken, TaskEnd};
 use super::upstream::Upstream;
 use super::{Call, Interceptor, alert, http, sniff};
 use crate::events::Incident;
+use crate::outbound::Outbound;
 use crate::service::certs::Identity;
 
 /// A handshake takes so long at most.
@@ -237,16 +238,17 @@ async fn dial(interceptor: &Interceptor, call: &Call) -> Result<(TcpStream, Byte
         return Ok(proxy.dial(target).await?);
     }
     let (first, fallback) = call.to;
-    let stream = match connect(first).await {
+    let outbound = &interceptor.lasting.outbound;
+    let stream = match connect(outbound, first).await {
         Ok(stream) => stream,
-        Err(error) => connect(fallback.ok_or(error)?).await?,
+        Err(error) => connect(outbound, fallback.ok_or(error)?).await?,
     };
     stream.set_nodelay(true)?;
     Ok((stream, Bytes::new()))
 }
 
-async fn connect(to: std::net::SocketAddr) -> io::Result<TcpStream> {
-    let connected = timeout(CONNECT_MAX, TcpStream::connect(to)).await;
+async fn connect(outbound: &Outbound, to: std::net::SocketAddr) -> io::Result<TcpStream> {
+    let connected = timeout(CONNECT_MAX, outbound.connect(to)).await;
     let stream = connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))?;
     socket2::SockRef::from(&stream).set_keepalive(true)?;
     Ok(stream)

@@ -96,6 +96,7 @@ impl Exchange {
             is_verified: self.is_verified,
             is_refused: AtomicBool::new(self.is_refused()),
             tunnels: self.tunnels.clone(),
+            fresh_key: self.fresh_key,
         })
     }
 

@@ -45,6 +45,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::{HostPattern, HttpConfig, InterceptCaConfig, TlsConfig};
 use crate::error::Error;
+use crate::outbound::Outbound;
 use crate::service::certs::{Authority, Identity, Leaves, Trust, provider};
 use crate::service::proxy::{Proxy, Target};
 use crate::service::secrets::Vault;
@@ -101,6 +102,8 @@ impl Call {
 struct Lasting {
     vault: Arc<Vault>,
     proxy: Option<Arc<Proxy>>,
+    /// From where servers are called.
+    outbound: Outbound,
     reporter: Arc<Reporter>,
     held: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
@@ -114,6 +117,7 @@ impl Lasting {
         Self {
             vault,
             proxy,
+            outbound: Outbound::default(),
             reporter: Arc::new(reporter),
             held: Arc::new(Semaphore::new(HELD_BYTES_MAX)),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),

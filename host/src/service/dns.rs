@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::metrics::{Published, since};
+use crate::outbound::Outbound;
 use crate::wake::DriverWake;
 use upstreams::Upstreams;
 
@@ -46,6 +47,8 @@ pub(crate) struct ResolverParts {
     pub(crate) published: Arc<Published>,
     /// The name servers; empty: the host's own.
     pub(crate) servers: Vec<Server>,
+    /// From where they are asked.
+    pub(crate) outbound: Outbound,
     /// How long a query may take.
     pub(crate) timeout: Duration,
 }
@@ -65,6 +68,7 @@ pub(crate) struct Resolver {
     clock: Clock,
     published: Arc<Published>,
     timeout: Duration,
+    outbound: Outbound,
     upstreams: Arc<Upstreams>,
     in_flight: usize,
     tasks: JoinSet<()>,
@@ -81,7 +85,8 @@ impl Resolver {
             clock: parts.clock,
             published: parts.published,
             timeout: parts.timeout,
-            upstreams: Arc::new(Upstreams::new(parts.servers, parts.clock)),
+            upstreams: Arc::new(Upstreams::new(parts.servers, parts.clock, parts.outbound.clone())),
+            outbound: parts.outbound,
             in_flight: 0,
             tasks: JoinSet::new(),
             answers,
@@ -91,7 +96,7 @@ impl Resolver {
 
     /// Asks `servers` from now on, each query for `timeout` at most.
     pub(crate) fn replace_servers(&mut self, servers: Vec<Server>, timeout: Duration) {
-        self.upstreams = Arc::new(Upstreams::new(servers, self.clock));
+        self.upstreams = Arc::new(Upstreams::new(servers, self.clock, self.outbound.clone()));
         self.timeout = timeout;
     }
 
@@ -179,6 +184,7 @@ mod tests {
             clock: Clock::new(),
             published: Arc::default(),
             servers: vec![Server { address: server.local_addr().unwrap(), secure: None }],
+            outbound: Outbound::default(),
             timeout: 6 * PATIENCE,
         });
         let query = [&[0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\0", &[0, 1, 0, 1]].concat();

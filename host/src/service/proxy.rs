@@ -7,7 +7,7 @@
 use core::fmt;
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use sluicegate_core::ConfigError;
+use socket2::Type;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_socks::TargetAddr;
@@ -31,6 +32,7 @@ use crate::config::secrets::SecretSource;
 use crate::config::{
     CREDENTIAL_BYTES_MAX, HostPattern, ProxyConfig, ProxyException, ProxyProtocol,
 };
+use crate::outbound::Outbound;
 
 mod socks;
 
@@ -58,6 +60,8 @@ impl fmt::Display for Target {
 /// A proxy, ready to be asked.
 pub(crate) struct Proxy {
     config: ProxyConfig,
+    /// From where it is asked.
+    outbound: Outbound,
     /// A user and its password.
     user: Option<(String, Zeroizing<String>)>,
 }
@@ -73,7 +77,12 @@ impl Proxy {
             let password = password(var, std::env::var(var).ok())?;
             Ok((credentials.username.clone(), password))
         });
-        Ok(Self { user: user.transpose()?, config })
+        Ok(Self { user: user.transpose()?, config, outbound: Outbound::default() })
+    }
+
+    /// The same, asked from `outbound`.
+    pub(crate) fn asked_from(self, outbound: Outbound) -> Self {
+        Self { outbound, ..self }
     }
 
     /// Whether `address` is reached without a proxy: for itself, or since every one of `names`, by
@@ -114,7 +123,7 @@ impl Proxy {
     /// # Errors
     /// What the guest would have seen of `target`, as far as the proxy says it.
     pub(crate) async fn dial(&self, target: &Target) -> io::Result<(TcpStream, Bytes)> {
-        let stream = within(TcpStream::connect(self.config.address)).await?;
+        let stream = within(self.outbound.connect(self.config.address)).await?;
         stream.set_nodelay(true)?;
         socket2::SockRef::from(&stream).set_keepalive(true)?;
         let dialled = match self.config.protocol {
@@ -138,18 +147,15 @@ impl Proxy {
     /// # Errors
     /// What the guest would have seen.
     pub(crate) async fn associate(&self) -> io::Result<(TcpStream, UdpSocket)> {
-        let mut control = within(TcpStream::connect(self.config.address)).await?;
+        let mut control = within(self.outbound.connect(self.config.address)).await?;
         let relay = within(socks::associate(&mut control, self.user.as_ref())).await?;
         // Where it says no address of its own, it is where it is.
         let address =
             if relay.ip().is_unspecified() { self.config.address.ip() } else { relay.ip() };
-        let any: IpAddr = match address {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect((address, relay.port())).await?;
-        Ok((control, socket))
+        let relay = SocketAddr::new(address, relay.port());
+        let socket = self.outbound.socket(relay, Type::DGRAM, None)?;
+        socket.connect(&relay.into())?;
+        Ok((control, UdpSocket::from_std(socket.into())?))
     }
 
     async fn socks4(&self, stream: TcpStream, target: &Target) -> io::Result<(TcpStream, Bytes)> {

@@ -94,6 +94,7 @@ mod tests {
             "nat64_prefixes": ["fd00:64::/96"], "secrets": {"secrets": []},
             "ports": [{"host_port": 1, "guest_port": 2}], "http": {"deny_response": true},
             "outbound_proxy": {"protocol": "socks5", "address": "10.0.0.1:1080"},
+            "outbound": {"device": "eth0"},
             "tls": {"enabled": true, "upstream_ca_cert": ["/a"], "scoped_upstream_ca_cert": [],
                 "intercept_ca": {}}}"#;
         let config = NetworkConfig::from_json(text).unwrap().for_tenant();

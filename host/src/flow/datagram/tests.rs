@@ -7,6 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use super::*;
+use crate::outbound::Outbound;
 
 sockopt_impl!(
     /// Leaves the checksum out.
@@ -93,7 +94,8 @@ fn loopbacks() -> [SocketAddr; 2] {
 fn open(to: SocketAddr) -> (DatagramFlow, mio::Poll) {
     let poll = mio::Poll::new().unwrap();
     let id = FlowId { index: 0, generation: 0 };
-    (DatagramFlow::open(id, DatagramKind::Udp, to, poll.registry()).unwrap(), poll)
+    let opener = Opener { registry: poll.registry(), outbound: &Outbound::default() };
+    (DatagramFlow::open(id, DatagramKind::Udp, to, opener).unwrap(), poll)
 }
 
 /// `payload` as it is cut.

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use sluicegate_core::{is_answer_to, is_truncated};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 
-use super::ports::{Port, Ports};
+use super::ports::Ports;
 use super::secure::Secure;
 
 /// A datagram may get lost: after this time the query is said again.
@@ -33,7 +33,7 @@ pub(super) async fn ask(
 ) -> io::Result<Vec<u8>> {
     if let Some(secure) = secure {
         // Nobody can forge an answer there, so its number may stay what it is (RFC 8484 4.1).
-        return checked(query, Box::pin(secure.ask(server, query)).await?);
+        return checked(query, Box::pin(secure.ask(ports.outbound(), server, query)).await?);
     }
     let mut query = query.to_vec();
     let mut number = [0; 2];
@@ -45,7 +45,7 @@ pub(super) async fn ask(
     if !is_truncated(&answer) {
         return Ok(answer);
     }
-    let by_stream = async { framed(&mut TcpStream::connect(server).await?, &query).await };
+    let by_stream = async { framed(&mut ports.outbound().connect(server).await?, &query).await };
     // In a box: what is seldom needed would make every query's task as large as it is.
     checked(&query, Box::pin(by_stream).await?)
 }
@@ -66,7 +66,7 @@ async fn by_datagram(server: SocketAddr, ports: &Ports, query: &[u8]) -> io::Res
         ports.keep(port);
         return Ok(answer);
     }
-    let port = Port::new(server)?;
+    let port = ports.open(server)?;
     let answer = say(&port.socket, query).await?;
     ports.keep(port);
     Ok(answer)

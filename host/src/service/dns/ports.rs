@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::Type;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, interval_at};
+
+use crate::outbound::Outbound;
 
 /// Queries that go out of one port.
 const USES_MAX: u32 = 16;
@@ -32,8 +34,8 @@ pub(super) struct Port {
 
 impl Port {
     /// One that was not used before. Needs the runtime.
-    pub(super) fn new(server: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), None)?;
+    fn new(server: SocketAddr, outbound: &Outbound) -> io::Result<Self> {
+        let socket = outbound.socket(server, Type::DGRAM, None)?;
         socket.connect(&server.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         Ok(Self { socket, server, uses: 0, since: Instant::now() })
@@ -47,28 +49,46 @@ struct Idle {
     is_swept: bool,
 }
 
-/// The ports that wait for another query.
+/// The ports that wait for another query, and from where new ones go out.
 #[derive(Default)]
-pub(super) struct Ports(Arc<Mutex<Idle>>);
+pub(super) struct Ports {
+    idle: Arc<Mutex<Idle>>,
+    outbound: Outbound,
+}
 
 impl Ports {
+    /// Those that go out from `outbound`.
+    pub(super) fn new(outbound: Outbound) -> Self {
+        Self { idle: Arc::default(), outbound }
+    }
+
+    /// From where they go out.
+    pub(super) fn outbound(&self) -> &Outbound {
+        &self.outbound
+    }
+
+    /// A new one that leads to `server`. Needs the runtime.
+    pub(super) fn open(&self, server: SocketAddr) -> io::Result<Port> {
+        Port::new(server, &self.outbound)
+    }
+
     /// One that leads to `server`.
     pub(super) fn take(&self, server: SocketAddr) -> Option<Port> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let at = idle.ports.iter().rposition(|port| port.server == server)?;
         Some(idle.ports.swap_remove(at))
     }
 
     /// Keeps `port`, whose query was answered, for another. Needs the runtime.
     pub(super) fn keep(&self, port: Port) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let uses = port.uses + 1;
         if uses >= USES_MAX || idle.ports.len() >= IDLE_MAX {
             return;
         }
         idle.ports.push(Port { uses, since: Instant::now(), ..port });
         if !std::mem::replace(&mut idle.is_swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(&self.0)));
+            tokio::spawn(sweep(Arc::downgrade(&self.idle)));
         }
     }
 }
@@ -101,7 +121,7 @@ mod tests {
     async fn closed(ports: &Ports) {
         let mut ticks = interval_at(Instant::now(), IDLE_TIME / 50);
         let is_closed = async {
-            while !ports.0.lock().unwrap().ports.is_empty() {
+            while !ports.idle.lock().unwrap().ports.is_empty() {
                 ticks.tick().await;
             }
         };
@@ -113,7 +133,7 @@ mod tests {
         let (_first, at) = server().await;
         let (_other, elsewhere) = server().await;
         let ports = Ports::default();
-        let mut port = Port::new(at).unwrap();
+        let mut port = ports.open(at).unwrap();
         let number = port.socket.local_addr().unwrap();
         for _ in 1..USES_MAX {
             ports.keep(port);
@@ -126,11 +146,11 @@ mod tests {
         assert!(ports.take(at).is_none(), "it has served as many as it may");
 
         for _ in 0..=IDLE_MAX {
-            ports.keep(Port::new(at).unwrap());
+            ports.keep(ports.open(at).unwrap());
         }
-        assert_eq!(ports.0.lock().unwrap().ports.len(), IDLE_MAX);
+        assert_eq!(ports.idle.lock().unwrap().ports.len(), IDLE_MAX);
         closed(&ports).await;
-        ports.keep(Port::new(at).unwrap());
+        ports.keep(ports.open(at).unwrap());
         closed(&ports).await;
     }
 }

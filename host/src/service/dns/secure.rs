@@ -31,6 +31,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::exchange::framed;
+use crate::outbound::Outbound;
 
 /// Connections to one server that may be open.
 const CONNECTIONS_MAX: usize = 16;
@@ -40,6 +41,8 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 const MESSAGE: &str = "application/dns-message";
 
 type Stream = TlsStream<TcpStream>;
+/// Where it is asked, and from where.
+type Whither<'o> = (&'o Outbound, SocketAddr);
 
 /// A server that is asked where nobody else can read it.
 pub(crate) struct Secure {
@@ -107,19 +110,25 @@ impl Secure {
         }
     }
 
-    /// Asks it, at `address`; what it says may be no answer to `query`.
+    /// Asks it from `outbound`, at `address`; what it says may be no answer to `query`.
     ///
     /// # Errors
     /// It can't be reached or believed.
-    pub(super) async fn ask(&self, address: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+    pub(super) async fn ask(
+        &self,
+        outbound: &Outbound,
+        address: SocketAddr,
+        query: &[u8],
+    ) -> io::Result<Vec<u8>> {
+        let to = (outbound, address);
         match &self.url {
-            Some(url) => self.post(address, url, query).await,
-            None => self.say(address, query).await,
+            Some(url) => self.post(to, url, query).await,
+            None => self.say(to, query).await,
         }
     }
 
-    async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
-        let stream = TcpStream::connect(address).await?;
+    async fn connect(&self, (outbound, address): Whither<'_>) -> io::Result<Stream> {
+        let stream = outbound.connect(address).await?;
         stream.set_nodelay(true)?;
         TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
     }
@@ -136,7 +145,7 @@ impl Secure {
     }
 
     /// Over TLS, behind its length (RFC 7858 3.3).
-    async fn say(&self, address: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+    async fn say(&self, to: Whither<'_>, query: &[u8]) -> io::Result<Vec<u8>> {
         let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
         if let Some(mut stream) = self.used()
             && let Ok(answer) = framed(&mut stream, query).await
@@ -144,20 +153,20 @@ impl Secure {
             self.idle().push((stream, Instant::now()));
             return Ok(answer);
         }
-        let mut stream = self.connect(address).await?;
+        let mut stream = self.connect(to).await?;
         let answer = framed(&mut stream, query).await?;
         self.idle().push((stream, Instant::now()));
         Ok(answer)
     }
 
     /// Over HTTPS (RFC 8484 4.1), on a stream of its own.
-    async fn post(&self, address: SocketAddr, url: &str, query: &[u8]) -> io::Result<Vec<u8>> {
+    async fn post(&self, to: Whither<'_>, url: &str, query: &[u8]) -> io::Result<Vec<u8>> {
         if let Some(https) = self.working_https()
             && let Ok(answer) = self.request(https, url, query).await
         {
             return Ok(answer);
         }
-        let https = self.new_https(address).await?;
+        let https = self.new_https(to).await?;
         self.request(https, url, query).await
     }
 
@@ -193,13 +202,13 @@ impl Secure {
         working
     }
 
-    async fn new_https(&self, address: SocketAddr) -> io::Result<Https> {
+    async fn new_https(&self, to: Whither<'_>) -> io::Result<Https> {
         let _connecting = self.connecting.lock().await;
         // Whoever waited meanwhile has the connection that was made.
         if let Some(https) = self.working_https() {
             return Ok(https);
         }
-        let stream = self.connect(address).await?;
+        let stream = self.connect(to).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other("it does not speak HTTP/2"));
         }

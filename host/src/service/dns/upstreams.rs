@@ -17,6 +17,7 @@ use super::host_servers::HostServers;
 use super::ports::Ports;
 use super::secure::Secure;
 use crate::clock::Clock;
+use crate::outbound::Outbound;
 
 /// The next server is asked as well when the last one has said nothing for so long.
 const OVERTAKE_AFTER: Duration = Duration::from_millis(500);
@@ -43,12 +44,12 @@ pub(super) struct Upstreams {
 
 impl Upstreams {
     /// Those of `configured`, or where it is empty the host's.
-    pub(super) fn new(configured: Vec<Server>, clock: Clock) -> Self {
+    pub(super) fn new(configured: Vec<Server>, clock: Clock, outbound: Outbound) -> Self {
         Self {
             configured,
             host: Mutex::new(HostServers::new()),
             shunned: Mutex::default(),
-            ports: Ports::default(),
+            ports: Ports::new(outbound),
             clock,
         }
     }
