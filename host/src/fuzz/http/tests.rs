@@ -42,7 +42,7 @@ fn what_lenient_servers_take_for_a_request_is_one_where_no_protocol_was_agreed_o
         "get / HTTP/1.1\r\n",
     ] {
         let request = format!("{line}Host: evil.test\r\n\r\n");
-        let (guest, server) = between(Agreed::Nothing, &request.repeat(2), OK);
+        let (guest, server) = between(Agreed::Nothing, request.repeat(2), OK);
         assert!(guest.starts_with("HTTP/1.1 4"), "{line:?}: the guest is told: {guest:?}");
         assert_eq!(server, "", "{line:?}: the server hears nothing");
     }
