@@ -23,10 +23,15 @@ const VALUE: &str = "sk-live/+ \"quoted\"";
 const OTHER: &str = "another-value-entirely";
 
 fn vault() -> Arc<Vault> {
+    vault_with(true)
+}
+
+/// The same, which bodies have only `in_body`.
+fn vault_with(in_body: bool) -> Arc<Vault> {
     let secret = |(env_var, value, host): (&str, &str, &str)| {
         let value = SecretValue::new(value.to_owned());
         let mut secret = SecretConfig::new(env_var, value, host.parse().unwrap());
-        secret.substitution.body = true;
+        secret.substitution.body = in_body;
         secret
     };
     let secrets = [("KEY", VALUE, "good.test"), ("KEYS", OTHER, "other.test")].map(secret);

@@ -4,7 +4,11 @@ use super::super::way::MADE_BYTES_MAX;
 use super::*;
 
 fn exchange(host: &str) -> Arc<Exchange> {
-    let interceptor = fuzz::interceptor(vault());
+    exchange_with(vault(), host)
+}
+
+fn exchange_with(vault: Arc<Vault>, host: &str) -> Arc<Exchange> {
+    let interceptor = fuzz::interceptor(vault);
     Arc::new(Exchange::new(interceptor, fuzz::call(host), true).in_the_clear())
 }
 
@@ -167,4 +171,33 @@ fn a_key_is_fresh_for_each_frame() {
     let (passed, taken) = way.push(&mut Bytes::from(said));
     taken.unwrap();
     assert_eq!(&*passed, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58");
+}
+
+#[test]
+fn where_bodies_have_no_value_messages_have_none_either() {
+    let way = Way::new(&exchange_with(vault_with(false), "good.test"), Speaker::Guest);
+    let said = frame_of(Speaker::Guest, TEXT, b"$MSB_KEY");
+    let (listener, taken) = through(way, &[&said]);
+    taken.unwrap();
+    assert_eq!(listener.said, [(Opcode::Text, b"$MSB_KEY".to_vec())]);
+}
+
+#[test]
+fn what_waits_is_judged_where_nothing_more_comes() {
+    let begun = frame_of(Speaker::Guest, (Opcode::Text, false), b"a $MSB_");
+    let mut way = way("good.test", Speaker::Guest);
+    assert_eq!(&*way.push(&mut Bytes::from(begun)).0, b"\x01\x82\0\0\0\0a ");
+    let (rest, finished) = way.finish();
+    finished.unwrap();
+    assert_eq!(&*rest, b"\x00\x85\0\0\0\0$MSB_", "a message that has no end gets none");
+    // `KEY`'s might have become `KEYS`'s, which this server may have.
+    for is_final in [false, true] {
+        let said = frame_of(Speaker::Guest, (Opcode::Text, is_final), b"$MSB_KEY");
+        let mut way = Way::new(&exchange("other.test"), Speaker::Guest);
+        let (passed, taken) = way.push(&mut Bytes::from(said));
+        assert!(passed.is_empty(), "{passed:?}");
+        let stopped = if is_final { taken } else { taken.and_then(|()| way.finish().1) };
+        let Err(Stop::Violation(violation)) = stopped else { panic!("it passes") };
+        assert_eq!(violation.env_var.as_deref(), Some("KEY"));
+    }
 }
