@@ -151,3 +151,30 @@ fn call((engine, now): (&HostEngine<'_>, Instant), flow: FlowId) -> Option<Call>
         open_to: Some(names.collect()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SecretConfig, SecretValue, SecretsConfig};
+    use crate::intercept::fuzz;
+    use crate::service::secrets::Vault;
+
+    #[test]
+    fn what_a_full_socket_did_not_take_is_looked_at_once() {
+        let secret = SecretConfig::new(
+            "KEY",
+            SecretValue::new("a value".to_owned()),
+            "good.test".parse().unwrap(),
+        );
+        let config = SecretsConfig { secrets: vec![secret], ..SecretsConfig::default() };
+        let interceptor = fuzz::interceptor(Arc::new(Vault::new(config).unwrap()));
+        let watch = interceptor.watch(fuzz::call("evil.test")).unwrap();
+        let mut look = Look::At(Box::new(Watched { watch, seen: 0 }));
+        let mut pass = |bytes: &[u8], taken| look.pass(bytes, |_| taken).ok();
+        // Looked at twice its end and its beginning would be one.
+        assert_eq!(pass(b"_KEY $MSB", Err("full")), Some(Err("full")));
+        assert_eq!(pass(b"_KEY $MSB", Ok(5)), Some(Ok(5)));
+        assert_eq!(pass(b"$MSB_KE", Ok(7)), Some(Ok(7)));
+        assert_eq!(pass(b"Y", Ok(1)), None);
+    }
+}
