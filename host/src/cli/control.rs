@@ -176,6 +176,22 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_no_more_has_no_connection_for_ever_either() {
+        let (_network, desk) = desk();
+        let (near, mut far) = duplex(64 * 1024);
+        let mut serving = tokio::spawn(converse(near, Arc::clone(&desk)));
+        for _ in 0..3 {
+            far.write_all(b"GET /v1/ports HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut answer = vec![];
+            while !answer.ends_with(b"}\n") {
+                answer.push(far.read_u8().await.unwrap());
+            }
+            sleep(HEAD_MAX * 9 / 10).await;
+        }
+        tokio::time::timeout(HOUR, &mut serving).await.unwrap().unwrap();
+    }
+
     #[tokio::test]
     async fn what_has_no_end_leaves_connections_for_the_rest() {
         let (_network, desk) = desk();
