@@ -45,11 +45,8 @@ impl<R: RingHandle> Engine<'_, R> {
         payload: &[u8],
         segment_bytes: u16,
     ) -> usize {
-        let known = self.flows.slot(flow).and_then(|slot| Some((slot, self.flows.key(slot)?)));
-        let Some((slot, key)) = known else {
-            self.out.counters.answers_late += 1;
-            return payload.len();
-        };
+        let Some(slot) = self.flows.slot(flow) else { return self.count_late(payload) };
+        let Some(key) = self.flows.key(slot) else { return self.count_late(payload) };
         let guest = self.guest(key.outside);
         let done = match key.kind {
             FlowKind::Tcp => return payload.len(),
@@ -73,6 +70,13 @@ impl<R: RingHandle> Engine<'_, R> {
             self.flows.touch(slot);
         }
         done
+    }
+
+    /// `payload` has come for a flow that has ended; returns how much of it is done with.
+    #[cold]
+    fn count_late(&mut self, payload: &[u8]) -> usize {
+        self.out.counters.answers_late += 1;
+        payload.len()
     }
 
     /// A row of datagrams goes as one frame where each is one and a packet holds them all, else in

@@ -3,13 +3,16 @@
 //! Owns the socket, who may connect to it, and how many do; what a request means is
 //! `control/routes.rs`, what is shown of the configuration `control/document.rs`. The socket's file
 //! is this user's alone, and a peer must be this user or root. Sixteen connections at a time, each
-//! with ten seconds to send the head of a request.
+//! with ten seconds to send the head of a request, and to take some of an answer; twelve of them may
+//! be for what has no end, so that who does not read that leaves room for who asks.
 
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hyper::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,15 +25,19 @@ use tokio::time::sleep;
 
 use super::failure::Failure;
 pub(super) use document::Document;
+use patience::Impatient;
 pub(super) use routes::Desk;
 
 mod document;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod patience;
 mod routes;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 16;
+/// Those of them that may be for events or a capture.
+const ENDLESS_MAX: usize = 12;
 /// How long a peer may take for the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// How long nobody is accepted after this host could not.
@@ -86,9 +93,14 @@ async fn serve(listener: UnixListener, _path: SocketPath, desk: Arc<Desk>) {
 
 /// Answers what is asked on one connection, until it ends.
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, desk: Arc<Desk>) {
+    let (stream, is_endless) = Impatient::new(stream);
     let answer = service_fn(move |request| {
-        let desk = Arc::clone(&desk);
-        async move { Ok::<_, Infallible>(routes::answer(&desk, request).await) }
+        let (desk, is_endless) = (Arc::clone(&desk), Arc::clone(&is_endless));
+        async move {
+            let response = routes::answer(&desk, request).await;
+            is_endless.store(response.body().size_hint().exact().is_none(), Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -122,6 +134,86 @@ mod tests {
         far.read_to_string(&mut answer).await.unwrap();
         serving.await.unwrap();
         answer
+    }
+
+    /// A network that has not begun, and its desk.
+    fn desk() -> (SmoltcpNetwork, Arc<Desk>) {
+        let config = NetworkConfig::default();
+        let mut network = SmoltcpNetwork::try_new(config.clone(), 0).unwrap();
+        let document = Document::first("{}", &config).unwrap();
+        let desk = Desk::new(network.control_handle(), |config| config, document);
+        (network, Arc::new(desk))
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_an_answer_has_no_connection_for_ever_but_for_what_has_no_end() {
+        let (_network, desk) = desk();
+        for (path, is_left) in [("config", false), ("ports", false), ("events", true)] {
+            // It takes less than the head of an answer.
+            let (near, mut far) = duplex(64);
+            let mut serving = tokio::spawn(converse(near, Arc::clone(&desk)));
+            let request = format!("GET /v1/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            far.write_all(request.as_bytes()).await.unwrap();
+            let ended = tokio::time::timeout(HOUR, &mut serving).await;
+            assert_eq!(ended.is_err(), is_left, "{path}");
+            // Whoever takes a little from time to time is waited for.
+            if is_left {
+                continue;
+            }
+            let (near, mut far) = duplex(64);
+            let mut serving = tokio::spawn(converse(near, Arc::clone(&desk)));
+            let request = request.replace("Host: a", "Host: a\r\nConnection: close");
+            far.write_all(request.as_bytes()).await.unwrap();
+            let (mut answer, mut space) = (vec![], [0; 32]);
+            while let Ok(len @ 1..) = far.read(&mut space).await {
+                answer.extend_from_slice(&space[..len]);
+                sleep(patience::STALLED_MAX * 9 / 10).await;
+            }
+            assert!(answer.ends_with(b"}\n"), "{path}: {}", String::from_utf8_lossy(&answer));
+            tokio::time::timeout(HOUR, &mut serving).await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_no_more_has_no_connection_for_ever_either() {
+        let (_network, desk) = desk();
+        let (near, mut far) = duplex(64 * 1024);
+        let mut serving = tokio::spawn(converse(near, Arc::clone(&desk)));
+        for _ in 0..3 {
+            far.write_all(b"GET /v1/ports HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut answer = vec![];
+            while !answer.ends_with(b"}\n") {
+                answer.push(far.read_u8().await.unwrap());
+            }
+            sleep(HEAD_MAX * 9 / 10).await;
+        }
+        tokio::time::timeout(HOUR, &mut serving).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_leaves_connections_for_the_rest() {
+        let (_network, desk) = desk();
+        let ask = async || {
+            let (near, mut far) = duplex(64 * 1024);
+            let serving = tokio::spawn(converse(near, Arc::clone(&desk)));
+            far.write_all(b"GET /v1/events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut status = [0; 12];
+            far.read_exact(&mut status).await.unwrap();
+            (far, serving, String::from_utf8_lossy(&status[9..]).into_owned())
+        };
+        let mut open = vec![];
+        for _ in 0..ENDLESS_MAX {
+            let (far, serving, status) = ask().await;
+            assert_eq!(status, "200");
+            open.push((far, serving));
+        }
+        assert_eq!(ask().await.2, "503");
+        let (far, serving) = open.pop().unwrap();
+        drop(far);
+        serving.await.unwrap();
+        assert_eq!(ask().await.2, "200");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{ETAG, HOST, IF_MATCH};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -233,9 +233,14 @@ fn problem(status: StatusCode, text: &[u8]) -> String {
     said.map_or_else(|| format!("the network answers {status}"), str::to_owned)
 }
 
-/// Prints the body as it comes.
+/// Prints the body: one that has no end as it comes, another once it is whole, as the network does
+/// not wait for who reads what is printed.
 async fn print(response: Response<Incoming>) -> Result<(), Failure> {
     let mut body = response.into_body();
+    if body.size_hint().exact().is_some() {
+        let whole = body.collect().await?.to_bytes();
+        return Ok(std::io::stdout().write_all(&whole)?);
+    }
     while let Some(frame) = body.frame().await {
         if let Ok(bytes) = frame?.into_data() {
             let mut out = std::io::stdout();

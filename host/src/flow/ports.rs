@@ -387,7 +387,10 @@ impl Flows {
                 Err(error) => {
                     let guest_port = port.guest_port;
                     self.count(socket::refusal(&error));
-                    tracing::warn!(%error, guest_port, "a published port can't accept");
+                    // Once for as long as it lasts: who comes is to fill nobody's log.
+                    if !matches!(self.ports.watches.get(index), Some(Watch::Rests(_))) {
+                        tracing::warn!(%error, guest_port, "a published port can't accept");
+                    }
                     return Watch::Rests(now.plus_millis(REST_MS));
                 }
             };

@@ -23,9 +23,10 @@ use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use sluicegate_host::{Capture, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::ENDLESS_MAX;
 use super::document::{Document, applied};
 use crate::cli::failure::in_full;
 use crate::cli::log;
@@ -51,6 +52,8 @@ pub(in crate::cli) struct Desk {
     /// What the command line makes of a configuration.
     overlay: Overlay,
     document: Arc<Mutex<Document>>,
+    /// How many more may be told of what has no end.
+    endless: Arc<Semaphore>,
 }
 
 impl Desk {
@@ -59,7 +62,20 @@ impl Desk {
         overlay: impl Fn(NetworkConfig) -> NetworkConfig + Send + Sync + 'static,
         document: Document,
     ) -> Self {
-        Self { control, overlay: Box::new(overlay), document: Arc::new(Mutex::new(document)) }
+        Self {
+            control,
+            overlay: Box::new(overlay),
+            document: Arc::new(Mutex::new(document)),
+            endless: Arc::new(Semaphore::new(ENDLESS_MAX)),
+        }
+    }
+
+    /// The place of one more.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        Arc::clone(&self.endless).try_acquire_owned().map_err(|_| {
+            let text = format!("{ENDLESS_MAX} are told of events, or of a capture, already");
+            Refused(StatusCode::SERVICE_UNAVAILABLE, text)
+        })
     }
 }
 
@@ -127,10 +143,10 @@ async fn route(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>
             let _ = wait(move || control.measure()).await;
             Ok(body(METRICS, Full::from(desk.control.metrics().open_metrics())))
         }
-        (&Method::GET, "events") => Ok(events(desk.control.events())),
+        (&Method::GET, "events") => Ok(events(desk.place()?, desk.control.events())),
         (&Method::POST, "capture") => {
-            let control = desk.control.clone();
-            Ok(capture(wait(move || control.capture()).await?))
+            let (place, control) = (desk.place()?, desk.control.clone());
+            Ok(capture(place, wait(move || control.capture()).await?))
         }
         (_, "config") => Ok(not_allowed("GET, PUT")),
         (_, "flows" | "snapshot" | "ports" | "metrics" | "events") => Ok(not_allowed("GET")),
@@ -262,21 +278,23 @@ fn ports(control: &ControlHandle) -> Value {
 }
 
 /// Events as they come, until the network ends or nobody listens.
-fn events(events: Events) -> Response<Body> {
-    let lines = futures_util::stream::unfold((events, 0), |(mut events, lost)| async move {
+fn events(place: OwnedSemaphorePermit, events: Events) -> Response<Body> {
+    let begin = (events, 0, place);
+    let lines = futures_util::stream::unfold(begin, |(mut events, lost, place)| async move {
         let event = events.next_async().await?;
         let lost_now = events.lost();
         let line = log::line(&event, log::LogFormat::Json, lost_now - lost);
-        Some((Ok(Frame::data(Bytes::from(line))), (events, lost_now)))
+        Some((Ok(Frame::data(Bytes::from(line))), (events, lost_now, place)))
     });
     body(LINES, StreamBody::new(lines))
 }
 
 /// The capture as it is made, until nobody listens.
-fn capture(capture: Capture) -> Response<Body> {
-    let pieces = futures_util::stream::unfold(capture, |mut capture| async move {
-        let piece = capture.next_piece().await?;
-        Some((Ok(Frame::data(Bytes::from(piece))), capture))
-    });
+fn capture(place: OwnedSemaphorePermit, capture: Capture) -> Response<Body> {
+    let pieces =
+        futures_util::stream::unfold((capture, place), |(mut capture, place)| async move {
+            let piece = capture.next_piece().await?;
+            Some((Ok(Frame::data(Bytes::from(piece))), (capture, place)))
+        });
     body(PCAPNG, StreamBody::new(pieces))
 }
