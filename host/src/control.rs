@@ -362,9 +362,10 @@ impl ControlHandle {
         self.0.audience.subscribe()
     }
 
-    /// Measures what only a look at every flow tells, for
-    /// [`MetricsHandle::buffered_bytes`](crate::MetricsHandle::buffered_bytes); what else there is
-    /// to read needs no such thing.
+    /// Measures what only a look at every flow, or every rule, tells, for
+    /// [`MetricsHandle::buffered_bytes`](crate::MetricsHandle::buffered_bytes) and
+    /// [`MetricsHandle::rule_hits`](crate::MetricsHandle::rule_hits); what else there is to read
+    /// needs no such thing.
     ///
     /// # Errors
     /// [`Error::NotRunning`]; [`Error::Busy`].

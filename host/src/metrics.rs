@@ -1,10 +1,10 @@
 //! Counters that others may read while the driver runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sluicegate_core::{Counters, DenialReason, Drop, Instant, Matter, NameRefusal, Refusal};
+use sluicegate_core::{By, Counters, DenialReason, Drop, Instant, Matter, NameRefusal, Refusal};
 
 use crate::histogram::Histogram;
 use crate::rings::Rings;
@@ -23,6 +23,7 @@ pub(crate) struct Published {
     flows: [AtomicU32; 3],
     /// Bytes in buffers of TCP flows when somebody asked last: from the guest, to it.
     buffered: [AtomicU64; 2],
+    hits: Mutex<Vec<(By, u64)>>,
     frames_from_guest: AtomicU64,
     tcp_opened: AtomicU64,
     tcp_refused: AtomicU64,
@@ -121,6 +122,13 @@ impl Published {
         for (to, from) in self.buffered.iter().zip(bytes) {
             to.store(from, Ordering::Relaxed);
         }
+    }
+
+    /// Notes how often each part of the policy has decided.
+    pub(crate) fn publish_hits(&self, hits: impl Iterator<Item = (By, u64)>) {
+        let mut list = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
+        list.clear();
+        list.extend(hits);
     }
 
     /// Copies the engine's counters, and how many flows it has.
@@ -231,6 +239,16 @@ impl MetricsHandle {
         let [from, to] = &self.published.buffered;
         [("from_guest", from), ("to_guest", to)]
             .map(|(name, bytes)| (name, bytes.load(Ordering::Relaxed)))
+    }
+
+    /// How often each rule decided, in their order, and what else decides (the default, a tenant's
+    /// platform, the gateway itself), when
+    /// [`ControlHandle::measure`](crate::ControlHandle::measure) was called last: once a flow, a
+    /// name or a peer, of those that the verdicts count. They begin anew with another policy, whose
+    /// rules are others.
+    #[must_use]
+    pub fn rule_hits(&self) -> Vec<(By, u64)> {
+        self.published.hits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every counter by name, as of the driver's last turn. Drops are `drop_` and their reason,

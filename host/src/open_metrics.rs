@@ -99,7 +99,9 @@ impl MetricsHandle {
     /// Everything as OpenMetrics 1.0 text (`application/openmetrics-text; version=1.0.0`), which
     /// ends with `# EOF`. Counters are `sluicegate_NAME_total`, with `drops`, `adapter_drops`,
     /// `refusals`, `denials` and `name_refusals` by `reason`, `incidents` by `kind`, and `verdicts`
-    /// by `decision` (`allow`, `deny`) and `kind`; no label is the guest's. Gauges are
+    /// by `decision` (`allow`, `deny`) and `kind`; and `rule_hits` by `rule` (its index, or
+    /// `default`, `platform`, `gateway`), as they were
+    /// [measured](crate::ControlHandle::measure) last. No label is the guest's. Gauges are
     /// `sluicegate_flows` by protocol, and by `way` (`from_guest`, `to_guest`)
     /// `sluicegate_ring_frames`, `sluicegate_ring_bytes`, `sluicegate_ring_capacity_bytes` and
     /// `sluicegate_tcp_buffered_bytes`, which is as it was
@@ -126,6 +128,19 @@ impl MetricsHandle {
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
             }
+        }
+        Ok(())
+    }
+
+    fn encode_hits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "verdicts of this policy, by the rule that decided";
+        let kind = MetricType::Counter;
+        let mut family = encoder.encode_descriptor("rule_hits", help, None, kind)?;
+        for (by, count) in self.rule_hits() {
+            let rule = by.rule().map_or_else(|| by.name().to_owned(), |index| index.to_string());
+            family
+                .encode_family(&[("rule", rule)])?
+                .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         Ok(())
     }
@@ -196,6 +211,7 @@ impl Collector for MetricsHandle {
                 .encode_descriptor(name, help.unwrap_or(&words), None, MetricType::Counter)?
                 .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
+        self.encode_hits(&mut encoder)?;
         self.encode_flows(&mut encoder)?;
         self.encode_fill(&mut encoder)?;
         let times = &self.published.times;

@@ -75,6 +75,48 @@ fn what_is_forbidden_is_reset_and_what_is_allowed_goes_on() {
 }
 
 #[test]
+fn a_verdict_is_a_hit_of_the_rule_that_decided_and_rules_that_are_others_begin_anew() {
+    let lines = [
+        "deny egress tcp 1.1.1.2/32",
+        "allow egress all 1.1.1.1/32",
+        "allow ingress all 203.0.113.9/32",
+    ];
+    let mut room = room("deny", &lines);
+    let mut world = room.world();
+    let _open = Script::connect(&mut world, at(ip("1.1.1.1"), 80), 40_000);
+    // Datagrams of one flow are one verdict.
+    for _ in 0..3 {
+        world.send(&frame::udp(1, at(ip("1.1.1.1"), 443), b"ask"));
+    }
+    for (port, address) in [(40_001, "1.1.1.2"), (40_002, "1.1.1.2"), (40_003, "1.1.1.3")] {
+        let script = Script::new(at(ip(address), 80), port);
+        world.send(&frame::tcp(script.to, &script.syn()));
+    }
+    let (now, peer) = (world.clock.now(), at(ip("203.0.113.9"), 5000));
+    let inbound = Inbound { protocol: Protocol::Udp, peer, guest_port: 7, is_ipv6: false };
+    world.engine.open_inbound(now, &inbound).expect("because it is allowed");
+    let hits = |world: &World<'_>| world.engine.hits().collect::<Vec<_>>();
+    let expected = [
+        (By::Rule(0), 2),
+        (By::Rule(1), 2),
+        (By::Rule(2), 1),
+        (By::Default, 1),
+        (By::Platform, 0),
+        (By::Gateway, 0),
+    ];
+    assert_eq!(hits(&world), expected);
+    let counters = world.engine.counters();
+    let verdicts: u64 = counters.allowed.iter().chain(&counters.denied).sum();
+    assert_eq!(verdicts, expected.iter().map(|(_, hits)| hits).sum());
+    // What is judged anew by a change is no verdict more.
+    reload(&mut world, "deny", &lines);
+    assert_eq!(hits(&world), expected);
+    reload(&mut world, "deny", &lines[1..]);
+    let none = [By::Rule(0), By::Rule(1), By::Default, By::Platform, By::Gateway];
+    assert_eq!(hits(&world), none.map(|by| (by, 0)));
+}
+
+#[test]
 fn a_connection_that_the_host_has_yet_to_make_is_refused() {
     let mut room = room("allow", &[]);
     let mut world = room.world();

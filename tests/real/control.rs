@@ -131,6 +131,17 @@ fn a_policy_that_changes_resets_what_it_forbids_and_nothing_else() {
     assert_eq!(flows.len(), 1, "{flows:?}");
     assert_eq!((&flows[0]["by"], &flows[0]["rule"]), (&json!("rule"), &json!(0)));
     assert_eq!(process::succeed(&mut controlled.ctl(&["config", "--number"])), "2\n");
+    // The rule has let nobody in since it holds, and the default has refused one.
+    let rules = controlled.json(&["rules", "--json"]);
+    let allows = format!("allow everything to host, port {}", ports[0]);
+    assert_eq!(rules["rules"][0], json!({ "by": "rule", "rule": 0, "does": allows, "hits": 0 }));
+    assert_eq!(rules["rules"][1]["hits"], json!(1), "{rules}");
+    guest.connect(Family::V4, ports[0]);
+    let rules = process::succeed(&mut controlled.ctl(&["rules"]));
+    let lines: Vec<Vec<&str>> =
+        rules.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1].join(" "), format!("1 rule 0 {allows}"), "{rules}");
+    assert_eq!(lines[2], ["1", "default"], "{rules}");
     // And as it was.
     assert_eq!(controlled.put(&allow_all()).code, 0);
     echoes(&mut guest.connect(Family::V4, ports[1])).unwrap();

@@ -116,6 +116,10 @@ impl Scene {
             !missing
         });
         self.before = expected;
+        until("each verdict is a hit of what decided", || {
+            let text = self.text();
+            sum(&text, "rule_hits") == sum(&text, "verdicts")
+        });
     }
 
     fn gateway(&self) -> IpAddr {
@@ -300,6 +304,13 @@ fn count_incidents(scene: &mut Scene) {
     });
 }
 
+/// The counters of a family, put together.
+fn sum(text: &str, family: &str) -> u64 {
+    let start = format!("sluicegate_{family}_total{{");
+    let lines = text.lines().filter(|line| line.starts_with(&start));
+    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+}
+
 fn read_as_prometheus(scene: &Scene) {
     let (_, head, text) = scene.controlled.curl(&[], "/v1/metrics");
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
@@ -317,6 +328,8 @@ fn read_as_prometheus(scene: &Scene) {
         "gauge sluicegate_tcp_buffered_bytes [('way', 'from_guest')] 0",
         "counter sluicegate_adapter_drops_total [('reason', 'ring_full')] 0",
         "counter sluicegate_verdicts_total [('decision', 'deny'), ('kind', 'inbound')] 1",
+        "counter sluicegate_rule_hits_total [('rule', '2')] 1",
+        "counter sluicegate_rule_hits_total [('rule', 'platform')] 0",
         "counter sluicegate_denials_total [('reason', 'quic')] 1",
         "counter sluicegate_refusals_total [('reason', 'exhausted')] 1",
         "counter sluicegate_name_refusals_total [('reason', 'transfer')] 1",

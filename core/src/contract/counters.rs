@@ -1,7 +1,8 @@
 //! What the engine counted: drops, refusals and denials by reason, verdicts by what they were
 //! about, and what became of flows. Each list has a fixed length, whatever the guest says.
 
-use super::{DenialReason, Drop, NameRefusal, Refusal};
+use super::{By, DenialReason, Drop, NameRefusal, Refusal};
+use crate::limits::POLICY_RULES_MAX;
 
 /// What a verdict is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,5 +121,42 @@ impl Counters {
     #[must_use]
     pub fn dropped(&self, reason: Drop) -> u64 {
         self.drops.get(reason as usize).copied().unwrap_or(0)
+    }
+}
+
+/// How often each part of a policy decided: once for each verdict that [`Counters`] counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hits {
+    rules: [u64; POLICY_RULES_MAX],
+    default: u64,
+    platform: u64,
+    gateway: u64,
+}
+
+impl Hits {
+    /// Nothing has decided yet.
+    pub(crate) const NONE: Self =
+        Self { rules: [0; POLICY_RULES_MAX], default: 0, platform: 0, gateway: 0 };
+
+    pub(crate) fn count(&mut self, by: By) {
+        let count = match by {
+            By::Rule(index) => self.rules.get_mut(usize::from(index)),
+            By::Default => Some(&mut self.default),
+            By::Platform => Some(&mut self.platform),
+            By::Gateway => Some(&mut self.gateway),
+        };
+        if let Some(count) = count {
+            *count += 1;
+        }
+    }
+
+    /// Those of the first `rules` rules in their order, then of what decides beside rules.
+    pub(crate) fn of(&self, rules: usize) -> impl Iterator<Item = (By, u64)> {
+        let rules = (0..).map(By::Rule).zip(self.rules.iter().copied().take(rules));
+        rules.chain([
+            (By::Default, self.default),
+            (By::Platform, self.platform),
+            (By::Gateway, self.gateway),
+        ])
     }
 }

@@ -21,6 +21,7 @@ pub use autoconf::Autoconf;
 pub(crate) use captured::HEADER_BYTES;
 pub use captured::{Captured, CapturedKind};
 pub use config::{Config, Link};
+pub(crate) use counters::Hits;
 pub use counters::{Counters, Matter};
 pub use denial::{By, Denial, DenialReason};
 pub use event::Event;

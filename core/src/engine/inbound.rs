@@ -130,7 +130,7 @@ impl<R: RingHandle> Engine<'_, R> {
         let ends = (inbound.peer.ip(), inbound.guest_port);
         let verdict = self.judge_inbound(now, inbound.protocol, ends);
         if verdict.decision == Decision::Allow {
-            self.out.counters.count_allowed(Matter::Inbound);
+            self.count_allowed(Matter::Inbound, verdict.by);
             return Ok(verdict.by);
         }
         let denial = Denial {

@@ -279,7 +279,7 @@ impl<R: RingHandle> Engine<'_, R> {
             return Err(Drop::Denied);
         };
         if admission == Admission::Connect {
-            self.out.counters.count_allowed(Matter::Tcp);
+            self.count_allowed(Matter::Tcp, by);
         }
         let Some(slot) = self.insert_tcp(key) else {
             self.out.counters.count_refusal(Refusal::Exhausted);

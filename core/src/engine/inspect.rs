@@ -173,7 +173,7 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.needs_egress(slot);
         let is_veiled = matches!(opening.heard, Heard::Veiled(_));
         if verdict.decision == Decision::Allow {
-            self.out.counters.count_allowed(Matter::Tcp);
+            self.count_allowed(Matter::Tcp, verdict.by);
             self.note_heard(now, slot, verdict.by, name);
             if let Some(ending) = ending {
                 let how = (ending, false);
@@ -228,7 +228,7 @@ impl<R: RingHandle> Engine<'_, R> {
         self.flows.needs_attention(slot);
         self.flows.needs_egress(slot);
         if opening.is_hello {
-            self.out.counters.count_allowed(Matter::Tcp);
+            self.count_allowed(Matter::Tcp, By::Gateway);
             let name = match &opening.heard {
                 Heard::Name(name) | Heard::Veiled(name) => Some(name),
                 Heard::More(_) | Heard::Nothing | Heard::Unknown | Heard::Malformed => None,

@@ -140,7 +140,7 @@ impl<R: RingHandle> Engine<'_, R> {
     pub(super) fn admit_datagrams(&mut self, now: Instant, key: &FlowKey) -> Result<By, Refusal> {
         let (refusal, denied) = match self.judge_datagrams(now, key, &[]) {
             Ok(by) => {
-                self.out.counters.count_allowed(matter(protocol(key)));
+                self.count_allowed(matter(protocol(key)), by);
                 return Ok(by);
             }
             Err(denied) => denied,
@@ -212,6 +212,18 @@ impl<R: RingHandle> Engine<'_, R> {
         }
     }
 
+    /// Counts that `by` allowed what is of `matter`.
+    pub(super) fn count_allowed(&mut self, matter: Matter, by: By) {
+        self.out.counters.count_allowed(matter);
+        self.hits.count(by);
+    }
+
+    /// How often each rule decided, in their order, then what else decides: once for each verdict
+    /// that [`Counters`](crate::Counters) counts, since this policy began to hold.
+    pub fn hits(&self) -> impl Iterator<Item = (By, u64)> {
+        self.hits.of(self.config.policy.rules().len())
+    }
+
     /// Counts `denial`, which is of `matter`, and notes it, to be told.
     pub(super) fn note(
         &mut self,
@@ -220,6 +232,7 @@ impl<R: RingHandle> Engine<'_, R> {
         name: Option<&str>,
     ) {
         self.out.counters.count_denied(matter, denial.reason);
+        self.hits.count(denial.by);
         if !self.denials.note(now, denial, name) {
             self.out.counters.denials_left_out += 1;
         }

@@ -25,7 +25,7 @@ use core::net::IpAddr;
 use core::ops::Range;
 
 use crate::contract::{
-    Action, Beginning, Config, ConfigError, Counters, DatagramKind, Denial, FlowId, Instant,
+    Action, Beginning, Config, ConfigError, Counters, DatagramKind, Denial, FlowId, Hits, Instant,
     Outside, Refusal,
 };
 use crate::limits::FRAME_BYTES_MAX;
@@ -76,6 +76,8 @@ pub struct Engine<'a, R: RingHandle> {
     /// Each frame of the guest's is looked at: it is limited, or captured.
     is_watched: bool,
     denials: Denials,
+    /// How often each part of the policy that holds decided.
+    hits: Hits,
     /// The name that was said on the flow that is intercepted next; empty: none.
     heard: SaidName,
     /// TCP flows that somebody outside opened.
@@ -186,6 +188,7 @@ impl<'a, R: RingHandle> Engine<'a, R> {
             pace: config.from_guest_rate.as_ref().map(|rate| Pace::new(rate, now)),
             is_watched: config.from_guest_rate.is_some(),
             denials: Denials::default(),
+            hits: Hits::NONE,
             heard: SaidName::new(),
             inbound_tcp: 0,
             next_gateway_port: inbound::first_port(&config.seed),

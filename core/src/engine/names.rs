@@ -82,7 +82,7 @@ impl<R: RingHandle> Engine<'_, R> {
             let denied = Some(Extended::DENIED);
             return QueryStep::Reply(dns::error(named, rcode::NAME_ERROR, denied, out));
         }
-        self.out.counters.count_allowed(Matter::Name);
+        self.count_allowed(Matter::Name, verdict.by);
         if OWN_NAMES.contains(&asked.name.as_str()) {
             return QueryStep::Reply(self.own_name(named, out));
         }

@@ -18,7 +18,9 @@ use core::net::IpAddr;
 
 use super::Engine;
 use super::judge::{is_for_names, is_for_names_over_tls, protocol};
-use crate::contract::{By, Config, ConfigError, DatagramKind, Event, FlowId, Instant, Refusal};
+use crate::contract::{
+    By, Config, ConfigError, DatagramKind, Event, FlowId, Hits, Instant, Refusal,
+};
 use crate::rule::name::has_names;
 use crate::rule::policy::{Decision, Names, Said, Verdict};
 use crate::stack::tcp::Held;
@@ -51,6 +53,10 @@ impl<R: RingHandle> Engine<'_, R> {
         }
         if old.to_guest_rate != config.to_guest_rate {
             self.out.watch.set_pace(config.to_guest_rate.as_ref().map(|rate| Pace::new(rate, now)));
+        }
+        if self.config.policy != config.policy {
+            // An index is another rule's from now on.
+            self.hits = Hits::NONE;
         }
         self.decide_watch();
         let own_addresses = core::mem::take(&mut self.config.own_addresses);

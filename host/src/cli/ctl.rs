@@ -33,6 +33,7 @@ Examples:
   export SLUICEGATE_CONTROL=/tmp/net.ctl
   sluicegate ctl flows
   sluicegate ctl config > now.json && $EDITOR now.json && sluicegate ctl put now.json
+  sluicegate ctl rules                        # which of them decide, and how often
   sluicegate ctl end 4294967297
   sluicegate ctl snapshot > guest.snapshot    # then: attach --restore guest.snapshot
   sluicegate ctl capture - | wireshark -k -i -
@@ -65,6 +66,12 @@ enum CtlCommand {
     },
     /// List the flows that there are
     Flows {
+        /// As JSON, not as a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the rules that hold, and how often each decided: once a flow, a name or a caller
+    Rules {
         /// As JSON, not as a table
         #[arg(long)]
         json: bool,
@@ -132,6 +139,11 @@ async fn obey(control: &Path, command: &CtlCommand) -> Result<(), Failure> {
         CtlCommand::Flows { json: false } => {
             let flows = flows(control).await?;
             Ok(std::io::stdout().write_all(table::flows(&flows).as_bytes())?)
+        }
+        CtlCommand::Rules { json: true } => print(get(control, "rules").await?).await,
+        CtlCommand::Rules { json: false } => {
+            let answer = get(control, "rules").await?.into_body().collect().await?.to_bytes();
+            Ok(std::io::stdout().write_all(table::rules(&answer)?.as_bytes())?)
         }
         CtlCommand::End { ids } => end(control, ids).await,
         CtlCommand::Snapshot => print(get(control, "snapshot").await?).await,

@@ -150,6 +150,7 @@ impl Inbox {
                 }
                 Order::Measure(published, answer) => {
                     published.publish_buffered(engine.buffered());
+                    published.publish_hits(engine.hits());
                     let _ = answer.send(());
                 }
                 Order::End(flow, answer) => {

@@ -7,6 +7,7 @@
 //! | `GET /v1/flows` | every flow |
 //! | `DELETE /v1/flows/ID` | it is ended |
 //! | `GET /v1/snapshot` | what the guest knows of the network, for another to take its place |
+//! | `GET /v1/rules` | every rule of the policy, and how often it decided |
 //! | `GET /v1/ports` | the published ports |
 //! | `GET /v1/metrics` | the counters, as OpenMetrics text |
 //! | `POST /v1/capture` | every frame of the guest's link from now on, as pcapng |
@@ -22,7 +23,9 @@ use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use sluicegate_host::{Capture, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig};
+use sluicegate_host::{
+    By, Capture, ControlHandle, Error, Events, FlowRow, LoadError, NetworkConfig,
+};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -137,6 +140,7 @@ async fn route(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>
             Ok(body(JSON, Full::from(text + "\n")))
         }
         (&Method::GET, "ports") => Ok(json_body(&ports(&desk.control))),
+        (&Method::GET, "rules") => rules(desk).await,
         (&Method::GET, "metrics") => {
             let control = desk.control.clone();
             // Of a network that has ended, or is busy, the counters are told as they are.
@@ -149,7 +153,9 @@ async fn route(desk: &Desk, request: Request<Incoming>) -> Result<Response<Body>
             Ok(capture(place, wait(move || control.capture()).await?))
         }
         (_, "config") => Ok(not_allowed("GET, PUT")),
-        (_, "flows" | "snapshot" | "ports" | "metrics" | "events") => Ok(not_allowed("GET")),
+        (_, "flows" | "rules" | "snapshot" | "ports" | "metrics" | "events") => {
+            Ok(not_allowed("GET"))
+        }
         (_, "capture") => Ok(not_allowed("POST")),
         (_, _) if name.starts_with("flows/") => Ok(not_allowed("DELETE")),
         (_, _) => Err(Refused(StatusCode::NOT_FOUND, format!("{path}: there is no such thing"))),
@@ -264,6 +270,26 @@ fn flow(flow: &FlowRow) -> Value {
         "from_guest_bytes": flow.from_guest_bytes,
         "to_guest_bytes": flow.to_guest_bytes,
     })
+}
+
+/// The rules that hold, and what else decides, each with how often it did.
+async fn rules(desk: &Desk) -> Result<Response<Body>, Refused> {
+    // Nobody changes them meanwhile.
+    let _document = desk.document.lock().await;
+    let control = desk.control.clone();
+    wait(move || control.measure()).await?;
+    let (config, _) = desk.control.config();
+    let row = |(by, hits): (By, u64)| {
+        let rule = by.rule().and_then(|index| config.policy.rules.get(usize::from(index)));
+        json!({
+            "by": by.name(),
+            "rule": by.rule(),
+            "does": rule.map(ToString::to_string),
+            "hits": hits,
+        })
+    };
+    let rows: Vec<_> = desk.control.metrics().rule_hits().into_iter().map(row).collect();
+    Ok(json_body(&json!({ "rules": rows })))
 }
 
 fn ports(control: &ControlHandle) -> Value {

@@ -1,5 +1,6 @@
 //! Flows as a table for people.
 
+use core::ops::Range;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -68,7 +69,36 @@ pub(in crate::cli) const UP: usize = 7;
 /// The table of `flows`.
 pub(super) fn flows(flows: &Flows) -> String {
     let cells = flows.flows.iter().map(Flow::cells);
-    table(HEAD.to_vec(), cells.map(|cells| cells.to_vec()))
+    table(HEAD.to_vec(), UP..HEAD.len(), cells.map(|cells| cells.to_vec()))
+}
+
+/// The answer to `GET /v1/rules`.
+#[derive(Deserialize)]
+struct Rules {
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    by: String,
+    rule: Option<u16>,
+    does: Option<String>,
+    hits: u64,
+}
+
+/// The table of the rules in `json`.
+pub(super) fn rules(json: &[u8]) -> Result<String, Failure> {
+    let Rules { rules } = serde_json::from_slice(json)?;
+    let rows = rules.into_iter().map(|rule| {
+        let by = shown(&rule.by, rule.rule);
+        vec![rule.hits.to_string(), by, rule.does.unwrap_or_default()]
+    });
+    Ok(table(vec!["HITS", "BY", "DOES"], 0..1, rows))
+}
+
+/// What decided, in words.
+fn shown(by: &str, rule: Option<u16>) -> String {
+    rule.map_or_else(|| by.to_owned(), |rule| format!("rule {rule}"))
 }
 
 impl Flow {
@@ -81,7 +111,7 @@ impl Flow {
             format!("{} {way} {}", flow.guest, flow.peer),
             flow.name.clone().unwrap_or_default(),
             flow.state.clone(),
-            flow.rule.map_or(flow.by.clone(), |rule| format!("rule {rule}")),
+            shown(&flow.by, flow.rule),
             HumanDuration(Duration::from_millis(flow.age_ms)).to_string(),
             BinaryBytes(flow.from_guest_bytes).to_string(),
             BinaryBytes(flow.to_guest_bytes).to_string(),
@@ -89,14 +119,17 @@ impl Flow {
     }
 }
 
-fn table(head: Vec<&str>, rows: impl Iterator<Item = Vec<String>>) -> String {
+fn table(
+    head: Vec<&str>,
+    numbers: Range<usize>,
+    rows: impl Iterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
-    let columns = head.len();
     table.load_style(presets::NOTHING).set_header(head);
     rows.for_each(|row| {
         table.add_row(row);
     });
-    for column in UP..columns {
+    for column in numbers {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -107,6 +140,18 @@ fn table(head: Vec<&str>, rows: impl Iterator<Item = Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_is_a_line_with_its_hits_first() {
+        let json =
+            br#"{"rules": [{"by": "rule", "rule": 0, "does": "allow tcp to any", "hits": 12},
+            {"by": "default", "rule": null, "does": null, "hits": 3}]}"#;
+        let expected = "HITS  BY       DOES\n   12  rule 0   allow tcp to any\n    3  default\n";
+        let shown = rules(json).unwrap();
+        let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+        let expected: Vec<&str> = expected.lines().map(str::trim).collect();
+        assert_eq!(lines, expected, "{shown}");
+    }
 
     #[test]
     fn a_flow_is_a_line() {

@@ -101,8 +101,8 @@ impl Codec {
     }
 
     /// Shows `look` what the bytes around escapes stand for, in pieces: where each begins in
-    /// `bytes`, what it is, and whether it goes on to their end. No text of `near` bytes that has an
-    /// escape is cut, and none begins behind a backslash.
+    /// `bytes`, what it is, and whether it goes on to their end. No text of `near` bytes that has
+    /// an escape is cut, and none begins behind a backslash.
     ///
     /// # Cost
     /// That of finding the escapes, and of what is near one.
