@@ -201,3 +201,17 @@ fn what_waits_is_judged_where_nothing_more_comes() {
         assert_eq!(violation.env_var.as_deref(), Some("KEY"));
     }
 }
+
+#[test]
+fn a_control_frame_stays_where_it_is_within_a_message() {
+    let said = [
+        frame_of(Speaker::Server, (Opcode::Text, false), b"one\n"),
+        frame_of(Speaker::Server, (Opcode::Ping, true), b""),
+        frame_of(Speaker::Server, (Opcode::Continuation, true), b"two"),
+    ]
+    .concat();
+    let mut way = way("good.test", Speaker::Server);
+    let (passed, taken) = way.push(&mut Bytes::from(said.clone()));
+    taken.unwrap();
+    assert_eq!(passed, said);
+}
