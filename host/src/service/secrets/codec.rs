@@ -102,7 +102,7 @@ impl Codec {
 
     /// Shows `look` what the bytes around escapes stand for, in pieces: where each begins in
     /// `bytes`, what it is, and whether it goes on to their end. No text of `near` bytes that has
-    /// an escape is cut, and none begins behind a backslash.
+    /// an escape is cut, and no piece begins behind a backslash.
     ///
     /// # Cost
     /// That of finding the escapes, and of what is near one.
@@ -114,7 +114,8 @@ impl Codec {
     ) {
         let (mut begin, mut piece, mut has_escape) = (0, Decoded::default(), false);
         self.walk(bytes, |mut plain, written| {
-            has_escape |= plain.len() != written.len() || plain.first() != bytes.get(written.start);
+            has_escape |= plain.len() != written.len();
+            has_escape |= plain.first() != bytes.get(written.start);
             if plain.len() != written.len() {
                 let start = piece.bytes.len();
                 piece.bytes.extend_from_slice(plain);
