@@ -3,8 +3,8 @@
 //! Owns the socket, who may connect to it, and how many do; what a request means is
 //! `control/routes.rs`, what is shown of the configuration `control/document.rs`. The socket's file
 //! is this user's alone, and a peer must be this user or root. Sixteen connections at a time, each
-//! with ten seconds to send the head of a request, and to take some of an answer; twelve of them may
-//! be for what has no end, so that who does not read that leaves room for who asks.
+//! with ten seconds to send the head of a request, and to take some of an answer; twelve of them
+//! may be for what has no end, so that who does not read that leaves room for who asks.
 
 use std::convert::Infallible;
 use std::path::Path;
