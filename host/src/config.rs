@@ -58,7 +58,9 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const NAME_BYTES_MAX: usize = 64;
 
 /// One guest's network, as the user wants it. By default the guest reaches the public Internet and
-/// the gateway's name server.
+/// the gateway's name server. Who makes one without a file takes the default and assigns to its
+/// fields (`host/examples/embed.rs`), as there are some that nobody sets; what is out of range is
+/// told when the network is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkConfig {
     /// Whether there is a network at all.

@@ -74,6 +74,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the network ended because its guest's link has no other end any more: the machine
+    /// behind it has ended, which is no failure of this host.
+    #[must_use]
+    pub fn is_guest_gone(&self) -> bool {
+        matches!(self, Self::Machine { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// `Machine` for `doing`, to be used with `map_err`.
     pub(crate) fn machine(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Machine { doing, source }

@@ -107,7 +107,8 @@ impl StreamLink {
         })
     }
 
-    /// The link ends when its first peer has gone.
+    /// The link ends when its first peer has gone, and its network with an error that says so
+    /// ([`is_guest_gone`](crate::Error::is_guest_gone)).
     #[must_use]
     pub fn one_shot(mut self) -> Self {
         self.is_one_shot = true;

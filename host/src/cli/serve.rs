@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use sluicegate_host::Error;
 use sluicegate_host::adapter::datagram::DatagramLink;
 use sluicegate_host::adapter::stream::StreamLink;
 
@@ -91,14 +92,7 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
 
 /// Whether the link ended as its peer went.
 fn is_gone(failure: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    let mut cause = failure.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return error.kind() == std::io::ErrorKind::BrokenPipe;
-        }
-        cause = error.source();
-    }
-    false
+    failure.downcast_ref::<Error>().is_some_and(Error::is_guest_gone)
 }
 
 /// Takes over the stream socket with the number `fd` from whoever started this process.
