@@ -43,7 +43,7 @@ impl TcpSlot<'_> {
 
 impl Tcp<'_> {
     /// Which acknowledgements of the flow in `slot` are believed, until it sends, and how many bytes
-    /// it takes from the sequence number of `segment` on; `None`: not this one, as it is not what
+    /// it takes from the sequence number of `segment` on; `None`: not that one, as it is not what
     /// the guest is to say next, or says nothing new.
     ///
     /// # Cost
