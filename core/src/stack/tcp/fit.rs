@@ -42,9 +42,9 @@ impl TcpSlot<'_> {
 }
 
 impl Tcp<'_> {
-    /// Which acknowledgements of the flow in `slot` are believed, until it sends, and how many bytes
-    /// it takes from the sequence number of `segment` on; `None`: not that one, as it is not what
-    /// the guest is to say next, or says nothing new.
+    /// Which acknowledgements of the flow in `slot` are believed, until it sends, and how many
+    /// bytes it takes from the sequence number of `segment` on; `None`: not that one, as it is not
+    /// what the guest is to say next, or says nothing new.
     ///
     /// # Cost
     /// Constant.
