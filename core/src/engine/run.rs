@@ -102,15 +102,10 @@ impl<R: RingHandle> Engine<'_, R> {
     /// there are frames that might continue it.
     pub(super) fn begins_run(&mut self, slot: u32, packet: &Packet, segment: &Segment) -> bool {
         let in_ring = matches!(packet.source, Source::Ring(_));
-        if !in_ring || self.from_guest.is_empty() || !is_plain(segment) || !self.tcp.is_open(slot) {
+        if !in_ring || self.from_guest.is_empty() || !is_plain(segment) {
             return false;
         }
-        let acceptable = self.tcp.acceptable(slot);
-        if !segment.ack.is_some_and(|ack| acceptable.contains(ack)) {
-            return false;
-        }
-        let room = self.tcp.room_in_order(slot, segment);
-        let Some(room) = room.filter(|room| segment.payload_len <= *room) else { return false };
+        let Some((acceptable, room)) = self.tcp.in_order(slot, segment) else { return false };
         let Some(key) = self.flows.key(slot) else { return false };
         let (flow, only) = (self.flows.id(slot), Some(packet.clone()));
         let bytes_max = room.min(RUN_BYTES_MAX);
@@ -133,7 +128,15 @@ impl<R: RingHandle> Engine<'_, R> {
     }
 
     /// Gives the run to its flow, if there is one and the flow still lives.
+    #[inline]
     pub(super) fn end_run(&mut self, now: Instant) {
+        if self.run.is_some() {
+            self.finish_run(now);
+        }
+    }
+
+    #[inline(never)]
+    fn finish_run(&mut self, now: Instant) {
         let Some(Run { flow, key, segment, frames, only, .. }) = self.run.take() else { return };
         let slot = self.flows.slot(flow).filter(|slot| self.tcp.is_open(*slot));
         let fed = match (slot, only) {

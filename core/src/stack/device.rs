@@ -342,10 +342,10 @@ impl<'a, R: RingHandle> Emitter<'a, R> {
         let packet = frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or(&mut []);
         write(packet);
         let Some(headers) = Headers::of(packet) else { return };
-        shape.note_offer(&headers, packet);
         let payload = len - headers.len;
         let kept = shape.within(headers.seq(packet), payload);
         if kept == 0 && payload > 0 {
+            shape.note_offer(&headers, packet);
             return;
         }
         let packet = packet.get_mut(..headers.len + kept).unwrap_or(&mut []);

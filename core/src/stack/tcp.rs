@@ -211,6 +211,7 @@ impl<'a> Tcp<'a> {
         Self { slots, cells: cells.iter_mut(), buffers, receive_bytes, send_bytes, iface }
     }
 
+    #[inline]
     fn slot(&mut self, slot: u32) -> &mut TcpSlot<'a> {
         // TCP slots come first, and flow slots come from the table that was sized with them.
         self.slots
@@ -333,6 +334,7 @@ impl<'a> Tcp<'a> {
         socket.set_keep_alive(Some(Duration::from_millis(limits::TCP_IDLE_MS_MAX)));
     }
 
+    #[inline]
     fn socket(&mut self, slot: u32) -> Option<&mut Socket<'a>> {
         // A set holds one socket, at the first handle.
         Some(self.slot(slot).set.as_mut()?.get_mut::<Socket<'a>>(SocketHandle::default()))
@@ -355,8 +357,10 @@ impl<'a> Tcp<'a> {
         let mut progress = self.progress(slot);
         let mut verdict = Ok(());
         if progress == known {
-            verdict = self.judge_use(now, (slot, segment), packet, out);
-            progress = self.progress(slot);
+            verdict = self.judge_use(now, (slot, segment, known), packet, out);
+            if segment.payload_len > 0 || segment.fin {
+                progress = self.progress(slot);
+            }
         }
         let state = progress.state;
         let flow = self.slot(slot);

@@ -62,10 +62,14 @@ impl Window {
     #[inline]
     pub(crate) fn tell(&mut self, headers: &Headers, packet: &mut [u8], bytes_max: u32) -> bool {
         let mut tcp = TcpPacket::new_unchecked(headers.transport_mut(packet));
-        if tcp.syn() || !tcp.ack() {
+        if !tcp.ack() {
             return true;
         }
         let (ack, field) = (tcp.ack_number().0.cast_unsigned(), tcp.window_len());
+        self.offer(ack, field);
+        if tcp.syn() {
+            return true;
+        }
         let (narrowed, is_news) = self.narrow(ack, field, bytes_max);
         if narrowed != field {
             tcp.set_window_len(narrowed);

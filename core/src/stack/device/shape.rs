@@ -20,8 +20,8 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Notes what smoltcp takes from now on, as it says in `packet`.
-    #[inline]
+    /// Notes what smoltcp takes from now on, as it says in `packet`, which the guest does not get.
+    #[cold]
     pub(super) fn note_offer(&mut self, headers: &Headers, packet: &[u8]) {
         let tcp = TcpPacket::new_unchecked(packet.get(headers.ip_len..).unwrap_or(&[]));
         if tcp.ack() {

@@ -48,7 +48,7 @@ impl Acceptable {
 }
 
 impl TcpSlot<'_> {
-    fn acceptable(&self) -> Acceptable {
+    pub(super) fn acceptable(&self) -> Acceptable {
         let Some(((oldest, _), sent)) = self.acked.zip(self.sent) else { return Acceptable::ALL };
         let start = oldest.wrapping_sub(self.window_max);
         Acceptable { start, span: sent.wrapping_sub(start) }
@@ -63,11 +63,6 @@ impl Syn {
 }
 
 impl<'a> Tcp<'a> {
-    /// Which acknowledgements of the flow in `slot` are believed, until it sends.
-    pub(crate) fn acceptable(&mut self, slot: u32) -> Acceptable {
-        self.slot(slot).acceptable()
-    }
-
     /// Whether `segment` of the flow in `slot` may go on to smoltcp; `ends` are the guest's address
     /// and the outside's.
     ///

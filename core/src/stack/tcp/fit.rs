@@ -6,7 +6,9 @@
 //! edge; it overlooks a FIN whose bytes have all come before; and a reset with a text (RFC
 //! 9293 3.10.7.4) it judges as if the text were data.
 
-use super::{Segment, Socket, Tcp, TcpSlot};
+use smoltcp::iface::SocketHandle;
+
+use super::{Acceptable, Phase, Segment, Socket, Tcp, TcpSlot};
 
 /// A segment as smoltcp is to see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +42,25 @@ impl TcpSlot<'_> {
 }
 
 impl Tcp<'_> {
-    /// Payload bytes that the flow in `slot` takes behind the sequence number of `segment`, if that
-    /// is what the guest is to send next and it acknowledges no less than the guest has.
+    /// Which acknowledgements of the flow in `slot` are believed, until it sends, and how many
+    /// bytes it takes from the sequence number of `segment` on; `None`: not that one, as it is not
+    /// what the guest is to say next, or says nothing new.
     ///
     /// # Cost
     /// Constant.
-    pub(crate) fn room_in_order(&mut self, slot: u32, segment: &Segment) -> Option<usize> {
-        let free = self.socket(slot).map(|socket| free(socket))?;
-        let flow = self.slot(slot);
-        let is_next = segment.seq == flow.expected(free)
-            && segment.ack.is_some_and(|ack| flow.newer_than(ack).is_none());
+    pub(crate) fn in_order(&mut self, slot: u32, segment: &Segment) -> Option<(Acceptable, usize)> {
+        let flow = self.slots.used_mut(slot).filter(|flow| matches!(flow.phase, Phase::Open))?;
+        let ack = segment.ack?;
+        let newer = flow.acked.map_or(1, |(known, _)| ack.wrapping_sub(known).cast_signed());
+        if newer < i32::from(segment.payload_len == 0) {
+            return None;
+        }
+        let socket = flow.set.as_ref()?.get::<Socket<'_>>(SocketHandle::default());
+        let acceptable = flow.acceptable();
+        let is_next = segment.seq == flow.expected(free(socket)) && acceptable.contains(ack);
         let room = flow.limit().wrapping_sub(segment.seq).cast_signed();
-        is_next.then_some(usize::try_from(room).unwrap_or(0))
+        let room = usize::try_from(room).unwrap_or(0);
+        (is_next && segment.payload_len <= room).then_some((acceptable, room))
     }
 
     /// What smoltcp may see of a segment; `None`: all of it.
@@ -60,11 +69,11 @@ impl Tcp<'_> {
     /// Constant.
     #[allow(clippy::cast_possible_truncation, reason = "payloads are below 2^16")]
     pub(crate) fn fit(&mut self, slot: u32, segment: &Segment) -> Option<Fit> {
-        let free = self.socket(slot).map(|socket| free(socket))?;
-        let flow = self.slot(slot);
         if segment.payload_len == 0 {
             return None;
         }
+        let free = self.socket(slot).map(|socket| free(socket))?;
+        let flow = self.slot(slot);
         if segment.rst {
             // It is believed by its number alone, also where there is no room for data.
             return Some(Fit { seq: segment.seq, len: 0, fin: false });

@@ -12,7 +12,6 @@
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{TcpPacket, TcpSeqNumber};
 
-use super::fit::free;
 use super::{Segment, Tcp, TcpSlot};
 use crate::contract::{Drop, Instant};
 use crate::stack::device::Emitter;
@@ -61,15 +60,15 @@ impl<'a> Tcp<'a> {
     pub(super) fn judge_use<R: RingHandle>(
         &mut self,
         now: Instant,
-        (slot, segment): (u32, &Segment),
+        (slot, segment, known): (u32, &Segment, Progress),
         packet: &mut [u8],
         out: &mut Emitter<'a, R>,
     ) -> Result<(), Drop> {
-        let (state, free) =
-            self.socket(slot).map_or((State::Closed, 0), |socket| (socket.state(), free(socket)));
+        let Progress { received, state, .. } = known;
         if matches!(state, State::Closed | State::Listen) {
             return Err(Drop::Redundant);
         }
+        let free = self.receive_bytes - received;
         let ack = segment.ack.ok_or(Drop::NoAck)?;
         let flow = self.slot(slot);
         if state == State::SynReceived && flow.sent != Some(ack) {
@@ -92,7 +91,6 @@ impl<'a> Tcp<'a> {
             // Its bytes count all the same (RFC 9293 3.10.7.4, fifth); smoltcp is strict.
             tcp.set_ack_number(TcpSeqNumber(ack.cast_signed()));
             tcp.set_window_len(window);
-            let known = self.progress(slot);
             self.feed(now, slot, packet, out);
             if self.progress(slot) != known || self.slot(slot).shape.has_answered {
                 return Ok(());
