@@ -112,7 +112,8 @@ impl Driver {
     /// # Errors
     /// What the machine refused, or a configuration that the engine refuses.
     async fn run(self: Box<Self>, mut seat: Seat) -> Result<(), Error> {
-        let mut driver = *self;
+        // What is long is not moved: a thread keeps what its stack once took.
+        let mut driver = self;
         let Some(listeners) = driver.listeners(&mut seat).await? else { return Ok(()) };
         // On this thread: it opens the sockets, so its host is the one that counts.
         let (for_own, for_flows) = (driver.registry()?, driver.registry()?);
@@ -142,7 +143,7 @@ impl Driver {
         }
         // Whoever started it waits for this, or is gone.
         let _ = driver.has_begun.send(());
-        let turns = Loop {
+        let mut turns = Loop {
             engine,
             flows,
             own,
@@ -201,7 +202,7 @@ impl Drop for Loop<'_> {
 }
 
 impl Loop<'_> {
-    async fn run(mut self, seat: &mut Seat) -> Result<(), Error> {
+    async fn run(&mut self, seat: &mut Seat) -> Result<(), Error> {
         if let FrontEnd::Link { link, .. } = &self.front {
             let fd = std::os::fd::AsRawFd::as_raw_fd(&link.as_fd());
             self.poll
