@@ -25,7 +25,7 @@ const HELP: &[(&str, &str)] = &[
     ("denials_left_out", "denials that were too many to be told"),
     ("host_exhausted", "sockets that the host would not open, by lack of descriptors or memory"),
     ("icmp_errors_left_out", "ICMP errors that the guest had had its share of"),
-    ("answers_late", "datagrams for the guest whose flow had ended"),
+    ("answers_stray", "datagrams for the guest that answer nothing"),
     ("answers_refused", "answers of the guest to a peer of a UDP port that did not leave"),
     ("pieces_full", "datagrams in pieces that gave way to newer ones"),
     ("pieces_late", "datagrams of which a piece did not come in time"),

@@ -96,7 +96,7 @@ fn a_late_answer_to_an_ended_flow_is_ignored_and_counted() {
     world.engine.deliver(now, flow, b"late");
     world.run();
     assert_eq!(world.inbox(), vec![]);
-    assert_eq!(world.counters().answers_late, 1);
+    assert_eq!(world.counters().answers_stray, 1);
 }
 
 #[test]

@@ -75,8 +75,9 @@ pub struct Counters {
     /// ICMP errors of the guest's that ended what somebody outside had opened, or shortened the
     /// segments of a connection.
     pub icmp_errors_heeded: u64,
-    /// Datagrams for the guest that came when their flow had ended.
-    pub answers_late: u64,
+    /// Datagrams for the guest that answer nothing: their flow had ended, or they are too short for
+    /// an echo reply.
+    pub answers_stray: u64,
     /// ICMP errors that the guest was not sent, as it had had its share of the second.
     pub icmp_errors_left_out: u64,
     /// Datagrams in pieces that gave way to newer ones, as too many were under way.

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use super::Engine;
 use super::judge::is_for_names;
-use crate::contract::{DatagramKind, Drop, FlowId, Instant, Refusal};
+use crate::contract::{DatagramKind, FlowId, Instant, Refusal};
 use crate::limits::{IP_PACKET_BYTES_MAX, UDP_ROW_DATAGRAMS_MAX};
 use crate::stack::datagram::{self, DatagramSlot};
 use crate::store::flows::{FlowKey, FlowKind};
@@ -45,16 +45,15 @@ impl<R: RingHandle> Engine<'_, R> {
         payload: &[u8],
         segment_bytes: u16,
     ) -> usize {
-        let Some(slot) = self.flows.slot(flow) else { return self.count_late(payload) };
-        let Some(key) = self.flows.key(slot) else { return self.count_late(payload) };
+        let Some(slot) = self.flows.slot(flow) else { return self.count_stray(payload) };
+        let Some(key) = self.flows.key(slot) else { return self.count_stray(payload) };
         let guest = self.guest(key.outside);
         let done = match key.kind {
             FlowKind::Tcp => return payload.len(),
             FlowKind::Udp => self.deliver_udp(&key, guest, payload, segment_bytes),
             FlowKind::Echo => {
                 let Some(parts) = datagram::echo_reply(guest, &key, payload) else {
-                    self.out.counters.count_drop(Drop::AnswerLost);
-                    return payload.len();
+                    return self.count_stray(payload);
                 };
                 let number = datagram::number(DatagramKind::Echo, guest);
                 self.out.datagram(key.outside, guest, number, parts);
@@ -72,10 +71,10 @@ impl<R: RingHandle> Engine<'_, R> {
         done
     }
 
-    /// `payload` has come for a flow that has ended; returns how much of it is done with.
+    /// `payload` answers nothing; returns how much of it is done with.
     #[cold]
-    fn count_late(&mut self, payload: &[u8]) -> usize {
-        self.out.counters.answers_late += 1;
+    fn count_stray(&mut self, payload: &[u8]) -> usize {
+        self.out.counters.answers_stray += 1;
         payload.len()
     }
 
