@@ -1,8 +1,8 @@
 //! A host program whose guest's network card is a Unix socket, as QEMU's `-netdev stream` has it.
 //!
 //! `embed SOCKET` serves one machine until it goes. Its policy is made here, not read from a file;
-//! it tells of every denial, and in the end which rule decided how often. `vmm.rs` is the same
-//! within a VMM that is built on msb_krun.
+//! it tells of every denial, and in the end how often each rule had decided by the last of them.
+//! `vmm.rs` is the same within a VMM that is built on msb_krun.
 
 use std::error::Error;
 

@@ -287,7 +287,8 @@ impl SmoltcpNetwork {
     }
 
     /// Starts the driver on a thread of `pool`, which it shares with others; all else is as with
-    /// [`try_start`](Self::try_start), also that this host's resolver is asked on this thread.
+    /// [`try_start`](Self::try_start), also that this host's resolver is asked on this thread,
+    /// and `outbound` tried on it: a pool in another network namespace may have what this has not.
     ///
     /// # Errors
     /// Those of [`try_start`](Self::try_start).

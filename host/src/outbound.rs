@@ -63,7 +63,7 @@ impl Outbound {
         protocol: Option<Protocol>,
     ) -> io::Result<Socket> {
         let socket = open(to, kind, protocol)?;
-        if to.ip().is_loopback() {
+        if to.ip().to_canonical().is_loopback() {
             return Ok(socket);
         }
         self.tie_to_device(&socket)?;
@@ -90,15 +90,41 @@ impl Outbound {
         device.map_or(Ok(()), |device| socket.bind_device(Some(device.as_bytes())))
     }
 
-    /// The address that is said for the family of `to`.
+    /// The address that is said for the family of `to`, as its socket has it: an IPv4 address may
+    /// be written as one of IPv6 (RFC 4291 2.5.5.2).
     fn source(&self, to: SocketAddr) -> Option<IpAddr> {
-        match to {
-            SocketAddr::V4(_) => self.0.ipv4_address.map(IpAddr::V4),
-            SocketAddr::V6(_) => self.0.ipv6_address.map(IpAddr::V6),
+        let v4 = self.0.ipv4_address;
+        match (to.ip(), to.ip().to_canonical()) {
+            (IpAddr::V4(_), _) => v4.map(IpAddr::V4),
+            (IpAddr::V6(_), IpAddr::V4(_)) => v4.map(|v4| v4.to_ipv6_mapped().into()),
+            (IpAddr::V6(_), IpAddr::V6(_)) => self.0.ipv6_address.map(IpAddr::V6),
         }
     }
 }
 
 fn open(to: SocketAddr, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
     Socket::new(Domain::for_address(to), kind.nonblocking(), protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_address_that_is_written_as_one_of_ipv6_is_gone_on_to_from_the_same() {
+        let ipv4_address = Some("192.0.2.20".parse().unwrap());
+        let outbound = Outbound::new(&OutboundConfig { ipv4_address, ..Default::default() });
+        for (to, source) in [
+            ("192.0.2.1:53", Some("192.0.2.20")),
+            ("[::ffff:192.0.2.1]:53", Some("::ffff:192.0.2.20")),
+            ("[2001:db8::1]:53", None),
+        ] {
+            let source = source.map(|text| text.parse().unwrap());
+            assert_eq!(outbound.source(to.parse().unwrap()), source, "{to}");
+        }
+        // This host has no such address: tied to it, none is opened.
+        let open = |to: &str| outbound.socket(to.parse().unwrap(), Type::DGRAM, None);
+        assert!(open("[::ffff:192.0.2.1]:53").is_err());
+        assert!(open("[::ffff:127.0.0.1]:53").is_ok(), "which is this host's loopback");
+    }
 }

@@ -124,6 +124,11 @@ fn a_full_buffer_takes_no_byte_and_each_that_comes_is_counted() {
         let beyond = script.segment(0, b"x");
         let answer = said(&mut world, &script, &beyond);
         assert_eq!(answer, (Some(Drop::OutOfWindow), vec![script.next]));
+        // One that has come, and one beyond.
+        let mut across = script.segment(0, b"ox");
+        across.seq = across.seq.wrapping_sub(1);
+        let answer = said(&mut world, &script, &across);
+        assert_eq!(answer, (Some(Drop::OutOfWindow), vec![script.next]));
     }
     // An acknowledgement is still of use.
     assert_eq!(said(&mut world, &script, &script.segment(0, &[])).0, None);

@@ -7,7 +7,7 @@
 use core::fmt;
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -149,10 +149,7 @@ impl Proxy {
     pub(crate) async fn associate(&self) -> io::Result<(TcpStream, UdpSocket)> {
         let mut control = within(self.outbound.connect(self.config.address)).await?;
         let relay = within(socks::associate(&mut control, self.user.as_ref())).await?;
-        // Where it says no address of its own, it is where it is.
-        let address =
-            if relay.ip().is_unspecified() { self.config.address.ip() } else { relay.ip() };
-        let relay = SocketAddr::new(address, relay.port());
+        let relay = relay_address(relay, self.config.address.ip())?;
         let socket = self.outbound.socket(relay, Type::DGRAM, None)?;
         socket.connect(&relay.into())?;
         Ok((control, UdpSocket::from_std(socket.into())?))
@@ -290,9 +287,45 @@ fn meant(error: tokio_socks::Error) -> io::Error {
     }
 }
 
+/// Where datagrams go for a `proxy` that `said` so. Where that is no address of its own, it is
+/// where it is: its loopback is not this host's.
+///
+/// # Errors
+/// It is nobody's.
+fn relay_address(said: SocketAddr, proxy: IpAddr) -> io::Result<SocketAddr> {
+    let address = said.ip().to_canonical();
+    if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(io::Error::new(ErrorKind::InvalidData, "a relay at an address of many"));
+    }
+    let is_elsewhere = address.is_loopback() && !proxy.to_canonical().is_loopback();
+    let is_own = !address.is_unspecified() && !is_elsewhere;
+    Ok(SocketAddr::new(if is_own { said.ip() } else { proxy }, said.port()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_leads_datagrams_to_no_loopback_but_its_own() {
+        let (near, far) = ("127.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let at = |said: &str, proxy| {
+            relay_address(said.parse().unwrap(), proxy).ok().map(|relay| relay.to_string())
+        };
+        for (said, proxy, relay) in [
+            ("192.0.2.9:7", far, Some("192.0.2.9:7")),
+            ("0.0.0.0:7", far, Some("192.0.2.1:7")),
+            ("127.0.0.1:7", far, Some("192.0.2.1:7")),
+            ("[::ffff:127.0.0.1]:7", far, Some("192.0.2.1:7")),
+            ("[::1]:7", far, Some("192.0.2.1:7")),
+            ("127.0.0.2:7", near, Some("127.0.0.2:7")),
+            ("224.0.0.251:7", far, None),
+            ("255.255.255.255:7", far, None),
+            ("[ff02::1]:7", near, None),
+        ] {
+            assert_eq!(at(said, proxy).as_deref(), relay, "{said}");
+        }
+    }
 
     fn proxy(protocol: ProxyProtocol, exceptions: &[&str]) -> Proxy {
         let mut config = ProxyConfig::new(protocol, "127.0.0.1:1".parse().unwrap());

@@ -129,6 +129,10 @@ fn place(flow: &TcpSlot<'_>, segment: &Segment, expected: u32) -> Result<(), Dro
     if flow.guest_finished && len > 0 && ahead + len > 0 {
         return Err(Drop::Redundant);
     }
-    let least = i64::from(len == 0);
-    if ahead >= room.max(least) { Err(Drop::OutOfWindow) } else { Ok(()) }
+    // Of what begins with old bytes the new ones count.
+    let (news, least) = if len > 0 { (ahead.max(0), 0) } else { (ahead, 1) };
+    if news >= room.max(least) && !is_probe(segment, expected) {
+        return Err(Drop::OutOfWindow);
+    }
+    Ok(())
 }
