@@ -302,8 +302,8 @@ impl TcpFlow {
         if let Some(other) = fallback.filter(|_| is_worth_another(refusal))
             && let Ok((stream, connected)) = start(flow, other, opener)
         {
-            let dialled = self.dialled;
-            *self = Self { dialled, ..Self::new(flow, stream, connected, None) };
+            let (dialled, look) = (self.dialled, core::mem::replace(&mut self.look, Look::No));
+            *self = Self { dialled, look, ..Self::new(flow, stream, connected, None) };
             if connected {
                 engine.handle(now, Event::Connected { flow });
                 return None;

@@ -30,16 +30,27 @@ const HTTP2_SETTINGS: &str = "http2-settings";
 /// switch to.
 pub(super) fn narrow(headers: &mut HeaderMap, is_open: bool) -> bool {
     headers.remove(HTTP2_SETTINGS);
-    let is = |value: &[u8], what: &str| value.trim_ascii().eq_ignore_ascii_case(what.as_bytes());
-    let is_http2 = |value: &[u8]| value.split(|byte| *byte == b',').any(|one| is(one, "h2c"));
-    let is_left = |value: &HeaderValue| {
-        is(value.as_bytes(), WEBSOCKET) || (is_open && !is_http2(value.as_bytes()))
+    // What is a WebSocket, and whether it is bytes, is known before anybody switches.
+    let is_other = |value: &HeaderValue| {
+        let mut protocols = value.as_bytes().split(|byte| *byte == b',');
+        protocols.all(|one| !is(one, "h2c") && !is(one, WEBSOCKET))
     };
-    if !headers.get_all(UPGRADE).iter().all(is_left) {
+    let may_be_bytes = is_open && headers.get_all(UPGRADE).iter().all(is_other);
+    if !(may_be_bytes || asks_for_websocket(headers)) {
         // A server may go on without (RFC 9110 7.8).
         headers.remove(UPGRADE);
     }
     headers.contains_key(UPGRADE)
+}
+
+fn is(value: &[u8], protocol: &str) -> bool {
+    value.trim_ascii().eq_ignore_ascii_case(protocol.as_bytes())
+}
+
+/// Whether a WebSocket, and nothing else, is what may be switched to.
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    let mut upgrades = headers.get_all(UPGRADE).iter().peekable();
+    upgrades.peek().is_some() && upgrades.all(|value| is(value.as_bytes(), WEBSOCKET))
 }
 
 /// Whether a stream is to carry what is neither a request nor a WebSocket (RFC 8441 4): through a
@@ -51,7 +62,7 @@ pub(super) fn is_other(request: &Parts) -> bool {
 
 /// Whether `request`, which was [narrowed](narrow), asks for a WebSocket.
 pub(super) fn is_websocket(request: &Parts) -> bool {
-    request.extensions.get::<Protocol>().is_some() || request.headers.contains_key(UPGRADE)
+    request.extensions.get::<Protocol>().is_some() || asks_for_websocket(&request.headers)
 }
 
 /// The tunnels of one connection.
@@ -119,15 +130,24 @@ mod tests {
     }
 
     #[test]
-    fn an_open_connection_may_become_anything_but_http_2() {
-        for (upgrade, expected) in
-            [("tcp", true), ("TLS/1.2", true), ("websocket", true), ("h2c", false)]
-        {
-            let mut headers = HeaderMap::new();
-            headers.insert(UPGRADE, HeaderValue::from_static(upgrade));
-            assert_eq!(narrow(&mut headers, true), expected, "{upgrade}");
-            headers.insert(UPGRADE, HeaderValue::from_static("tcp, H2C"));
-            assert!(!narrow(&mut headers, true) && !headers.contains_key(UPGRADE));
+    fn an_open_connection_may_become_anything_but_http_2_and_a_websocket_only_if_nothing_else() {
+        for (upgrades, expected, is_websocket) in [
+            (&["tcp"][..], true, false),
+            (&["TLS/1.2"], true, false),
+            (&["tcp, x"], true, false),
+            (&["websocket"], true, true),
+            (&["h2c"], false, false),
+            (&["tcp, H2C"], false, false),
+            (&["x, WebSocket"], false, false),
+            (&["websocket", "x"], false, false),
+        ] {
+            let mut request = hyper::Request::new(());
+            for upgrade in upgrades {
+                request.headers_mut().append(UPGRADE, HeaderValue::from_static(upgrade));
+            }
+            let (mut parts, ()) = request.into_parts();
+            assert_eq!(narrow(&mut parts.headers, true), expected, "{upgrades:?}");
+            assert_eq!(self::is_websocket(&parts), is_websocket, "{upgrades:?}");
         }
     }
 }

@@ -9,7 +9,8 @@
 //! behind the last whole frame, and the server's connection, or stream, ends without a word.
 //!
 //! Bounded: of a message as much waits as of a body, and each turn takes 16 KiB at most and makes
-//! 64 KiB and what one of them grows to. A guest that does not take the close has a second.
+//! 64 KiB and what one of them grows to. A guest that does not take the close
+//! has a second, over HTTP/1.
 
 mod frame;
 mod way;
@@ -269,7 +270,8 @@ impl Watch {
             }
         }
         to.shutdown().await?;
-        if self.is_over() { Err(Over::Closed) } else { Ok(()) }
+        // What the guest is told goes the other way.
+        if self.is_over() && speaker == Speaker::Server { Err(Over::Closed) } else { Ok(()) }
     }
 }
 

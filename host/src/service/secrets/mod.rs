@@ -203,7 +203,9 @@ impl Secret {
         if is_proven && self.allowed.iter().any(is) {
             return Stand::Allowed;
         }
-        let is_passed = |pattern: &HostPattern| pattern.matches(peer.name.unwrap_or(""));
+        // A name in the clear is anybody's.
+        let name = peer.name.filter(|_| peer.is_tls_verified || peer.is_bound);
+        let is_passed = |pattern: &HostPattern| pattern.matches(name.unwrap_or(""));
         if self.passthrough.iter().any(is_passed) { Stand::Passed } else { Stand::Forbidden }
     }
 }
