@@ -157,24 +157,39 @@ mod tests {
     use super::*;
     use crate::config::{SecretConfig, SecretValue, SecretsConfig};
     use crate::intercept::fuzz;
-    use crate::service::secrets::Vault;
+    use crate::service::secrets::{SecretsHandle, Vault};
+
+    fn vault() -> Arc<Vault> {
+        let value = SecretValue::new("a value".to_owned());
+        let secret = SecretConfig::new("KEY", value, "good.test".parse().unwrap());
+        let config = SecretsConfig { secrets: vec![secret], ..SecretsConfig::default() };
+        Arc::new(Vault::new(config).unwrap())
+    }
+
+    fn look(vault: &Arc<Vault>) -> Look {
+        let interceptor = fuzz::interceptor(Arc::clone(vault));
+        let watch = interceptor.watch(fuzz::call("evil.test")).unwrap();
+        Look::At(Box::new(Watched { watch, seen: 0 }))
+    }
 
     #[test]
     fn what_a_full_socket_did_not_take_is_looked_at_once() {
-        let secret = SecretConfig::new(
-            "KEY",
-            SecretValue::new("a value".to_owned()),
-            "good.test".parse().unwrap(),
-        );
-        let config = SecretsConfig { secrets: vec![secret], ..SecretsConfig::default() };
-        let interceptor = fuzz::interceptor(Arc::new(Vault::new(config).unwrap()));
-        let watch = interceptor.watch(fuzz::call("evil.test")).unwrap();
-        let mut look = Look::At(Box::new(Watched { watch, seen: 0 }));
+        let mut look = look(&vault());
         let mut pass = |bytes: &[u8], taken| look.pass(bytes, |_| taken).ok();
         // Looked at twice its end and its beginning would be one.
         assert_eq!(pass(b"_KEY $MSB", Err("full")), Some(Err("full")));
         assert_eq!(pass(b"_KEY $MSB", Ok(5)), Some(Ok(5)));
         assert_eq!(pass(b"$MSB_KE", Ok(7)), Some(Ok(7)));
         assert_eq!(pass(b"Y", Ok(1)), None);
+    }
+
+    #[test]
+    fn the_placeholder_of_a_secret_that_was_removed_is_a_text_like_any_other() {
+        let vault = vault();
+        let [mut before, mut after] = [look(&vault), look(&vault)];
+        let pass = |look: &mut Look| look.pass(b"$MSB_KEY", |all| Ok::<_, ()>(all.len())).is_ok();
+        assert!(!pass(&mut before));
+        SecretsHandle(vault).remove("KEY").unwrap();
+        assert!(pass(&mut after));
     }
 }
