@@ -93,6 +93,19 @@ fn one_that_wants_a_proof_and_one_for_somebody_else_never_leave() {
 }
 
 #[test]
+fn a_server_at_the_other_loopback_is_no_way_past() {
+    if !needs::are_met(&["curl"]) {
+        return;
+    }
+    let site = Site::in_the_clear_over_ipv4();
+    let finished = run(&elsewhere(&site), &curl(&site, GOOD, r#"-6 -H "X: $PROVEN""#));
+    assert!(finished.output.ends_with("\n403"), "{finished:?}");
+    assert!(!has(&site.heard(), b"/p"), "nothing of it has left");
+    let finished = run(&elsewhere(&site), &curl(&site, GOOD, "-6"));
+    assert!(finished.output.ends_with("\n200"), "it is reached: {finished:?}");
+}
+
+#[test]
 fn whom_a_request_is_for_must_be_clear_and_where_it_was_led() {
     if !needs::are_met(&["curl"]) {
         return;

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -122,9 +122,18 @@ impl Site {
         Self::serving(tls(Flaw::None, None).0, None)
     }
 
+    /// The same, at the loopback of IPv4 alone.
+    pub(crate) fn in_the_clear_over_ipv4() -> Self {
+        Self::serving_at(Ipv4Addr::LOCALHOST.into(), tls(Flaw::None, None).0, None)
+    }
+
     fn serving(authority: String, acceptor: Option<TlsAcceptor>) -> Self {
         // Of both families, as the gateway may come by either.
-        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        Self::serving_at(Ipv6Addr::UNSPECIFIED.into(), authority, acceptor)
+    }
+
+    fn serving_at(address: IpAddr, authority: String, acceptor: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (more, queue) = mpsc::unbounded_channel();
