@@ -3,13 +3,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::guest::{Guest, Setup, open_config, sluicegate};
 use crate::needs;
@@ -50,13 +50,31 @@ impl Faults {
     }
 }
 
-/// What the engine behind `control` has counted as `name`.
-fn counted(control: &Path, name: &str) -> u64 {
-    let mut ctl = sluicegate();
-    let text = process::succeed(ctl.args(["ctl", "metrics"]).env("SLUICEGATE_CONTROL", control));
-    let name = format!("sluicegate_{name}_total ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&name));
-    value.unwrap().parse().unwrap()
+/// A guest whose engine is asked what it has counted.
+struct Counted {
+    guest: Guest,
+    control: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Counted {
+    fn with(config: Value) -> Self {
+        let scratch = Scratch::new("faults");
+        let control = scratch.0.join("control");
+        let (config, told) = (Some(config), Some(control.clone()));
+        let guest = Guest::with(&Setup { config, control: told, ..Setup::default() });
+        Self { guest, control, _scratch: scratch }
+    }
+
+    /// What it has counted as `name`.
+    fn count(&self, name: &str) -> u64 {
+        let mut ctl = sluicegate();
+        let ctl = ctl.args(["ctl", "metrics"]).env("SLUICEGATE_CONTROL", &self.control);
+        let text = process::succeed(ctl);
+        let name = format!("sluicegate_{name}_total ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&name));
+        value.unwrap().parse().unwrap()
+    }
 }
 
 /// Where the one port of `guest` is published.
@@ -118,11 +136,9 @@ fn a_socket_that_the_host_would_not_open_is_one_flow_refused_and_no_other() {
     if !needs::are_met(&["strace"]) {
         return;
     }
-    let scratch = Scratch::new("faults");
-    let control = scratch.0.join("control");
-    let config = Some(open_config(json!({})));
-    let guest = Guest::with(&Setup { config, control: Some(control.clone()), ..Setup::default() });
-    let exhausted = || counted(&control, "host_exhausted");
+    let counted = Counted::with(open_config(json!({})));
+    let guest = &counted.guest;
+    let exhausted = || counted.count("host_exhausted");
     let port = servers::echo(servers::listener(Family::V4));
     let to = (guest.gateway(Family::V4), port);
     let mut before = guest.connect(Family::V4, port);
@@ -135,11 +151,11 @@ fn a_socket_that_the_host_would_not_open_is_one_flow_refused_and_no_other() {
         ("connect", "ENOMEM"),
         ("connect", "EAGAIN"),
     ] {
-        let counted = exhausted();
-        let faults = Faults::inject(&guest, name, errno, "1");
+        let before_it = exhausted();
+        let faults = Faults::inject(guest, name, errno, "1");
         let refused = guest.try_connect(to).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{name} {errno}");
-        assert_eq!(exhausted(), counted + 1, "{name} {errno}");
+        assert_eq!(exhausted(), before_it + 1, "{name} {errno}");
         echoes(&mut before).unwrap();
         echoes(&mut guest.connect(Family::V4, port)).unwrap();
         let (_, failed) = faults.end();
@@ -176,15 +192,13 @@ fn a_datagram_that_the_host_has_no_room_for_is_lost_alone_and_counted() {
     if !needs::are_met(&["strace"]) {
         return;
     }
-    let scratch = Scratch::new("faults");
-    let control = scratch.0.join("control");
-    let config = Some(open_config(json!({})));
-    let guest = Guest::with(&Setup { config, control: Some(control.clone()), ..Setup::default() });
+    let counted = Counted::with(open_config(json!({})));
+    let guest = &counted.guest;
     let port = servers::echo_datagrams(servers::datagrams(Family::V4));
     let socket = guest.datagrams((guest.gateway(Family::V4), port));
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     for (number, errno) in ["EAGAIN", "ENOBUFS"].into_iter().enumerate() {
-        let faults = Faults::inject(&guest, "sendto", errno, "1");
+        let faults = Faults::inject(guest, "sendto", errno, "1");
         socket.send(b"lost").unwrap();
         // What is longer is in no row with it.
         socket.send(b"goes on").unwrap();
@@ -193,7 +207,7 @@ fn a_datagram_that_the_host_has_no_room_for_is_lost_alone_and_counted() {
         assert_eq!(&heard[..len], b"goes on", "{errno}: nothing is said of the other");
         let (_, failed) = faults.end();
         assert_eq!(failed, 1, "{errno}");
-        assert_eq!(counted(&control, "socket_full"), number as u64 + 1, "{errno}");
+        assert_eq!(counted.count("socket_full"), number as u64 + 1, "{errno}");
     }
 }
 
@@ -204,27 +218,24 @@ fn a_published_port_that_can_not_be_read_rests_and_goes_on() {
     }
     const GUEST_PORT: u16 = 7000;
     const FAILURES: u32 = 10;
-    let scratch = Scratch::new("faults");
-    let control = scratch.0.join("control");
-    let config = json!({
+    let counted = Counted::with(json!({
         "ports": [{ "host_port": 0, "guest_port": GUEST_PORT, "protocol": "udp" }],
         "policy": { "default_egress": "allow", "default_ingress": "allow" },
-    });
-    let setup = Setup { config: Some(config), control: Some(control.clone()), ..Setup::default() };
-    let guest = Guest::with(&setup);
+    }));
+    let guest = &counted.guest;
     let inside = (guest.address(Family::V4), GUEST_PORT);
     let inside = guest.namespace().inside(|| UdpSocket::bind(inside).unwrap());
     servers::echo_datagrams(inside);
     let outside = servers::datagrams(Family::V4);
-    outside.connect(published(&guest)).unwrap();
-    let faults = Faults::inject(&guest, "recvmsg", "ENOMEM", &format!("1..{FAILURES}"));
+    outside.connect(published(guest)).unwrap();
+    let faults = Faults::inject(guest, "recvmsg", "ENOMEM", &format!("1..{FAILURES}"));
     let (_, took) = timed(|| {
         outside.send(b"ask").unwrap();
         outside.recv(&mut [0; 8]).unwrap();
     });
     // Each time it rests for 100 ms; without that, all would have been in one turn.
     assert!(took >= Duration::from_millis(100) * (FAILURES - 1), "{took:?}");
-    assert_eq!(counted(&control, "host_exhausted"), u64::from(FAILURES));
+    assert_eq!(counted.count("host_exhausted"), u64::from(FAILURES));
     assert_eq!(faults.end().1, FAILURES as usize);
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use sluicegate_core::{Beginning, Event, FlowId, Instant, Refusal};
 
+use super::tcp::TcpFlow;
 use super::{Flow, Flows, HostEngine, Slot};
 use crate::intercept::{Call, First, Interceptor, Watch, first_of_guest, is_of_server_of_http};
 use crate::metrics::since;
@@ -64,11 +65,17 @@ impl Flows {
         interceptor.map_or(Look::No, |it| Look::First(Arc::clone(it)))
     }
 
+    /// `flow`, if nobody has spoken on it yet, and what decides.
+    fn undecided(&mut self, flow: FlowId) -> Option<(&mut TcpFlow, Arc<Interceptor>)> {
+        let Slot { flow: Flow::Tcp(tcp), .. } = self.slot(flow)? else { return None };
+        let Look::First(interceptor) = tcp.look() else { return None };
+        let interceptor = Arc::clone(interceptor);
+        Some((tcp, interceptor))
+    }
+
     /// The guest has said something on `flow`: if it is the first that is said, decides.
     pub(super) fn hear_guest(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
-        let Some(Slot { flow: Flow::Tcp(tcp), .. }) = self.slot(flow) else { return };
-        let Look::First(interceptor) = tcp.look() else { return };
-        let interceptor = Arc::clone(interceptor);
+        let Some((_, interceptor)) = self.undecided(flow) else { return };
         let mut first = First::Bytes;
         let _ = engine.take_from_guest(now, flow, |bytes| {
             first = first_of_guest(bytes);
@@ -79,9 +86,7 @@ impl Flows {
 
     /// The outside has said something on `flow` before the guest did, or has ended.
     pub(super) fn hear_outside(&mut self, engine: &mut HostEngine<'_>, now: Instant, flow: FlowId) {
-        let Some(Slot { flow: Flow::Tcp(tcp), .. }) = self.slot(flow) else { return };
-        let Look::First(interceptor) = tcp.look() else { return };
-        let interceptor = Arc::clone(interceptor);
+        let Some((tcp, interceptor)) = self.undecided(flow) else { return };
         let mut space = [0; 16];
         let Some(said) = tcp.peek(&mut space) else { return };
         let first = if is_of_server_of_http(said) { First::Http } else { First::Bytes };

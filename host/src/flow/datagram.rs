@@ -18,7 +18,7 @@ use sluicegate_core::limits::UDP_ROW_DATAGRAMS_MAX;
 use sluicegate_core::{DatagramKind, Event, FlowId, Instant, Refusal};
 use socket2::{Protocol, Socket, Type};
 
-use super::row::Inbox;
+use super::row::{Inbox, datagrams};
 use super::socket::Opener;
 use super::{HostEngine, Served, socket, token};
 
@@ -158,11 +158,8 @@ impl DatagramFlow {
         let send = || rustix::net::send(&self.socket, payload, SendFlags::empty());
         match retry_on_intr(send) {
             Ok(_) => Ok(()),
-            Err(Errno::AGAIN | Errno::NOBUFS) => {
-                self.lost += match usize::from(self.segment_bytes) {
-                    0 => 1,
-                    bytes => payload.len().div_ceil(bytes).max(1) as u64,
-                };
+            Err(errno) if socket::is_full(&errno.into()) => {
+                self.lost += datagrams(payload, self.segment_bytes).count() as u64;
                 Ok(())
             }
             Err(errno) => Err(errno),

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use sluicegate_core::{Event, FlowId, FrameBudget, Instant, QueryStep, limits};
 
+use super::row::datagrams;
 use super::{Flow, Flows, HostEngine, Slot};
 use crate::metrics::Published;
 use crate::service::dns::{Answered, Cache, Resolver, Server};
@@ -249,9 +250,7 @@ impl Flows {
         (flow, payload, segment_bytes): (FlowId, &[u8], u16),
     ) {
         self.vacate(engine, now, flow);
-        let bytes = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
-        let empty = payload.is_empty().then_some(payload);
-        for query in payload.chunks(bytes.max(1)).chain(empty) {
+        for query in datagrams(payload, segment_bytes) {
             if query.len() > QUERY_BYTES_MAX {
                 self.published.names_too_long.fetch_add(1, Ordering::Relaxed);
                 continue;

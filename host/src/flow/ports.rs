@@ -14,11 +14,11 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use rustix::io::Errno;
 use sluicegate_core::{Event, FlowId, Inbound, Instant, Protocol, Refusal};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::caller::{self, Caller};
+use super::row::datagrams;
 use super::tcp::TcpFlow;
 use super::who::who_came;
 use super::{Flow, Flows, HostEngine, socket};
@@ -247,21 +247,16 @@ impl Ports {
     ) -> Option<(u64, u64)> {
         let (_, (index, peer)) = self.peers.get(&flow.index).filter(|(own, _)| *own == flow)?;
         let Door::Udp(socket) = &self.listener(*index)?.door else { return None };
-        let step = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
-        let (mut rest, mut full, mut refused) = (payload, 0, 0);
-        loop {
-            let (one, more) = rest.split_at(step.min(rest.len()));
+        let (mut full, mut refused) = (0, 0);
+        for one in datagrams(payload, segment_bytes) {
             // A full socket drops it, as the network may; and so may whoever is gone.
             match caller::answer(socket, one, peer) {
                 Ok(_) => {}
-                Err(error) if is_full(&error) => full += 1,
+                Err(error) if socket::is_full(&error) => full += 1,
                 Err(_) => refused += 1,
             }
-            if more.is_empty() {
-                return Some((full, refused));
-            }
-            rest = more;
         }
+        Some((full, refused))
     }
 
     pub(super) fn forget(&mut self, flow: FlowId) {
@@ -283,12 +278,6 @@ impl Ports {
         self.peers.insert(flow.index, (flow, peer));
         self.flows.insert(peer, flow);
     }
-}
-
-/// Whether a datagram did not leave by lack of room alone.
-fn is_full(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::AGAIN | Errno::NOBUFS))
 }
 
 /// Watches `listeners` no longer.
@@ -482,6 +471,8 @@ fn inbound(port: &PublishedPort, peer: SocketAddr) -> Inbound {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     fn peer(number: u16) -> Peer {
@@ -527,7 +518,7 @@ mod tests {
         assert_eq!(refused(&flows), 3, "each of the row");
         assert!(!flows.answer_caller(FlowId { index: 2, generation: 1 }, b"", 0));
         for (errno, is_it) in [(Errno::AGAIN, true), (Errno::NOBUFS, true), (Errno::INVAL, false)] {
-            assert_eq!(is_full(&errno.into()), is_it, "{errno}");
+            assert_eq!(socket::is_full(&errno.into()), is_it, "{errno}");
         }
     }
 }

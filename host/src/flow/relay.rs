@@ -16,7 +16,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::dial::Task;
-use super::row::Association;
+use super::row::{Association, datagrams};
 use super::{Flow, Flows, HostEngine, Slot, dial, socket};
 use crate::metrics::Published;
 use crate::service::proxy::{Proxy, Target};
@@ -250,9 +250,7 @@ impl Flows {
             Some(Some(Slot { id, flow: Flow::Relay(relay), .. })) if *id == flow => Some(relay),
             Some(_) | None => None,
         };
-        let step = if segment_bytes == 0 { payload.len().max(1) } else { segment_bytes.into() };
-        let empty = payload.is_empty().then_some(payload);
-        for datagram in payload.chunks(step).chain(empty) {
+        for datagram in datagrams(payload, segment_bytes) {
             let Some(relay) = relay else {
                 self.published.relay_lost.fetch_add(1, Ordering::Relaxed);
                 continue;

@@ -16,6 +16,14 @@ const GATHERED_BYTES_MAX: usize = 64_000;
 /// Bytes of the longest datagram or row that a kernel gives.
 const RECEIVED_BYTES_MAX: usize = IP_PACKET_BYTES_MAX;
 
+/// The datagrams of `payload`, which is one, or several of `segment_bytes` of which the last may be
+/// shorter. An empty one is one.
+pub(super) fn datagrams(payload: &[u8], segment_bytes: u16) -> impl Iterator<Item = &[u8]> {
+    let bytes = if segment_bytes == 0 { payload.len() } else { segment_bytes.into() };
+    let empty = payload.is_empty().then_some(payload);
+    payload.chunks(bytes.max(1)).chain(empty)
+}
+
 /// Where in a buffer datagrams lie: all of one size, but for the last, which may be shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Row {

@@ -31,6 +31,12 @@ pub(super) struct Opener<'f> {
     pub(super) outbound: &'f Outbound,
 }
 
+/// Whether a datagram did not leave by lack of room alone.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::AGAIN | Errno::NOBUFS))
+}
+
 /// What a guest is told of `error`.
 pub(super) fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
