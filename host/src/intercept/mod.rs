@@ -50,6 +50,7 @@ use crate::service::certs::{Authority, Identity, Leaves, Trust, provider};
 use crate::service::proxy::{Proxy, Target};
 use crate::service::secrets::Vault;
 pub(crate) use forge::Forge;
+use pipe::{Broken, TaskEnd};
 pub(crate) use pipe::{End, Pipe, Read, Write};
 pub(crate) use report::Reporter;
 pub(crate) use sniff::{First, first_of_guest, is_of_server_of_http};
@@ -178,12 +179,7 @@ impl Interceptor {
         runtime: &Handle,
         waker: Waker,
     ) -> Option<Pipe> {
-        let permit = Arc::clone(&self.lasting.sessions).try_acquire_owned().ok()?;
-        let interceptor = Arc::clone(self);
-        Some(Pipe::new(runtime, waker, |guest| async move {
-            let _permit = permit;
-            handshake::run(interceptor, call, guest).await
-        }))
+        self.serve(runtime, waker, |it, guest| handshake::run(it, call, guest))
     }
 
     /// Begins to relay HTTP, or what may yet be that, between a guest who speaks in the clear and
@@ -194,13 +190,10 @@ impl Interceptor {
         (stream, early): (std::net::TcpStream, Bytes),
         waker: Waker,
     ) -> Option<Pipe> {
-        let permit = Arc::clone(&self.lasting.sessions).try_acquire_owned().ok()?;
-        let interceptor = Arc::clone(self);
-        Some(Pipe::new(runtime, waker, |guest| async move {
-            let _permit = permit;
+        self.serve(runtime, waker, |it, guest| async move {
             let server = TcpStream::from_std(stream)?;
-            handshake::relay(interceptor, call, guest, (server, early)).await
-        }))
+            handshake::relay(it, call, guest, (server, early)).await
+        })
     }
 
     /// What is said on `call` is bytes: what it is looked at with; `None`: with nothing.
@@ -221,13 +214,31 @@ impl Interceptor {
         runtime: &Handle,
         waker: Waker,
     ) -> Option<(Pipe, End)> {
+        let (end, names) = End::pair(waker.clone());
+        let pipe =
+            self.serve(runtime, waker, |it, guest| handshake::ask(it, call, (guest, names)))?;
+        Some((pipe, end))
+    }
+
+    /// Serves a connection by `session`, which is given the guest's end of the pipe; `None`: as
+    /// many are served as can be.
+    fn serve<F>(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        waker: Waker,
+        session: impl FnOnce(Arc<Self>, TaskEnd) -> F,
+    ) -> Option<Pipe>
+    where
+        F: Future<Output = Result<(), Broken>> + Send + 'static,
+    {
         let permit = Arc::clone(&self.lasting.sessions).try_acquire_owned().ok()?;
         let interceptor = Arc::clone(self);
-        let (end, names) = End::pair(waker.clone());
-        let pipe = Pipe::new(runtime, waker, |guest| async move {
-            let _permit = permit;
-            handshake::ask(interceptor, call, (guest, names)).await
-        });
-        Some((pipe, end))
+        Some(Pipe::new(runtime, waker, |guest| {
+            let session = session(interceptor, guest);
+            async move {
+                let _permit = permit;
+                session.await
+            }
+        }))
     }
 }

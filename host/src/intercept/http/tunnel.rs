@@ -2,8 +2,8 @@
 //! CONNECT. They live in the session that they began in, and end with it. What is said in the first
 //! is looked at (`websocket`) where there is a secret; else both are bytes.
 //!
-//! To nothing else is switched: HTTP/2 in the place of HTTP/1 (`h2c`), or TLS inside TLS, would be
-//! requests that nobody looks at, for any host that the server answers for.
+//! Inside TLS to nothing else is switched: HTTP/2 in the place of HTTP/1 (`h2c`), or TLS inside
+//! TLS, would be requests that nobody looks at, for any host that the server answers for.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

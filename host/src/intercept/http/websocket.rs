@@ -9,8 +9,8 @@
 //! behind the last whole frame, and the server's connection, or stream, ends without a word.
 //!
 //! Bounded: of a message as much waits as of a body, and each turn takes 16 KiB at most and makes
-//! 64 KiB and what one of them grows to. A guest that does not take the close
-//! has a second, over HTTP/1.
+//! 64 KiB and what one of them grows to. A guest that does not take the close has a second, over
+//! HTTP/1.
 
 mod frame;
 mod way;
@@ -19,15 +19,16 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 use http_body_util::BodyDataStream;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, split};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::sleep;
+use tokio_util::io::ReaderStream;
 
 use self::frame::Speaker;
 use self::way::{PROTOCOL_ERROR, Stop, Way, close};
@@ -43,6 +44,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 const TURNS_MAX: u8 = 4;
 /// A guest has so long to take what it is told of the end.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
+
 /// That a WebSocket is over before its time, as all who have to do with it see.
 #[derive(Default)]
 struct Ending {
@@ -252,7 +254,7 @@ impl Watch {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let mut watched = self.way(Pieces::of(from), speaker);
+        let mut watched = self.way(ReaderStream::with_capacity(from, PIECE_BYTES), speaker);
         while let Some(passed) = poll_fn(|context| Pin::new(&mut watched).poll_next(context)).await
         {
             match passed {
@@ -286,30 +288,6 @@ impl From<io::Error> for Over {
     fn from(error: io::Error) -> Self {
         let Broken = error.into();
         Self::Broken
-    }
-}
-
-/// What comes from somebody, in pieces.
-struct Pieces<R> {
-    from: R,
-    space: Box<[u8]>,
-}
-
-impl<R> Pieces<R> {
-    fn of(from: R) -> Self {
-        Self { from, space: vec![0; PIECE_BYTES].into() }
-    }
-}
-
-impl<R: AsyncRead + Unpin> Stream for Pieces<R> {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        let mut space = ReadBuf::new(&mut this.space);
-        ready!(Pin::new(&mut this.from).poll_read(context, &mut space))?;
-        let came = Bytes::copy_from_slice(space.filled());
-        Poll::Ready((!came.is_empty()).then_some(Ok(came)))
     }
 }
 
